@@ -1,0 +1,1 @@
+"""Prefect flows, deployments, presets and the command line."""

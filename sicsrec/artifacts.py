@@ -1,0 +1,365 @@
+"""The store of finished steps: keys, locks, atomic commits, lineage and verification.
+
+::
+
+    <root>/<dataset>/<step>/<key>/
+      manifest.json         says what made this and what it holds; part of the same atomic rename
+      report.json           numbers a person wants
+      data/<output>/...     one folder per output: Parquet, safetensors, JSON; never pickle
+    <root>/<dataset>/<step>/.<key>.lock       held by the process that makes the key
+    <root>/<dataset>/<step>/.<key>.partial/   being written; its ``work/`` outlives a kill
+
+The key is a digest over step, version, configuration and the *digests* of the inputs, so a step
+that is run again and gives identical output lets everything after it be reused.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""Version of the manifest's layout."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Names one output of one committed step; small enough to travel through any orchestrator."""
+
+    dataset: str
+    step: str
+    key: str
+    output: str
+    digest: str
+    sees: tuple[str, ...]
+    """Parts of the log this output depends on: a subset of train, valid, test, sorted."""
+
+    @property
+    def name(self) -> str:
+        """``step/output``, the name under which later steps ask for it."""
+        return f"{self.step}/{self.output}"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One committed file."""
+
+    path: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class OutputEntry:
+    """One output of a step: its files and what part of the log it has seen."""
+
+    digest: str
+    sees: tuple[str, ...]
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about one committed step."""
+
+    dataset: str
+    step: str
+    step_version: int
+    key: str
+    config: dict[str, Any]
+    seed: int | None
+    inputs: dict[str, dict[str, Any]]
+    external_inputs: dict[str, str]
+    outputs: dict[str, OutputEntry]
+    started: str
+    seconds: float
+    code: dict[str, Any]
+    environment: dict[str, Any]
+    tracking: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def refs(self) -> dict[str, ArtifactRef]:
+        """Return a reference for every output, keyed by ``step/output``."""
+        refs = (
+            ArtifactRef(self.dataset, self.step, self.key, name, entry.digest, entry.sees)
+            for name, entry in self.outputs.items()
+        )
+        return {ref.name: ref for ref in refs}
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all committed files."""
+        return sum(file.n_bytes for entry in self.outputs.values() for file in entry.files)
+
+
+def canonical_json(value: object) -> str:
+    """Return JSON that is equal for equal values: sorted keys, no spaces, no NaN.
+
+    Example:
+        >>> canonical_json({"b": 1, "a": [2.0, None]})
+        '{"a":[2.0,null],"b":1}'
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_folder(folder: Path) -> str:
+    """Return a SHA-256 over the relative paths and contents of all files below a folder."""
+    return _digest_entries(_list_files(folder))
+
+
+def make_key(identity: Mapping[str, object]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of ``identity`` as canonical JSON."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def _list_files(folder: Path) -> tuple[FileEntry, ...]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest_file(path))
+        for path in paths
+    )
+
+
+def _digest_entries(files: tuple[FileEntry, ...]) -> str:
+    return hashlib.sha256(canonical_json([(f.path, f.sha256) for f in files]).encode()).hexdigest()
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Return ``root / relative`` with links followed.
+
+    Raises:
+        ArtifactError: if the result lies outside ``root``.
+    """
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ArtifactError(f"path {relative!r} leaves its root {root}")
+    return path
+
+
+class ArtifactReader:
+    """Gives a step access to one input and to nothing else of the store."""
+
+    def __init__(self, ref: ArtifactRef, folder: Path) -> None:
+        self.ref = ref
+        self._folder = folder
+
+    def path(self, name: str = ".") -> Path:
+        """Return the path of a committed file or folder of this input.
+
+        Raises:
+            ArtifactError: if ``name`` leaves the input's folder.
+            ArtifactMissingError: if there is no such file.
+        """
+        path = resolve_inside(self._folder, name)
+        if not path.exists():
+            raise ArtifactMissingError(f"{self.ref.name} {self.ref.key} has no file {name!r}")
+        return path
+
+
+class PendingArtifact:
+    """A step's output while it is being written; nothing of it is visible before the commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / "work"
+        """For checkpoints: kept when the process dies, removed by the commit."""
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def output(self, name: str) -> Path:
+        """Return the (created) folder of one output."""
+        path = self.folder / "data" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def output_names(self) -> set[str]:
+        """Return the names of the outputs that were written."""
+        data = self.folder / "data"
+        return {path.name for path in data.iterdir()} if data.exists() else set()
+
+    def describe(self, sees: Mapping[str, tuple[str, ...]]) -> dict[str, OutputEntry]:
+        """Digest every output named in ``sees``."""
+        entries = {}
+        for name, parts in sees.items():
+            files = _list_files(self.folder / "data" / name)
+            entries[name] = OutputEntry(_digest_entries(files), parts, files)
+        return entries
+
+
+class ArtifactStore:
+    """Finished steps on a local disk.
+
+    Args:
+        root: folder of the store; created when needed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, dataset: str, step: str, key: str) -> Path:
+        """Return the folder of a committed step, whether or not it exists."""
+        return resolve_inside(self.root, f"{dataset}/{step}/{key}")
+
+    @contextmanager
+    def lock(self, dataset: str, step: str, key: str) -> Iterator[None]:
+        """Hold the right to make this key; a second process waits, then finds the commit."""
+        parent = self.folder(dataset, step, key).parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f".{key}.lock"):
+            yield
+
+    def find(self, dataset: str, step: str, key: str) -> Manifest | None:
+        """Return the manifest of a committed step or None.
+
+        Raises:
+            ArtifactCorruptError: if the manifest cannot be read.
+        """
+        path = self.folder(dataset, step, key) / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            return _manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as err:
+            raise ArtifactCorruptError(f"{path} is not a readable manifest: {err}") from err
+
+    def verify(self, manifest: Manifest) -> None:
+        """Compare every committed file with its recorded size and digest.
+
+        Raises:
+            ArtifactCorruptError: naming the first file that is missing, cut short or edited.
+        """
+        folder = self.folder(manifest.dataset, manifest.step, manifest.key) / "data"
+        for output, entry in manifest.outputs.items():
+            for file in entry.files:
+                path = resolve_inside(folder / output, file.path)
+                where = f"{manifest.step}/{output} {manifest.key}: {file.path}"
+                if not path.is_file():
+                    raise ArtifactCorruptError(f"{where} is missing")
+                if path.stat().st_size != file.n_bytes:
+                    raise ArtifactCorruptError(
+                        f"{where} has {path.stat().st_size} bytes, expected {file.n_bytes}"
+                    )
+                if digest_file(path) != file.sha256:
+                    raise ArtifactCorruptError(f"{where} was edited: its digest differs")
+
+    def begin(self, dataset: str, step: str, key: str) -> PendingArtifact:
+        """Start writing; the caller holds :meth:`lock`. Leftovers of a killed process are cleared,
+        except ``work/``.
+        """
+        folder = self.folder(dataset, step, key)
+        return PendingArtifact(folder.parent / f".{key}.partial")
+
+    def commit(
+        self, pending: PendingArtifact, manifest: Manifest, report: Mapping[str, Any]
+    ) -> None:
+        """Make a finished step visible in one rename; an older commit of the key is replaced."""
+        folder = self.folder(manifest.dataset, manifest.step, manifest.key)
+        shutil.rmtree(pending.work, ignore_errors=True)
+        _write_json(pending.folder / "report.json", report)
+        _write_json(pending.folder / "manifest.json", asdict(manifest))
+        for path in pending.folder.rglob("*"):
+            if path.is_file():
+                _sync(path)
+                path.chmod(0o444)
+        if folder.exists():
+            # A rename onto a folder that is not empty fails, so the old one steps aside first. A
+            # kill between the two renames leaves no commit, which the next run repairs by itself.
+            aside = folder.parent / f".{manifest.key}.replaced"
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            pending.folder.rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            pending.folder.rename(folder)
+        _sync(folder.parent)
+        logger.info("committed %s %s", manifest.step, manifest.key)
+
+    def open(self, ref: ArtifactRef) -> ArtifactReader:
+        """Return a reader limited to one output.
+
+        Raises:
+            ArtifactMissingError: if it is not committed.
+        """
+        folder = self.folder(ref.dataset, ref.step, ref.key)
+        if not (folder / "manifest.json").exists():
+            raise ArtifactMissingError(f"{ref.name} {ref.key} is not in the store {self.root}")
+        return ArtifactReader(ref, resolve_inside(folder / "data", ref.output))
+
+    def report(self, dataset: str, step: str, key: str) -> dict[str, Any]:
+        """Return the report of a committed step.
+
+        Raises:
+            ArtifactMissingError: if it is not committed.
+        """
+        path = self.folder(dataset, step, key) / "report.json"
+        if not path.exists():
+            raise ArtifactMissingError(f"{step} {key} is not in the store {self.root}")
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+    def manifests(self, dataset: str, step: str) -> list[Manifest]:
+        """Return all readable commits of one step, oldest first; unreadable ones are logged."""
+        folder = resolve_inside(self.root, f"{dataset}/{step}")
+        found = []
+        for path in sorted(folder.glob("[0-9a-f]*/manifest.json")):
+            try:
+                manifest = self.find(dataset, step, path.parent.name)
+            except ArtifactCorruptError as err:
+                logger.warning("%s", err)
+                continue
+            if manifest is not None:
+                found.append(manifest)
+        return sorted(found, key=lambda manifest: manifest.started)
+
+
+def _manifest_from_json(content: dict[str, Any]) -> Manifest:
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version {content.get('schema_version')!r}, this release reads {SCHEMA_VERSION}"
+        )
+    outputs = {
+        name: OutputEntry(
+            entry["digest"],
+            tuple(entry["sees"]),
+            tuple(FileEntry(**file) for file in entry["files"]),
+        )
+        for name, entry in content.pop("outputs").items()
+    }
+    return Manifest(outputs=outputs, **content)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,470 @@
+"""The configuration of a pipeline: one frozen, closed section per step, checked across steps.
+
+Values come from presets (YAML) and overrides; types, defaults and checks live here. A default is
+the paper's value (arXiv 2510.10556) or one that cannot matter; what depends on the data has none.
+Config objects stop at the builders: modules of the models take plain keyword arguments.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, docstrings become field descriptions."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
+
+
+# --------------------------------------------------------------------------- ingest
+
+
+class DemoReaderConfig(Section):
+    """The built-in catalogue, generated from a seed."""
+
+    kind: Literal["demo"] = "demo"
+    n_items: PositiveInt = 400
+    """Videos to generate."""
+    n_users: PositiveInt = 2000
+    """Users to generate."""
+    generator_seed: int = 7
+    """Seed of the generator; independent of the seed of training."""
+
+
+class MovieLensReaderConfig(Section):
+    """MovieLens 100K: ``u.data``, ``u.item`` and, where present, ``items.csv`` and ``posters/``."""
+
+    kind: Literal["movielens_100k"] = "movielens_100k"
+
+
+class NineRecReaderConfig(Section):
+    """NineRec, as released or as the reference code lays it out.
+
+    Released: ``X_item.csv``, ``X_pair.csv`` or ``X_behaviour.tsv``, ``X_cover/``. Reference:
+    ``X_item.csv`` and ``sequential_data.txt``.
+    """
+
+    kind: Literal["ninerec"] = "ninerec"
+    title_language: Literal["zh", "en"] = "zh"
+    """Which of the two titles becomes the item's title."""
+
+
+class MicroLensReaderConfig(Section):
+    """MicroLens: ``*_pairs.csv`` or ``.tsv``, ``*_titles.csv``, ``*_covers/``."""
+
+    kind: Literal["microlens"] = "microlens"
+
+
+class TablesReaderConfig(Section):
+    """Any CSV, TSV, JSONL or Parquet tables, with a mapping of their columns."""
+
+    kind: Literal["tables"] = "tables"
+    items: str
+    """File of the items, relative to the data folder."""
+    interactions: str
+    """File of the interactions, relative to the data folder."""
+    covers: str | None = None
+    """Folder of cover images named ``<item id>.<extension>``, relative to the data folder."""
+    item_id: str = "item_id"
+    """Column of the item id in the item file."""
+    title: str = "title"
+    """Column of the title."""
+    description: str | None = None
+    """Column of a longer text."""
+    language: str | None = None
+    """Column of the language code."""
+    topics: str | None = None
+    """Column of topics or genres, separated by ``|``."""
+    image: str | None = None
+    """Column of the cover's path, relative to the covers folder; in place of names by item id."""
+    interaction_user: str = "user_id"
+    """Column of the user id in the interaction file."""
+    interaction_item: str = "item_id"
+    """Column of the item id in the interaction file."""
+    timestamp: str | None = "timestamp"
+    """Column of the time: integer seconds or milliseconds since 1970, or ISO 8601. None: the order
+    of the rows is the order in time."""
+    rating: str | None = None
+    """Column of a rating, used by the filter ``min_rating``."""
+
+
+ReaderConfig = Annotated[
+    DemoReaderConfig
+    | MovieLensReaderConfig
+    | NineRecReaderConfig
+    | MicroLensReaderConfig
+    | TablesReaderConfig,
+    Field(discriminator="kind"),
+]
+
+
+class FilterConfig(Section):
+    """What is left out of the interactions. Filters see the whole log, held-out part included."""
+
+    min_rating: float | None = None
+    """Keep interactions rated at least so; None keeps all."""
+    since: str | None = None
+    """Keep interactions at or after this ISO 8601 time, UTC."""
+    until: str | None = None
+    """Keep interactions before this ISO 8601 time, UTC."""
+    user_core: Annotated[int, Field(ge=0)] = 0
+    """Keep users with at least so many interactions (repeated until stable with ``item_core``)."""
+    item_core: Annotated[int, Field(ge=0)] = 0
+    """Keep items with at least so many interactions (repeated until stable with ``user_core``)."""
+    min_history_length: Annotated[int, Field(ge=0)] = 0
+    """Drop users with fewer interactions, once, after all other filters."""
+    drop_repeats: bool = False
+    """Keep only the first interaction of a user with an item."""
+
+
+class IngestConfig(Section):
+    """Raw files to validated items, covers and interactions."""
+
+    path: str | None = None
+    """Folder of the raw data; ``sicsrec run PRESET --data FOLDER`` sets it. The demo needs none."""
+    reader: ReaderConfig
+    """The layout of the raw data."""
+    filters: FilterConfig = FilterConfig()
+    """What is left out of the interactions."""
+    text_fields: tuple[Literal["title", "description"], ...] = ("title",)
+    """Fields that, joined, make the text that judge and encoders read."""
+    max_bad_row_share: Share = 0.05
+    """Stop when a larger share of the rows of a file is quarantined."""
+    max_bad_cover_share: Share = 0.2
+    """Stop when a larger share of the cover files present is quarantined."""
+    max_cover_bytes: PositiveInt = 20_000_000
+    """Larger cover files are quarantined unread."""
+    max_cover_pixels: PositiveInt = 50_000_000
+    """Covers with more pixels are quarantined undecoded (decompression bombs)."""
+    cover_short_side: PositiveInt = 512
+    """Covers whose shorter side is longer, in pixels, are stored scaled down to it."""
+
+
+# --------------------------------------------------------------------------- split
+
+
+class SplitConfig(Section):
+    """Interactions to train, valid and test (METHOD 0)."""
+
+    strategy: Literal["leave_one_out", "global_time"] = "leave_one_out"
+    """``leave_one_out``: a user's last item is the test target, the one before the validation
+    target. ``global_time``: two points in time; a user's first item after a point is the target."""
+    valid_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    """``global_time`` only: share of all interactions between the two points in time."""
+    test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    """``global_time`` only: share of all interactions after the second point in time."""
+
+
+# --------------------------------------------------------------------------- sample_pairs
+
+
+class SimilarityJudgeConfig(Section):
+    """A judge without an LLM: it compares text vectors."""
+
+    kind: Literal["similarity"] = "similarity"
+    vectors: Literal["tfidf", "encoder"] = "tfidf"
+    """``tfidf``: TF-IDF of character n-grams; ``encoder``: ``align_encoders.text_encoder`` as it is
+    before alignment."""
+    min_positive: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.2
+    """Cosine from which the nearest candidate counts as similar; below, the answer is none."""
+    max_negative: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.1
+    """Cosine up to which a candidate counts as unrelated."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_negative >= self.min_positive:
+            raise ValueError("max_negative must be below min_positive")
+        return self
+
+
+class SamplePairsConfig(Section):
+    """Training histories to positive and negative item pairs (METHOD 1.1)."""
+
+    judge: SimilarityJudgeConfig = SimilarityJudgeConfig()
+    """Who names the similar and the unrelated candidates."""
+    anchors: Literal["per_item", "per_user"] = "per_item"
+    """``per_user`` (the paper): one question per training history, about its last item.
+    ``per_item``: one question per item, candidates from the training histories it occurs in."""
+    n_candidates: PositiveInt = 20
+    """Most candidates in one question."""
+    n_negatives: Annotated[int, Field(ge=0)] = 3
+    """Most unrelated candidates asked for."""
+    max_unusable_share: Share = 0.5
+    """Stop when a larger share of the answers is unusable."""
+
+
+# --------------------------------------------------------------------------- align_encoders
+
+
+class TransformersEncoderConfig(Section):
+    """Any text or vision model of the transformers library."""
+
+    library: Literal["transformers"] = "transformers"
+    model: str
+    """Hub id, local folder, or ``package:<module>/<folder>`` for a model inside an installed
+    Python package."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    pooling: Literal["cls", "mean", "pooler"] = "mean"
+    """How token vectors become one vector."""
+    max_tokens: PositiveInt = 64
+    """Longest text, in tokens; text models only."""
+
+
+class OpenClipArchitectureConfig(Section):
+    """A small CLIP made on the spot with random weights, for runs without a network."""
+
+    width: PositiveInt = 64
+    """Width of both towers and of the shared space."""
+    n_layers: PositiveInt = 2
+    """Blocks of each tower."""
+    n_heads: PositiveInt = 2
+    """Attention heads of each tower."""
+    image_size: PositiveInt = 64
+    """Side of the input image in pixels."""
+    patch_size: PositiveInt = 16
+    """Side of a patch in pixels."""
+    context_length: PositiveInt = 32
+    """Longest text in tokens."""
+
+
+class OpenClipEncoderConfig(Section):
+    """The text or the image tower of any open_clip model."""
+
+    library: Literal["open_clip"] = "open_clip"
+    model: str | None = None
+    """Architecture name, ``hf-hub:<id>`` or ``local-dir:<folder>``."""
+    pretrained: str | None = None
+    """Weights tag of ``model``, as open_clip lists it."""
+    architecture: OpenClipArchitectureConfig | None = None
+    """In place of ``model``: a small model with random weights."""
+
+    @model_validator(mode="after")
+    def _model_or_architecture(self) -> Self:
+        if (self.model is None) == (self.architecture is None):
+            raise ValueError("give either model or architecture")
+        if self.pretrained is not None and self.model is None:
+            raise ValueError("pretrained needs model")
+        return self
+
+
+EncoderConfig = Annotated[
+    TransformersEncoderConfig | OpenClipEncoderConfig, Field(discriminator="library")
+]
+
+
+class AlignEncodersConfig(Section):
+    """Joint fine-tuning of a text and an image encoder (METHOD 1.2)."""
+
+    text_encoder: EncoderConfig | None = None
+    """None: items have no text vectors."""
+    image_encoder: EncoderConfig | None = None
+    """None: items have no image vectors."""
+    trained: Literal["last_block", "full", "none"] = "last_block"
+    """Which weights of the encoders move; the paper trains the last block and the head."""
+    adapter_hidden_width: PositiveInt = 128
+    """Inner width of the two-layer adapters that the losses are computed on."""
+    adapter_width: PositiveInt = 64
+    """Output width of these adapters."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.05
+    """Temperature of the three contrastive losses."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Pairs in a batch."""
+    n_epochs: PositiveInt = 10
+    """Passes over the pairs."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Of the encoders' trained weights."""
+    adapter_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Of the adapters, which start from random weights."""
+
+
+# --------------------------------------------------------------------------- encode_items
+
+
+class EncodersSourceConfig(Section):
+    """Vectors come from the aligned encoders."""
+
+    kind: Literal["encoders"] = "encoders"
+
+
+class GivenSourceConfig(Section):
+    """Vectors come from files, in place of stage 1.
+
+    Parquet files have the columns ``item_id`` and ``vector``; in npy files row r belongs to the
+    item whose id is the number r.
+    """
+
+    kind: Literal["given"] = "given"
+    text: str | None = None
+    """File of the text vectors."""
+    image: str | None = None
+    """File of the image vectors, or of any second modality."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.text is None and self.image is None:
+            raise ValueError("give text, image or both")
+        return self
+
+
+class EncodeItemsConfig(Section):
+    """Items to text and image vectors in Parquet (METHOD 1.3)."""
+
+    source: Annotated[EncodersSourceConfig | GivenSourceConfig, Field(discriminator="kind")] = (
+        EncodersSourceConfig()
+    )
+    """Where the vectors come from."""
+    batch_size: PositiveInt = 128
+    """Items in a batch."""
+    normalise: bool = True
+    """Scale every vector to unit length."""
+
+
+# --------------------------------------------------------------------------- stage 2
+
+
+class SequenceModelConfig(Section):
+    """What the ID encoder and SICSRec have in common (METHOD 2.1, 2.2)."""
+
+    width: PositiveInt = 256
+    """Width d of item embeddings and hidden states."""
+    inner_width: PositiveInt = 256
+    """Inner width of the feed-forward blocks."""
+    n_layers: PositiveInt = 2
+    """Transformer layers of each tower."""
+    n_heads: PositiveInt = 2
+    """Attention heads of each layer."""
+    dropout: Rate = 0.5
+    """Dropout of hidden states and of attention weights."""
+    max_history_length: PositiveInt = 50
+    """Only the most recent so many items of a history are read."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Of Adam."""
+    batch_targets: PositiveInt = 1024
+    """Training targets in a batch, about."""
+    max_epochs: PositiveInt = 200
+    """Passes over the training histories at most."""
+    patience: PositiveInt = 10
+    """Stop after so many validations without improvement."""
+    selection_metric: Literal["hr_at_10", "ndcg_at_10"] = "hr_at_10"
+    """Validation metric that picks the best epoch."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads ({self.n_heads}) must divide width ({self.width})")
+        return self
+
+
+class PretrainIdConfig(SequenceModelConfig):
+    """Step 1: item embeddings and ID encoder alone, cross entropy over all items."""
+
+
+class TrainSicsrecConfig(SequenceModelConfig):
+    """Step 2: the content encoder, the mix decoder and low-rank adapters on top of step 1."""
+
+    alpha: Annotated[float, Field(ge=0.0)] = 0.2
+    """Weight of the content-aware contrastive task L_con; the paper searches 0.1 ... 1.0."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.05
+    """Temperature of L_rec and L_con."""
+    table_penalty: Annotated[float, Field(ge=0.0)] = 0.01
+    """Weight of the sum of the norms of the item, text and image tables."""
+    item_dropout: Rate = 0.5
+    """Dropout of the item vectors inside L_rec."""
+    adapter_rank: PositiveInt = 4
+    """Rank of the low-rank residual adapters in the frozen ID encoder."""
+    scoring: Literal["raw", "normalised"] = "normalised"
+    """Whether item vectors are scaled to unit length in scoring. The loss always does, so
+    ``normalised`` is the rule that was trained; ``raw`` is the reference's."""
+
+
+# --------------------------------------------------------------------------- evaluate, export
+
+
+class EvaluateConfig(Section):
+    """Full ranking of the held-out targets, beside simple rivals."""
+
+    cutoffs: tuple[PositiveInt, ...] = (5, 10)
+    """Cut-offs k of HR@k and NDCG@k, ascending."""
+    remove_seen: bool = False
+    """Whether items of the user's history are left out of the ranking; the paper keeps them."""
+    n_bootstrap: PositiveInt = 1000
+    """Resamples of the users behind each interval."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the intervals."""
+    head_share: Share = 0.2
+    """Share of the items, most watched in training first, that are called head."""
+    short_history: PositiveInt = 5
+    """Histories of at most so many items are called short."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.cutoffs) != sorted(set(self.cutoffs)) or not self.cutoffs:
+            raise ValueError(f"cutoffs must ascend, got {self.cutoffs}")
+        if 10 not in self.cutoffs:
+            raise ValueError("cutoffs must contain 10, which the result tables compare")
+        return self
+
+
+class ExportConfig(Section):
+    """Recommendations, vectors and a model folder that loads without the pipeline."""
+
+    top_k: PositiveInt = 20
+    """Recommendations per user."""
+    remove_seen: bool = True
+    """Whether items of the user's history are left out."""
+
+
+class PipelineConfig(Section):
+    """All steps of one pipeline."""
+
+    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Name of the dataset: a folder of the store and an MLflow experiment."""
+    seed: Annotated[int, Field(ge=0)] = 2024
+    """Seed of every step that draws random numbers."""
+    ingest: IngestConfig
+    split: SplitConfig = SplitConfig()
+    sample_pairs: SamplePairsConfig = SamplePairsConfig()
+    align_encoders: AlignEncodersConfig = AlignEncodersConfig()
+    encode_items: EncodeItemsConfig = EncodeItemsConfig()
+    pretrain_id: PretrainIdConfig = PretrainIdConfig()
+    train_sicsrec: TrainSicsrecConfig = TrainSicsrecConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+    @property
+    def has_stage_one(self) -> bool:
+        """Whether vectors are made by judge and encoders rather than given."""
+        return self.encode_items.source.kind == "encoders"
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> Self:
+        # The reference trains an ID encoder 300 wide for a model 256 wide and loads what fits.
+        for name in ("width", "inner_width", "n_layers", "n_heads", "max_history_length"):
+            first, second = getattr(self.pretrain_id, name), getattr(self.train_sicsrec, name)
+            if first != second:
+                raise ValueError(
+                    f"pretrain_id.{name} is {first} but train_sicsrec.{name} is {second}; "
+                    "step 2 loads the weights of step 1, so they must be equal"
+                )
+        encoders = self.align_encoders
+        if self.has_stage_one and encoders.text_encoder is None and encoders.image_encoder is None:
+            raise ValueError(
+                "align_encoders has neither a text_encoder nor an image_encoder; give one, or give "
+                "vectors with encode_items.source.kind: given"
+            )
+        if self.sample_pairs.judge.vectors == "encoder" and encoders.text_encoder is None:
+            raise ValueError(
+                "sample_pairs.judge.vectors is 'encoder' but align_encoders.text_encoder is missing"
+            )
+        if self.ingest.path is None and self.ingest.reader.kind != "demo":
+            raise ValueError(
+                "ingest.path is missing: give the data folder, e.g. with --data FOLDER"
+            )
+        return self

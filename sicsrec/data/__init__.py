@@ -1,0 +1,1 @@
+"""Tables of a dataset: reading, checking, splitting, and the forms that models read."""

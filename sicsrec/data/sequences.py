@@ -1,0 +1,78 @@
+"""Histories as ragged arrays: the form in which models and rankings read them."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sicsrec.data.catalog import ItemCatalog
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Item indices of many users, one after the other, each in time order.
+
+    User u's items are ``items[offsets[u]:offsets[u + 1]]``.
+    """
+
+    user_ids: pl.Series
+    """User ids, sorted; a user without items may occur and has an empty history."""
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int32]
+
+    @classmethod
+    def from_interactions(cls, interactions: pl.DataFrame, catalog: ItemCatalog) -> Self:
+        """Gather interactions (columns user_id, item_id, position) by user.
+
+        Raises:
+            DataError: if an item is not in the catalogue.
+        """
+        ordered = interactions.sort("user_id", "position")
+        lengths = ordered.group_by("user_id", maintain_order=True).len()
+        offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
+        return cls(lengths["user_id"], offsets, catalog.indices_of(ordered["item_id"]))
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+        return len(self.user_ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Items per user."""
+        return np.diff(self.offsets)
+
+    def of_user(self, row: int) -> NDArray[np.int32]:
+        """Return the history of the user in row ``row``."""
+        return self.items[self.offsets[row] : self.offsets[row + 1]]
+
+    def take(self, rows: NDArray[np.integer]) -> "Histories":
+        """Return the histories of some users, in the order of ``rows``."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        gather = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Histories(self.user_ids.gather(rows), offsets, self.items[gather])
+
+    def select_users(self, user_ids: pl.Series) -> "Histories":
+        """Return the histories of these users in this order; a user not known here gets an empty
+        history.
+        """
+        wanted = pl.DataFrame({"user_id": user_ids})
+        known = pl.DataFrame({"user_id": self.user_ids}).with_row_index("row")
+        rows = wanted.join(known, on="user_id", how="left", maintain_order="left")["row"]
+        with_empty = Histories(
+            pl.concat([self.user_ids, pl.Series(self.user_ids.name, [""], dtype=pl.String)]),
+            np.concatenate([self.offsets, self.offsets[-1:]]),
+            self.items,
+        )
+        taken = with_empty.take(rows.fill_null(len(self)).to_numpy().astype(np.int64))
+        return Histories(user_ids, taken.offsets, taken.items)
+
+    def last(self, n: int) -> "Histories":
+        """Return the most recent ``n`` items of every user."""
+        lengths = np.minimum(self.lengths, n)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = self.offsets[1:] - lengths
+        gather = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Histories(self.user_ids, offsets, self.items[gather])

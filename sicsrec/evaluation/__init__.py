@@ -1,0 +1,1 @@
+"""Full ranking of held-out targets, metrics with intervals, rivals and cohorts."""

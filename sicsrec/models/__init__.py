@@ -1,0 +1,1 @@
+"""Sequence models: the ID encoder and SICSRec (METHOD 2)."""

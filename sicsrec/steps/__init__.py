@@ -1,0 +1,190 @@
+"""The steps of the pipeline in order: what each reads, writes and may see.
+
+Importing this package imports no step and nothing heavy; a step's module, which holds ``run``, is
+imported when the step runs, so a run that reuses everything never loads torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sicsrec.config import PipelineConfig
+
+TRAIN = frozenset({"train"})
+TRAIN_VALID = frozenset({"train", "valid"})
+WHOLE_LOG = frozenset({"train", "valid", "test"})
+
+
+@dataclass(frozen=True)
+class Input:
+    """An output of an earlier step, and how much of the log it may have seen at most."""
+
+    name: str
+    """``step/output``."""
+    may_see: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a step."""
+
+    name: str
+    sees: frozenset[str] | None = None
+    """Parts of the log it depends on; None: the union over the step's inputs."""
+
+
+def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
+    return True
+
+
+def _with_stage_one(config: PipelineConfig) -> bool:
+    return config.has_stage_one
+
+
+def _nothing(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    return ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; its module is ``sicsrec.steps.<name>`` and its config section ``<name>``."""
+
+    name: str
+    version: int
+    """Raised by whoever changes the step's output; part of the key."""
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    is_seeded: bool = False
+    """Whether the pipeline's seed is part of the key."""
+    is_needed: Callable[[PipelineConfig], bool] = _always
+    """Steps that are not needed are skipped, and so are inputs that come from them."""
+    further_sections: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
+    """Dotted paths of config values outside the own section that the output depends on."""
+
+
+def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
+    if config.sample_pairs.judge.vectors == "encoder":
+        return ("align_encoders.text_encoder",)
+    return ()
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        name="ingest",
+        version=1,
+        inputs=(),
+        outputs=(
+            Output("catalog", sees=frozenset()),
+            Output("covers", sees=frozenset()),
+            Output("interactions", sees=WHOLE_LOG),
+            Output("quarantine", sees=WHOLE_LOG),
+        ),
+    ),
+    Step(
+        name="split",
+        version=1,
+        inputs=(Input("ingest/interactions", WHOLE_LOG),),
+        outputs=(
+            Output("train", sees=TRAIN),
+            Output("valid", sees=TRAIN_VALID),
+            Output("test", sees=WHOLE_LOG),
+        ),
+    ),
+    Step(
+        name="sample_pairs",
+        version=1,
+        inputs=(Input("ingest/catalog", TRAIN), Input("split/train", TRAIN)),
+        outputs=(Output("pairs"),),
+        is_seeded=True,
+        is_needed=_with_stage_one,
+        further_sections=_judge_encoder,
+    ),
+    Step(
+        name="align_encoders",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("ingest/covers", TRAIN),
+            Input("sample_pairs/pairs", TRAIN),
+        ),
+        outputs=(Output("encoders"),),
+        is_seeded=True,
+        is_needed=_with_stage_one,
+    ),
+    Step(
+        name="encode_items",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("ingest/covers", TRAIN),
+            Input("align_encoders/encoders", TRAIN),
+        ),
+        outputs=(Output("vectors"),),
+    ),
+    Step(
+        name="pretrain_id",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("split/train", TRAIN),
+            Input("split/valid", TRAIN_VALID),
+        ),
+        outputs=(Output("model"),),
+        is_seeded=True,
+    ),
+    Step(
+        name="train_sicsrec",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("split/train", TRAIN),
+            Input("split/valid", TRAIN_VALID),
+            Input("encode_items/vectors", TRAIN),
+            Input("pretrain_id/model", TRAIN_VALID),
+        ),
+        outputs=(Output("model"),),
+        is_seeded=True,
+    ),
+    Step(
+        name="evaluate",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("split/train", TRAIN),
+            Input("split/valid", TRAIN_VALID),
+            Input("split/test", WHOLE_LOG),
+            Input("pretrain_id/model", TRAIN_VALID),
+            Input("train_sicsrec/model", TRAIN_VALID),
+        ),
+        outputs=(Output("metrics"), Output("per_user")),
+        is_seeded=True,
+    ),
+    Step(
+        name="export",
+        version=1,
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("ingest/interactions", WHOLE_LOG),
+            Input("train_sicsrec/model", TRAIN_VALID),
+        ),
+        outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
+    ),
+)
+"""All steps in the order in which they run."""
+
+STEP_NAMES: tuple[str, ...] = tuple(step.name for step in STEPS)
+
+
+def get_step(name: str) -> Step:
+    """Return the step of this name.
+
+    Raises:
+        KeyError: if there is none; callers check names against :data:`STEP_NAMES` first.
+    """
+    return next(step for step in STEPS if step.name == name)
+
+
+def inputs_of(step: Step, config: PipelineConfig) -> tuple[Input, ...]:
+    """Return the inputs a step has under this configuration."""
+    return tuple(
+        entry for entry in step.inputs if get_step(entry.name.split("/")[0]).is_needed(config)
+    )

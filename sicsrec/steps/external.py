@@ -1,0 +1,55 @@
+"""Digests of what a step reads from outside the store: raw data, local models, given vectors."""
+
+import hashlib
+from pathlib import Path
+
+from sicsrec.artifacts import canonical_json, digest_file, digest_folder
+from sicsrec.config import PipelineConfig
+from sicsrec.encoders.location import local_model_folder
+from sicsrec.errors import DataError
+
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
+    """Return a digest for every file or folder outside the store that a step reads.
+
+    Raises:
+        DataError: if the raw data or a given vector file does not exist.
+        ConfigError: if a local model does not exist.
+    """
+    if step_name == "ingest" and config.ingest.path is not None:
+        return {"raw_data": _digest_raw_data(Path(config.ingest.path))}
+    if step_name == "encode_items" and config.encode_items.source.kind == "given":
+        source = config.encode_items.source
+        files = {"text": source.text, "image": source.image}
+        return {name: _digest_given(path) for name, path in files.items() if path is not None}
+    if step_name == "align_encoders":
+        encoders = {
+            "text_encoder": config.align_encoders.text_encoder,
+            "image_encoder": config.align_encoders.image_encoder,
+        }
+        folders = {name: local_model_folder(entry) for name, entry in encoders.items() if entry}
+        return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+    return {}
+
+
+def _digest_given(path: str) -> str:
+    if not Path(path).is_file():
+        raise DataError(f"encode_items.source: there is no vector file {path}")
+    return digest_file(Path(path))
+
+
+def _digest_raw_data(root: Path) -> str:
+    """Digest tables by content and images, which may be millions, by size and time of change."""
+    if not root.is_dir():
+        raise DataError(f"ingest.path: there is no folder {root}")
+    entries = []
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        if path.suffix.lower() in _IMAGE_SUFFIXES:
+            stat = path.stat()
+            mark = f"{stat.st_size}:{stat.st_mtime_ns}"
+        else:
+            mark = digest_file(path)
+        entries.append((path.relative_to(root).as_posix(), mark))
+    return hashlib.sha256(canonical_json(entries).encode()).hexdigest()

@@ -1,0 +1,227 @@
+"""Plans and runs one step: key, reuse, locks, leak checks, commit. Knows no orchestrator."""
+
+import importlib
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sicsrec.artifacts import (
+    ArtifactRef,
+    ArtifactStore,
+    Manifest,
+    OutputEntry,
+    PendingArtifact,
+    make_key,
+)
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
+from sicsrec.progress import NoProgress, Progress
+from sicsrec.steps import Step, get_step, inputs_of
+from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.external import external_inputs
+from sicsrec.tracking import NullTracker, Tracker
+
+logger = logging.getLogger(__name__)
+
+OpenTracker = Callable[[Step, str], AbstractContextManager[Tracker]]
+"""Opens the record of one step that really runs, given the step and its key."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """How one step ended."""
+
+    manifest: Manifest
+    report: StepReport
+    was_reused: bool
+    seconds: float
+    """Wall time of this call, reuse included; ``manifest.seconds`` is what making it took."""
+
+    @property
+    def refs(self) -> dict[str, ArtifactRef]:
+        """References of all outputs, keyed by ``step/output``."""
+        return self.manifest.refs()
+
+
+def step_identity(
+    step: Step, config: PipelineConfig, inputs: Mapping[str, ArtifactRef]
+) -> dict[str, Any]:
+    """Return everything a step's output depends on; its digest is the key.
+
+    Args:
+        step: the step.
+        config: the whole configuration.
+        inputs: references of at least the step's inputs, keyed by ``step/output``.
+
+    Raises:
+        ArtifactMissingError: if an input is missing.
+    """
+    section = getattr(config, step.name).model_dump(mode="json")
+    if step.name == "ingest":
+        # Where the raw data lies says nothing about what it holds; their digests do.
+        section.pop("path")
+    for path in step.further_sections(config):
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        section[path] = value.model_dump(mode="json")
+    digests = {}
+    for entry in inputs_of(step, config):
+        if entry.name not in inputs:
+            raise ArtifactMissingError(f"step {step.name} needs {entry.name}, which was not made")
+        digests[entry.name] = inputs[entry.name].digest
+    return {
+        "step": step.name,
+        "step_version": step.version,
+        "config": section,
+        "seed": config.seed if step.is_seeded else None,
+        "inputs": digests,
+        "external_inputs": external_inputs(step.name, config),
+    }
+
+
+def check_leaks(step: Step, config: PipelineConfig, inputs: Mapping[str, ArtifactRef]) -> None:
+    """Refuse inputs that have seen more of the log than the step may see.
+
+    Raises:
+        LeakageError: naming step, input and the parts of the log in question.
+    """
+    for entry in inputs_of(step, config):
+        too_much = set(inputs[entry.name].sees) - entry.may_see
+        if too_much:
+            raise LeakageError(
+                f"step {step.name} must not use {entry.name} {inputs[entry.name].key}: it has seen "
+                f"{sorted(too_much)}, allowed is at most {sorted(entry.may_see)}"
+            )
+
+
+def find_reusable(
+    step: Step, config: PipelineConfig, inputs: Mapping[str, ArtifactRef], store: ArtifactStore
+) -> tuple[str, Manifest | None]:
+    """Return the step's key and its verified commit, or None when it has to run."""
+    key = make_key(step_identity(step, config, inputs))
+    try:
+        manifest = store.find(config.dataset, step.name, key)
+        if manifest is not None:
+            store.verify(manifest)
+    except ArtifactCorruptError as err:
+        logger.warning("%s; the step runs again", err)
+        manifest = None
+    return key, manifest
+
+
+def run_step(
+    name: str,
+    config: PipelineConfig,
+    inputs: Mapping[str, ArtifactRef],
+    store: ArtifactStore,
+    *,
+    refresh: bool = False,
+    open_tracker: OpenTracker | None = None,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> StepResult:
+    """Run one step, or reuse its commit when configuration, code version and inputs are unchanged.
+
+    Args:
+        name: one of :data:`sicsrec.steps.STEP_NAMES`.
+        config: the whole configuration.
+        inputs: references of outputs made so far, keyed by ``step/output``.
+        store: where inputs lie and outputs go.
+        refresh: run even when a commit could be reused.
+        open_tracker: opens the record of a step that really runs; None records nothing.
+        progress: shows how far the step is; None shows nothing.
+        device: torch device of the step.
+
+    Raises:
+        LeakageError: if an input has seen held-out interactions the step must not see.
+        ArtifactError: if an input is missing or an output was not written.
+    """
+    started = time.monotonic()
+    step = get_step(name)
+    key = make_key(step_identity(step, config, inputs))
+    check_leaks(step, config, inputs)
+    with store.lock(config.dataset, step.name, key):
+        manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
+        was_reused = manifest is not None
+        if manifest is None:
+            manifest = _run_and_commit(
+                step, key, config, inputs, store, open_tracker, progress or NoProgress(), device
+            )
+        report = StepReport(**store.report(config.dataset, step.name, key))
+    return StepResult(manifest, report, was_reused, time.monotonic() - started)
+
+
+def _run_and_commit(
+    step: Step,
+    key: str,
+    config: PipelineConfig,
+    inputs: Mapping[str, ArtifactRef],
+    store: ArtifactStore,
+    open_tracker: OpenTracker | None,
+    progress: Progress,
+    device: str,
+) -> Manifest:
+    started_at, started = datetime.now(UTC), time.monotonic()
+    identity = step_identity(step, config, inputs)
+    used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
+    readers = {entry: store.open(ref) for entry, ref in used.items()}
+    pending = store.begin(config.dataset, step.name, key)
+    tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
+    with tracking as tracker:
+        run = importlib.import_module(f"sicsrec.steps.{step.name}").run
+        context = StepContext(config, readers, pending, tracker, progress, device)
+        report: StepReport = run(context)
+        manifest = Manifest(
+            dataset=config.dataset,
+            step=step.name,
+            step_version=step.version,
+            key=key,
+            config=identity["config"],
+            seed=identity["seed"],
+            inputs={
+                entry: {
+                    "step": ref.step,
+                    "key": ref.key,
+                    "output": ref.output,
+                    "digest": ref.digest,
+                }
+                for entry, ref in used.items()
+            },
+            external_inputs=identity["external_inputs"],
+            outputs=_describe_outputs(step, pending, used),
+            started=started_at.isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - started, 3),
+            code={"sicsrec": importlib.metadata.version("sicsrec")},
+            environment={"python": platform.python_version(), "device": device},
+            tracking=tracker.identity(),
+        )
+        store.commit(
+            pending,
+            manifest,
+            {"rows": report.rows, "rows_of": report.rows_of, "content": report.content},
+        )
+    return manifest
+
+
+def _describe_outputs(
+    step: Step, pending: PendingArtifact, used: Mapping[str, ArtifactRef]
+) -> dict[str, OutputEntry]:
+    declared = {output.name for output in step.outputs}
+    written = pending.output_names()
+    if written != declared:
+        raise ArtifactError(
+            f"step {step.name} wrote the outputs {sorted(written)}, declared {sorted(declared)}"
+        )
+    inherited = frozenset().union(*(ref.sees for ref in used.values()))
+    sees = {
+        output.name: tuple(sorted(inherited if output.sees is None else output.sees))
+        for output in step.outputs
+    }
+    return pending.describe(sees)

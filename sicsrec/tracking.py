@@ -1,0 +1,55 @@
+"""Where steps record parameters, metrics, tables and figures. MLflow is imported here alone."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+
+class Tracker(Protocol):
+    """Receives what one step records.
+
+    Metric names are the same everywhere: ``valid/ndcg_at_10``, ``train/loss``, ``test/hr_at_5``.
+    """
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record numbers; ``step`` is the epoch or the optimiser step, the x axis of a curve."""
+        ...
+
+    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+        """Record a small table under ``name``, without extension."""
+        ...
+
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Record a picture under ``name``, without extension."""
+        ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record short words a person searches by."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Return what finds this record again, e.g. a run id; kept in the step's manifest."""
+        ...
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See :meth:`Tracker.log_metrics`."""
+
+    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+        """See :meth:`Tracker.log_table`."""
+
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """See :meth:`Tracker.log_figure`."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See :meth:`Tracker.set_tags`."""
+
+    def identity(self) -> dict[str, str]:
+        """See :meth:`Tracker.identity`."""
+        return {}

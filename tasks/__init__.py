@@ -1,0 +1,1 @@
+"""Prefect tasks: a name, a retry policy and one call of a step each."""
