@@ -5,7 +5,7 @@ the paper's value (arXiv 2510.10556) or one that cannot matter; what depends on 
 Config objects stop at the builders: modules of the models take plain keyword arguments.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -177,7 +177,7 @@ class SimilarityJudgeConfig(Section):
     """Cosine up to which a candidate counts as unrelated."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "SimilarityJudgeConfig":
         if self.max_negative >= self.min_positive:
             raise ValueError("max_negative must be below min_positive")
         return self
@@ -246,7 +246,7 @@ class OpenClipEncoderConfig(Section):
     """In place of ``model``: a small model with random weights."""
 
     @model_validator(mode="after")
-    def _model_or_architecture(self) -> Self:
+    def _model_or_architecture(self) -> "OpenClipEncoderConfig":
         if (self.model is None) == (self.architecture is None):
             raise ValueError("give either model or architecture")
         if self.pretrained is not None and self.model is None:
@@ -307,7 +307,7 @@ class GivenSourceConfig(Section):
     """File of the image vectors, or of any second modality."""
 
     @model_validator(mode="after")
-    def _some(self) -> Self:
+    def _some(self) -> "GivenSourceConfig":
         if self.text is None and self.image is None:
             raise ValueError("give text, image or both")
         return self
@@ -356,7 +356,7 @@ class SequenceModelConfig(Section):
     """Validation metric that picks the best epoch."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _heads_divide_width(self) -> "SequenceModelConfig":
         if self.width % self.n_heads:
             raise ValueError(f"n_heads ({self.n_heads}) must divide width ({self.width})")
         return self
@@ -404,7 +404,7 @@ class EvaluateConfig(Section):
     """Histories of at most so many items are called short."""
 
     @model_validator(mode="after")
-    def _ascending(self) -> Self:
+    def _ascending(self) -> "EvaluateConfig":
         if list(self.cutoffs) != sorted(set(self.cutoffs)) or not self.cutoffs:
             raise ValueError(f"cutoffs must ascend, got {self.cutoffs}")
         if 10 not in self.cutoffs:
@@ -444,7 +444,7 @@ class PipelineConfig(Section):
         return self.encode_items.source.kind == "encoders"
 
     @model_validator(mode="after")
-    def _steps_agree(self) -> Self:
+    def _steps_agree(self) -> "PipelineConfig":
         # The reference trains an ID encoder 300 wide for a model 256 wide and loads what fits.
         for name in ("width", "inner_width", "n_layers", "n_heads", "max_history_length"):
             first, second = getattr(self.pretrain_id, name), getattr(self.train_sicsrec, name)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ Advance = Callable[..., None]
 """``advance(n=1, note="")``: ``n`` more units are done; ``note`` is a short word on the state."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives the progress of named stages."""
 

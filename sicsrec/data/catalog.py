@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -37,7 +36,7 @@ class ItemCatalog:
         self.frame = frame
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "ItemCatalog":
         """Read the catalogue that :meth:`write` left in ``folder``."""
         return cls(pl.read_parquet(folder / FILE_NAME))
 

@@ -1,7 +1,6 @@
 """Histories as ragged arrays: the form in which models and rankings read them."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -23,7 +22,7 @@ class Histories:
     items: NDArray[np.int32]
 
     @classmethod
-    def from_interactions(cls, interactions: pl.DataFrame, catalog: ItemCatalog) -> Self:
+    def from_interactions(cls, interactions: pl.DataFrame, catalog: ItemCatalog) -> "Histories":
         """Gather interactions (columns user_id, item_id, position) by user.
 
         Raises:

@@ -6,7 +6,6 @@ ranking needs: a context and one target per user.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import polars as pl
 
@@ -20,7 +19,7 @@ class TrainLog:
     interactions: pl.DataFrame
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "TrainLog":
         """Read what :meth:`write` left in ``folder``."""
         frame = pl.read_parquet(folder / "interactions.parquet")
         return cls(check_schema(frame, INTERACTIONS, "training log"))
@@ -43,7 +42,7 @@ class HeldOut:
     targets: pl.DataFrame
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "HeldOut":
         """Read what :meth:`write` left in ``folder``."""
         return cls(
             check_schema(
