@@ -1,4 +1,8 @@
-"""Where steps record parameters, metrics, tables and figures. MLflow is imported here alone."""
+"""Where steps record parameters, metrics, tables and figures.
+
+This module is only the contract, and imports nothing heavy; :mod:`sicsrec.tracking.mlflow_store`
+is the one place of the library that imports MLflow.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol

@@ -1,0 +1,53 @@
+"""What a run would do: which steps are committed already and which are left."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sicsrec.artifacts import ArtifactRef, ArtifactStore, Manifest
+from sicsrec.config import PipelineConfig
+from sicsrec.steps import STEPS, inputs_of
+from sicsrec.steps.runner import find_reusable
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a plan."""
+
+    name: str
+    state: Literal["cached", "to do", "not needed"]
+    key: str | None = None
+    """None when an earlier step has to run first: the key depends on what it will give."""
+    manifest: Manifest | None = None
+    rows: int | None = None
+    rows_of: str = ""
+
+
+def plan_steps(config: PipelineConfig, store: ArtifactStore) -> list[PlannedStep]:
+    """Return the state of every step under this configuration, without running any.
+
+    A step whose inputs are not all there yet is to do, with an unknown key.
+
+    Raises:
+        DataError: if raw data or a given vector file does not exist.
+        ConfigError: if a local model does not exist.
+    """
+    refs: dict[str, ArtifactRef] = {}
+    plan = []
+    for step in STEPS:
+        if not step.is_needed(config):
+            plan.append(PlannedStep(step.name, "not needed"))
+            continue
+        if not {entry.name for entry in inputs_of(step, config)} <= set(refs):
+            plan.append(PlannedStep(step.name, "to do"))
+            continue
+        key, manifest = find_reusable(step, config, refs, store)
+        if manifest is None:
+            plan.append(PlannedStep(step.name, "to do", key))
+            continue
+        refs |= manifest.refs()
+        report = store.report(config.dataset, step.name, key)
+        plan.append(
+            PlannedStep(step.name, "cached", key, manifest, report["rows"], report["rows_of"])
+        )
+    return plan
+

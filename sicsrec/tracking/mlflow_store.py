@@ -1,0 +1,237 @@
+"""Pipeline runs and steps in MLflow: one parent run per pipeline run, one child per step that ran.
+
+The only importer of MLflow. Runs are always named by their id; MLflow's fluent functions keep the
+active run in module state, which threads and task runners mix up.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 100
+"""Most parameters MLflow takes in one call; also used for metrics, whose limit is higher."""
+
+_MAX_VALUE_LENGTH = 500
+"""Longer parameter values are cut; the manifest in the store has them whole."""
+
+
+def database_uri(home: Path) -> str:
+    """Return the tracking URI of the database under ``home``."""
+    return f"sqlite:///{(home / 'mlflow' / 'mlflow.db').resolve()}"
+
+
+class MlflowStore:
+    """A place that holds experiments and runs.
+
+    Args:
+        home: root of everything the pipeline keeps; database and files lie in ``home/mlflow``.
+        uri: another tracking URI, e.g. of a server; then MLflow decides where files lie.
+    """
+
+    def __init__(self, home: Path, uri: str | None = None) -> None:
+        self.uri = uri or database_uri(home)
+        self._artifacts = None if uri else (home / "mlflow" / "artifacts").resolve()
+        with _first_touch(home / "mlflow", guarded=uri is None):
+            self.client = MlflowClient(self.uri)
+
+    def begin(
+        self,
+        experiment: str,
+        name: str,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> "PipelineRun":
+        """Start the run of a whole pipeline.
+
+        Runs of the same experiment that a dead process of this host left open are closed first.
+        """
+        experiment_id = self._experiment(experiment)
+        self._close_abandoned(experiment_id)
+        run = self._create(experiment_id, name, params or {}, tags or {})
+        return PipelineRun(self, run.info.run_id, experiment_id)
+
+    def attach(self, run_id: str) -> "PipelineRun":
+        """Return the pipeline run of this id, e.g. in another process than the one that began."""
+        return PipelineRun(self, run_id, self.client.get_run(run_id).info.experiment_id)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if self._artifacts is None else (self._artifacts / name).as_uri()
+        try:
+            return self.client.create_experiment(name, artifact_location=location)
+        except MlflowException:
+            # Another process may have made it in between; any other failure shows here again.
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _close_abandoned(self, experiment_id: str) -> None:
+        host = process_tags()[HOST_TAG]
+        condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
+        for run in self.client.search_runs([experiment_id], condition, max_results=1000):
+            if is_abandoned(run.data.tags):
+                self.client.set_tag(run.info.run_id, "error", "the process was killed")
+                self.client.set_terminated(run.info.run_id, "KILLED")
+                logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
+
+    def _create(
+        self,
+        experiment_id: str,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+    ) -> Run:
+        run = self.client.create_run(
+            experiment_id, tags={**tags, **process_tags(), MLFLOW_RUN_NAME: name}, run_name=name
+        )
+        entries = [Param(key, _short(value)) for key, value in params.items()]
+        for start in range(0, len(entries), _BATCH):
+            self.client.log_batch(run.info.run_id, params=entries[start : start + _BATCH])
+        return run
+
+
+class PipelineRun:
+    """The parent run of one pipeline run."""
+
+    def __init__(self, store: MlflowStore, run_id: str, experiment_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    @contextmanager
+    def closing(self) -> Iterator["PipelineRun"]:
+        """End the run when the block ends: finished, failed with the error as a tag, or killed."""
+        with _closing(self.store.client, self.run_id):
+            yield self
+
+    @contextmanager
+    def step(
+        self,
+        name: str,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator["MlflowTracker"]:
+        """Open a child run for one step that really runs, and end it with the block."""
+        run = self.store._create(
+            self.experiment_id,
+            name,
+            params or {},
+            {**(tags or {}), MLFLOW_PARENT_RUN_ID: self.run_id},
+        )
+        with _closing(self.store.client, run.info.run_id):
+            yield MlflowTracker(self.store, run.info.run_id, self.experiment_id)
+
+    def link_reused(self, step: str, made_by: str) -> None:
+        """Note on the parent which earlier run made the output that a step reused."""
+        self.store.client.set_tag(self.run_id, f"reused.{step}", made_by or "unknown")
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record the pipeline's final numbers on the parent."""
+        _log_metrics(self.store.client, self.run_id, metrics, step=0)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record short words on the parent."""
+        _set_tags(self.store.client, self.run_id, tags)
+
+
+class MlflowTracker:
+    """Records one step in its child run; see :class:`sicsrec.tracking.Tracker`."""
+
+    def __init__(self, store: MlflowStore, run_id: str, experiment_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See :meth:`sicsrec.tracking.Tracker.log_metrics`."""
+        _log_metrics(self.store.client, self.run_id, metrics, step or 0)
+
+    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+        """See :meth:`sicsrec.tracking.Tracker.log_table`."""
+        columns: dict[str, Any] = frame.to_dict(as_series=False)
+        self.store.client.log_table(self.run_id, columns, f"tables/{name}.json")
+
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
+        self.store.client.log_figure(self.run_id, figure, f"figures/{name}.png")
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See :meth:`sicsrec.tracking.Tracker.set_tags`."""
+        _set_tags(self.store.client, self.run_id, tags)
+
+    def identity(self) -> dict[str, str]:
+        """See :meth:`sicsrec.tracking.Tracker.identity`."""
+        return {"mlflow_run_id": self.run_id, "mlflow_experiment_id": self.experiment_id}
+
+
+@contextmanager
+def _first_touch(folder: Path, *, guarded: bool) -> Iterator[None]:
+    """Let one process at a time create or migrate the database, and keep the logging as it was.
+
+    Two processes that migrate a new SQLite file at once break each other, and the migration tool
+    replaces the handlers of the root logger.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        if guarded:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".migrate.lock"):
+                yield
+        else:
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@contextmanager
+def _closing(client: MlflowClient, run_id: str) -> Iterator[None]:
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Exception as err:
+        status = "FAILED"
+        _set_tags(client, run_id, {"error": f"{type(err).__name__}: {err}"})
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def _log_metrics(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int
+) -> None:
+    now = int(time.time() * 1000)
+    entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+    for start in range(0, len(entries), _BATCH):
+        client.log_batch(run_id, metrics=entries[start : start + _BATCH])
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    client.log_batch(run_id, tags=[RunTag(key, _short(value)) for key, value in tags.items()])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 1] + "…"
