@@ -1,0 +1,218 @@
+"""Full ranking: where each user's held-out target stands among all items, and the best k items.
+
+Scores are asked for by blocks of users, so no matrix of all users by all items ever exists. The
+catalogue is never sampled: sampled ranking can reverse the order of two models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.sequences import Histories
+from sicsrec.data.split import HeldOut
+from sicsrec.errors import DataError, TrainingDivergedError
+
+BLOCK_USERS = 256
+"""Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores all items for a user: a trained model or a table of counts."""
+
+    def score(self, histories: Histories) -> Float[Tensor, "users items"]:
+        """Return a finite score of every item for every user, higher is better.
+
+        Column j belongs to item index j + 1: padding is no item and has no column. A user with an
+        empty history gets scores too.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RankingSet:
+    """Users with their context and one held-out target each, joined by user id."""
+
+    histories: Histories
+    """Context of every user, empty where nothing precedes the target."""
+    targets: NDArray[np.int32]
+    """[U]; item index of the target of the user in the same row of ``histories``."""
+
+    @classmethod
+    def from_held_out(cls, held_out: HeldOut, catalog: ItemCatalog) -> "RankingSet":
+        """Bring the held-out part of the log into the form that ranking reads.
+
+        Raises:
+            DataError: if an item is not in the catalogue or a user has two targets.
+        """
+        user_ids = held_out.targets["user_id"]
+        if user_ids.n_unique() != len(user_ids):
+            raise DataError("held-out targets: some users have more than one target")
+        histories = Histories.from_interactions(held_out.context, catalog)
+        return cls(
+            histories.select_users(user_ids), catalog.indices_of(held_out.targets["item_id"])
+        )
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+        return len(self.histories)
+
+
+def name_of(scorer: Scorer) -> str:
+    """Return the name under which messages speak of a scorer."""
+    return str(getattr(scorer, "name", type(scorer).__name__))
+
+
+def rank_targets(
+    scorer: Scorer,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    *,
+    remove_seen: bool,
+    block_users: int = BLOCK_USERS,
+    advance: Callable[[int], None] | None = None,
+) -> NDArray[np.int64]:
+    """Rank each user's target among all N items.
+
+    ``rank = 1 + |{i != target: score_i >= score_target}|``: a tie counts against the target, so a
+    scorer that gives every item the same score ranks every target last instead of first.
+
+    Args:
+        scorer: what is judged.
+        histories: context of U users.
+        targets: [U], item indices in 1..N; row r belongs to row r of ``histories``.
+        remove_seen: leave the items of a user's context, except the target, out of the ranking.
+        block_users: users scored at once.
+        advance: told the number of users after every block.
+
+    Returns:
+        [U], ranks in 1..N.
+
+    Raises:
+        DataError: if there is not one target in 1..N per user.
+        TrainingDivergedError: if a score is NaN or infinite; names the scorer.
+    """
+    if len(targets) != len(histories):
+        raise DataError(f"{len(histories)} users but {len(targets)} targets to rank")
+    ranks = np.empty(len(histories), dtype=np.int64)
+    for rows in _blocks(len(histories), block_users):
+        block, block_targets = histories.take(rows), targets[rows]
+        scores = _finite_scores(scorer, block)
+        n_items = scores.shape[1]
+        if block_targets.min() < 1 or block_targets.max() > n_items:
+            raise DataError(f"targets must be item indices in 1..{n_items}, the items scored")
+        columns = torch.from_numpy(block_targets.astype(np.int64) - 1).to(scores.device)
+        target_scores = scores.gather(1, columns[:, None])
+        # The target is not below itself, so counting it gives the 1 of the formula.
+        block_ranks = (scores >= target_scores).sum(dim=1)
+        if remove_seen:
+            seen_rows, seen_columns = _seen_entries(block, block_targets, scores.device)
+            above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
+            block_ranks.index_add_(0, seen_rows, -above.long())
+        ranks[rows] = block_ranks.cpu().numpy()
+        if advance is not None:
+            advance(len(rows))
+    return ranks
+
+
+def recommend(
+    scorer: Scorer,
+    histories: Histories,
+    k: int,
+    *,
+    remove_seen: bool,
+    block_users: int = BLOCK_USERS,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the k best items of every user, best first; of equal scores the lower index first.
+
+    Args:
+        scorer: gives the scores.
+        histories: what U users have watched.
+        k: items per user.
+        remove_seen: leave out what the user has watched.
+        block_users: users scored at once.
+        advance: told the number of users after every block.
+
+    Returns:
+        Item indices [U, k] and their scores [U, k]. Where fewer than k items are left, the rest of
+        the row holds the padding index 0 and the score -inf.
+
+    Raises:
+        DataError: if k is below 1.
+        TrainingDivergedError: if a score is NaN or infinite; names the scorer.
+    """
+    if k < 1:
+        raise DataError(f"k must be at least 1, got {k}")
+    item_indices = np.zeros((len(histories), k), dtype=np.int32)
+    best_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+    for rows in _blocks(len(histories), block_users):
+        block = histories.take(rows)
+        scores = _finite_scores(scorer, block)
+        if remove_seen:
+            # A scorer may hand out a view of its own memory, which must stay as it is.
+            scores = scores.clone()
+            scores[_seen_entries(block, None, scores.device)] = -torch.inf
+        values, columns = _top_k(scores, min(k, scores.shape[1]))
+        found = torch.where(values == -torch.inf, 0, columns + 1)
+        item_indices[rows, : found.shape[1]] = found.cpu().numpy()
+        best_scores[rows, : found.shape[1]] = values.float().cpu().numpy()
+        if advance is not None:
+            advance(len(rows))
+    return item_indices, best_scores
+
+
+def _blocks(n_users: int, block_users: int) -> list[NDArray[np.int64]]:
+    starts = range(0, n_users, block_users)
+    return [np.arange(start, min(start + block_users, n_users)) for start in starts]
+
+
+def _finite_scores(scorer: Scorer, histories: Histories) -> Float[Tensor, "users items"]:
+    # Not inference_mode: what a model keeps from a validation must stay usable in training.
+    with torch.no_grad():
+        scores = scorer.score(histories)
+        # aminmax hands NaN through and finds infinities in one pass, without a mask of all scores.
+        lowest, highest = torch.aminmax(scores)
+    if not (torch.isfinite(lowest) and torch.isfinite(highest)):
+        raise TrainingDivergedError(
+            f"{name_of(scorer)}: some scores are NaN or infinite; train again with a lower "
+            "learning rate, or look for broken vectors among its inputs"
+        )
+    return scores
+
+
+def _seen_entries(
+    histories: Histories, targets: NDArray[np.int32] | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return row and column of every distinct item of every history, targets excepted."""
+    rows = np.repeat(np.arange(len(histories)), histories.lengths)
+    seen = np.unique(np.stack([rows, histories.items.astype(np.int64)]), axis=1)
+    if targets is not None:
+        seen = seen[:, targets[seen[0]] != seen[1]]
+    return (
+        torch.from_numpy(np.ascontiguousarray(seen[0])).to(device),
+        torch.from_numpy(seen[1] - 1).to(device),
+    )
+
+
+def _top_k(scores: Float[Tensor, "users items"], k: int) -> tuple[Float[Tensor, "users k"], Tensor]:
+    """Return the k highest scores and their columns; of equal scores the lower column first."""
+    values, columns = torch.topk(scores, k, dim=1)
+    columns, order = columns.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    # topk picks any of the items that tie for the last place; such rows are sorted in full.
+    last = values[:, -1:]
+    is_ambiguous = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
+    if is_ambiguous.any():
+        all_values, all_columns = scores[is_ambiguous].sort(dim=1, descending=True, stable=True)
+        values[is_ambiguous] = all_values[:, :k]
+        columns[is_ambiguous] = all_columns[:, :k]
+    return values, columns
