@@ -67,6 +67,11 @@ def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
     return ()
 
 
+def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    # Validation ranks as evaluation does, so the choice of the best epoch depends on it.
+    return ("evaluate.remove_seen",)
+
+
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
@@ -130,6 +135,7 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("model"),),
         is_seeded=True,
+        further_sections=_ranking_protocol,
     ),
     Step(
         name="train_sicsrec",
@@ -143,6 +149,7 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("model"),),
         is_seeded=True,
+        further_sections=_ranking_protocol,
     ),
     Step(
         name="evaluate",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel
+
 from sicsrec.artifacts import (
     ArtifactRef,
     ArtifactStore,
@@ -70,7 +72,7 @@ def step_identity(
         value: Any = config
         for part in path.split("."):
             value = getattr(value, part)
-        section[path] = value.model_dump(mode="json")
+        section[path] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     digests = {}
     for entry in inputs_of(step, config):
         if entry.name not in inputs:
@@ -137,7 +139,8 @@ def run_step(
         refresh: run even when a commit could be reused.
         open_tracker: opens the record of a step that really runs; None records nothing.
         progress: shows how far the step is; None shows nothing.
-        device: torch device of the step.
+        device: torch device of the step; ``auto`` takes an accelerator where there is one, and is
+            looked up only when the step really runs.
 
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
@@ -169,6 +172,7 @@ def _run_and_commit(
     device: str,
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
+    device = _find_device() if device == "auto" else device
     identity = step_identity(step, config, inputs)
     used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
     readers = {entry: store.open(ref) for entry, ref in used.items()}
@@ -208,6 +212,14 @@ def _run_and_commit(
             {"rows": report.rows, "rows_of": report.rows_of, "content": report.content},
         )
     return manifest
+
+
+def _find_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _describe_outputs(

@@ -1,0 +1,118 @@
+"""What all sequence models share: a vector per token and per user, and one scoring rule."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
+from sicsrec.data.sequences import Histories
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A :class:`sicsrec.data.packing.PackedBatch` as tensors on a device; all are [R, L]."""
+
+    items: Int[Tensor, "rows length"]
+    positions: Int[Tensor, "rows length"]
+    segments: Int[Tensor, "rows length"]
+    targets: Int[Tensor, "rows length"]
+
+    @classmethod
+    def from_packed(cls, batch: PackedBatch, device: torch.device) -> Self:
+        """Copy a packed batch to a device."""
+        return cls(
+            *(
+                torch.from_numpy(values).to(device)
+                for values in (batch.items, batch.positions, batch.segments, batch.targets)
+            )
+        )
+
+
+class SequenceModel(nn.Module, ABC):
+    """A model that reads histories and scores every item of the catalogue.
+
+    Subclasses give :meth:`encode` (a vector per token), :meth:`item_vectors` and :meth:`loss`;
+    score_i = o · v_i, with the item vectors v, is the one scoring rule of training, ranking and
+    export.
+    """
+
+    kind: str
+    """Name under which :mod:`sicsrec.models.storage` finds the class again."""
+    n_items: int
+    max_history_length: int
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments that make an equal, untrained model; JSON values only."""
+
+    @abstractmethod
+    def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return the user vector o_t at every token; at padding it means nothing."""
+
+    @abstractmethod
+    def item_vectors(self) -> Float[Tensor, "items width"]:
+        """Return the vectors that user vectors are compared with; row r is item index r + 1."""
+
+    @abstractmethod
+    def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
+        """Return the parts of the loss by name; ``loss`` is what is minimised."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def user_vectors(
+        self, histories: Histories, batch_rows: int = 64
+    ) -> Float[Tensor, "users width"]:
+        """Return one vector per user: o at the last of the most recent items.
+
+        An empty history says nothing about a user: its vector is 0, so all its scores are equal.
+
+        Args:
+            histories: of any length; cut to the most recent ``max_history_length`` items.
+            batch_rows: packed rows encoded at once.
+        """
+        was_training = self.training
+        self.eval()
+        length = self.max_history_length
+        rows_with_items = histories.lengths.nonzero()[0]
+        windows = history_windows(histories.take(rows_with_items), length)
+        packed = pack(histories.take(rows_with_items).items, windows, length, with_targets=False)
+        tokens = TokenBatch.from_packed(packed, self.device)
+        place = torch.from_numpy(last_tokens(windows, length)).to(self.device)
+        width = self.item_vectors().shape[1]
+        vectors = torch.zeros(len(histories), width, device=self.device)
+        found = []
+        for first in range(0, len(packed.items), batch_rows):
+            rows = slice(first, first + batch_rows)
+            part = TokenBatch(
+                tokens.items[rows],
+                tokens.positions[rows],
+                tokens.segments[rows],
+                tokens.targets[rows],
+            )
+            inside = (place >= first * length) & (place < (first + len(part.items)) * length)
+            found.append(self.encode(part).flatten(0, 1)[place[inside] - first * length])
+        if found:
+            vectors[torch.from_numpy(rows_with_items).to(self.device)] = torch.cat(found)
+        self.train(was_training)
+        return vectors
+
+    @torch.no_grad()
+    def score(self, histories: Histories) -> Float[Tensor, "users items"]:
+        """Return the score of every item for every user; column j is item index j + 1."""
+        return self.user_vectors(histories) @ self.item_vectors().T
+
+
+def scored_tokens(
+    hidden: Float[Tensor, "rows length width"], batch: TokenBatch
+) -> tuple[Float[Tensor, "targets width"], Int[Tensor, " targets"]]:
+    """Return the vectors at all tokens that have a target, and these targets."""
+    has_target = batch.targets > 0
+    return hidden[has_target], batch.targets[has_target]

@@ -1,0 +1,87 @@
+"""Content embeddings of items: adapted text and image vectors, fused (arXiv 2510.10556)."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sicsrec.models.layers import INITIAL_STD, initialise
+
+
+class ContentAdapter(nn.Module):
+    """One modality's table and adapter: Linear(D_m → D_m / 2), ReLU, Linear(→ D).
+
+    The table starts at the encoders' vectors and is trained on. An item without the modality gets a
+    learned placeholder instead of the image of a zero vector.
+
+    Args:
+        n_items: N.
+        vector_width: D_m, of the encoders' vectors.
+        width: D.
+    """
+
+    present: Bool[Tensor, " items_and_padding"]
+
+    def __init__(self, *, n_items: int, vector_width: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(n_items + 1, vector_width, padding_idx=0)
+        self.inner = nn.Linear(vector_width, max(1, vector_width // 2))
+        self.outer = nn.Linear(self.inner.out_features, width)
+        self.placeholder = nn.Parameter(torch.empty(width).normal_(std=INITIAL_STD))
+        self.register_buffer("present", torch.ones(n_items + 1, dtype=torch.bool))
+        self.apply(initialise)
+
+    @torch.no_grad()
+    def load_vectors(
+        self, matrix: Float[Tensor, "items vector_width"], present: Bool[Tensor, " items"]
+    ) -> None:
+        """Fill the table with the encoders' vectors; rows not ``present`` are never read."""
+        self.table.weight[0].zero_()
+        self.table.weight[1:] = matrix
+        self.present[0] = False
+        self.present[1:] = present
+        # Where every item has the modality nothing would ever read the placeholder.
+        self.placeholder.requires_grad_(not bool(present.all()))
+
+    def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
+        """Return a_m(E_m[i]) for item indices, the placeholder where i lacks the modality."""
+        adapted = self.outer(F.relu(self.inner(self.table(items))))
+        return torch.where(self.present[items].unsqueeze(-1), adapted, self.placeholder)
+
+
+class ContentEmbedding(nn.Module):
+    """The content embedding ``c_i = norm2( Σ_m a_m(E_m[i]) )`` over the modalities at hand.
+
+    Args:
+        n_items: N.
+        vector_widths: modality to D_m, e.g. ``{"text": 384, "image": 64}``.
+        width: D.
+    """
+
+    def __init__(self, *, n_items: int, vector_widths: dict[str, int], width: int) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleDict(
+            {
+                modality: ContentAdapter(n_items=n_items, vector_width=vector_width, width=width)
+                for modality, vector_width in vector_widths.items()
+            }
+        )
+
+    def load_vectors(
+        self,
+        modality: str,
+        matrix: Float[Tensor, "items vector_width"],
+        present: Bool[Tensor, " items"],
+    ) -> None:
+        """Fill one modality's table; see :meth:`ContentAdapter.load_vectors`."""
+        cast(ContentAdapter, self.adapters[modality]).load_vectors(matrix, present)
+
+    def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
+        """Return c for item indices, of unit length."""
+        return F.normalize(torch.stack([a(items) for a in self.adapters.values()]).sum(0), dim=-1)
+
+    def tables(self) -> list[Tensor]:
+        """Return the modalities' tables without their padding rows."""
+        return [cast(ContentAdapter, a).table.weight[1:] for a in self.adapters.values()]

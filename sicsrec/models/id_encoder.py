@@ -1,0 +1,89 @@
+"""Step 1: the ID-modality sequence encoder alone (arXiv 2510.10556, two-step training)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.layers import Transformer, causal_mask, initialise
+from sicsrec.models.losses import next_item_cross_entropy
+
+
+class IdEncoder(SequenceModel):
+    """A causal Transformer over item embeddings.
+
+    ``H = Transformer(e_i + p_t)``, score of item i after token t: ``h_t · e_i``; trained by the
+    cross entropy over all items.
+
+    Args:
+        n_items: N; the embedding table has one more row, for padding, which nothing reads.
+        width: D.
+        inner_width: of the feed-forward blocks.
+        n_layers: layers.
+        n_heads: attention heads of each layer.
+        dropout: of input, attention weights and blocks.
+        max_history_length: number of positions.
+
+    Initial values: linear layers and embeddings N(0, 0.02), biases 0, LayerNorms identity, the
+    padding row 0.
+    """
+
+    kind = "id_encoder"
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        width: int,
+        inner_width: int,
+        n_layers: int,
+        n_heads: int,
+        dropout: float,
+        max_history_length: int,
+    ) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.max_history_length = max_history_length
+        self.inner_width = inner_width
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.position_embedding = nn.Embedding(max_history_length, width)
+        self.transformer = Transformer(
+            width=width,
+            inner_width=inner_width,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            dropout=dropout,
+        )
+        self.apply(initialise)
+        with torch.no_grad():
+            self.item_embedding.weight[0].zero_()
+
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`SequenceModel.settings`."""
+        return {
+            "n_items": self.n_items,
+            "width": self.item_embedding.embedding_dim,
+            "inner_width": self.inner_width,
+            "n_layers": len(self.transformer.layers),
+            "n_heads": self.n_heads,
+            "dropout": self.dropout,
+            "max_history_length": self.max_history_length,
+        }
+
+    def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return the hidden states H of all tokens."""
+        embedded = self.item_embedding(batch.items) + self.position_embedding(batch.positions)
+        return self.transformer(embedded, causal_mask(batch.segments))
+
+    def item_vectors(self) -> Float[Tensor, "items width"]:
+        """Return the item embeddings without the padding row."""
+        return self.item_embedding.weight[1:]
+
+    def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
+        """Return the cross entropy over all items."""
+        user, targets = scored_tokens(self.encode(batch), batch)
+        return {"loss": next_item_cross_entropy(user, self.item_vectors(), targets)}

@@ -1,0 +1,88 @@
+"""The losses of stage 2: next item, content-aware contrast, norm of the tables."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+MAX_LOGITS = 1 << 26
+"""Most logits held at once (256 MiB in float32); longer batches are worked off in chunks."""
+
+
+def next_item_cross_entropy(
+    user_vectors: Float[Tensor, "targets width"],
+    item_vectors: Float[Tensor, "items width"],
+    targets: Int[Tensor, " targets"],
+    max_logits: int = MAX_LOGITS,
+) -> Float[Tensor, ""]:
+    """Softmax cross entropy over all items, the mean over the targets.
+
+    ``-mean_t log( exp(u_t · v_target(t)) / Σ_i exp(u_t · v_i) )``, i over all items, padding not
+    among them. When targets x items exceeds ``max_logits`` the targets are worked off in chunks
+    whose logits are computed again in the backward pass, so no more than a chunk is ever held.
+
+    Args:
+        user_vectors: u, any scale; temperatures are applied by the caller.
+        item_vectors: v, row r belongs to item index r + 1.
+        targets: item indices 1..N.
+        max_logits: most logits held at once.
+
+    Returns:
+        The loss.
+    """
+
+    def chunk_loss(u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+        return F.cross_entropy(u @ v.T, rows, reduction="sum")
+
+    rows = targets - 1
+    n_targets, n_items = len(user_vectors), len(item_vectors)
+    if n_targets * n_items <= max_logits:
+        return chunk_loss(user_vectors, item_vectors, rows) / n_targets
+    size = max(1, max_logits // n_items)
+    total = user_vectors.new_zeros(())
+    for u, r in zip(torch.split(user_vectors, size), torch.split(rows, size), strict=True):
+        total = total + checkpoint(chunk_loss, u, item_vectors, r, use_reentrant=False)
+    return total / n_targets
+
+
+def content_contrast(
+    user_vectors: Float[Tensor, "targets width"],
+    content_vectors: Float[Tensor, "targets width"],
+    targets: Int[Tensor, " targets"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """The content-aware contrastive task L_con, the mean over the targets.
+
+    ``-mean_t log( exp(o_t · c_t / τ) / (exp(o_t · c_t / τ) + Σ_s exp(o_t · c_s / τ)) )``, s over
+    the batch's targets that are another item than target t: a pair of one item is neither a
+    negative nor adds exp(0) to the denominator.
+
+    Args:
+        user_vectors: o, of unit length.
+        content_vectors: c, of unit length; row t is the content embedding of target t.
+        targets: item indices, by which same-item pairs are told.
+        temperature: τ.
+
+    Returns:
+        The loss; 0 when all targets are the same item.
+    """
+    logits = user_vectors @ content_vectors.T / temperature
+    is_same_item = targets[:, None] == targets[None, :]
+    is_own = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(len(targets), device=targets.device))
+
+
+def table_norms(tables: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """The penalty Σ ‖table‖₂ over embedding tables without their padding rows.
+
+    Args:
+        tables: tables, each [N, D].
+
+    Returns:
+        The sum of their Frobenius norms.
+    """
+    return torch.stack([torch.linalg.vector_norm(table) for table in tables]).sum()

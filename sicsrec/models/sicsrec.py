@@ -1,0 +1,212 @@
+"""Step 2: SICSRec, ID and content modalities aligned and mixed (arXiv 2510.10556)."""
+
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.content import ContentEmbedding
+from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.layers import (
+    LAYER_NORM_EPS,
+    Transformer,
+    TransformerLayer,
+    causal_mask,
+    initialise,
+)
+from sicsrec.models.losses import content_contrast, next_item_cross_entropy, table_norms
+
+
+class MixDecoder(nn.Module):
+    """The mix-modality sequence decoder: chained cross-attention layers, ID reading content.
+
+    Layer l's query is the output of layer l - 1, the first one's LN(H_id); key and value of every
+    layer are LN(H_c); the mask is causal.
+
+    Args:
+        width: D.
+        inner_width: of the feed-forward blocks.
+        n_layers: layers.
+        n_heads: attention heads of each layer.
+        dropout: of attention weights and blocks.
+    """
+
+    def __init__(
+        self, *, width: int, inner_width: int, n_layers: int, n_heads: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.key_value_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.layers = nn.ModuleList(
+            TransformerLayer(width=width, inner_width=inner_width, n_heads=n_heads, dropout=dropout)
+            for _ in range(n_layers)
+        )
+
+    def forward(
+        self,
+        id_states: Float[Tensor, "rows length width"],
+        content_states: Float[Tensor, "rows length width"],
+        mask: Bool[Tensor, "rows 1 length length"],
+    ) -> Float[Tensor, "rows length width"]:
+        """Return H_mix."""
+        x = self.query_norm(id_states)
+        key_value = self.key_value_norm(content_states)
+        for layer in self.layers:
+            x = layer(x, key_value, mask)
+        return x
+
+
+class SICSRec(SequenceModel):
+    """ID encoder, content encoder and mix decoder over one history.
+
+    Args:
+        n_items: N.
+        width: D of all towers.
+        inner_width: of the feed-forward blocks.
+        n_layers: layers of each tower.
+        n_heads: attention heads of each layer.
+        dropout: of input, attention weights and blocks.
+        max_history_length: number of positions.
+        vector_widths: modality to the width of its vectors; at least one modality.
+        adapter_rank: rank of the low-rank adapters in the frozen ID encoder.
+        alpha: weight of L_con.
+        temperature: τ of L_rec and L_con.
+        table_penalty: λ, weight of the tables' norms.
+        item_dropout: dropout of the item vectors in L_rec.
+        scoring: ``normalised``: o · norm2(e_i), as trained; ``raw``: o · e_i, as the reference.
+
+    Note:
+        The positions are those of step 1 and are shared by the towers. "Frozen" means that the
+        ID encoder's Transformer and the positions neither get gradients nor drop anything out.
+    """
+
+    kind = "sicsrec"
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        width: int,
+        inner_width: int,
+        n_layers: int,
+        n_heads: int,
+        dropout: float,
+        max_history_length: int,
+        vector_widths: dict[str, int],
+        adapter_rank: int,
+        alpha: float,
+        temperature: float,
+        table_penalty: float,
+        item_dropout: float,
+        scoring: Literal["raw", "normalised"],
+    ) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.max_history_length = max_history_length
+        self.vector_widths = dict(vector_widths)
+        self.adapter_rank = adapter_rank
+        self.alpha = alpha
+        self.temperature = temperature
+        self.table_penalty = table_penalty
+        self.item_dropout = item_dropout
+        self.scoring = scoring
+        tower = {
+            "width": width,
+            "inner_width": inner_width,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+        }
+        self.id_encoder = IdEncoder(
+            n_items=n_items, dropout=dropout, max_history_length=max_history_length, **tower
+        )
+        self.content_embedding = ContentEmbedding(
+            n_items=n_items, vector_widths=self.vector_widths, width=width
+        )
+        self.content_encoder = Transformer(dropout=dropout, **tower)
+        self.mix_decoder = MixDecoder(dropout=dropout, **tower)
+        self.fusion = nn.Linear(3 * width, width)
+        for module in (self.content_encoder, self.mix_decoder, self.fusion):
+            module.apply(initialise)
+        self.id_encoder.transformer.add_adapters(adapter_rank)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Leave only the adapters of the ID encoder's Transformer trainable."""
+        self.id_encoder.position_embedding.requires_grad_(requires_grad=False)
+        for name, parameter in self.id_encoder.transformer.named_parameters():
+            parameter.requires_grad_("_adapter." in name)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout; the frozen ID encoder's stays off."""
+        super().train(mode)
+        self.id_encoder.eval()
+        return self
+
+    def load_id_encoder(self, pretrained: IdEncoder) -> None:
+        """Take over all weights of step 1; adapters keep their start at the identity.
+
+        Raises:
+            RuntimeError: if a weight is missing, left over or of another shape.
+        """
+        weights = pretrained.state_dict()
+        own_adapters = {
+            name: value
+            for name, value in self.id_encoder.state_dict().items()
+            if "_adapter." in name
+        }
+        self.id_encoder.load_state_dict(weights | own_adapters, strict=True)
+
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`SequenceModel.settings`."""
+        return self.id_encoder.settings() | {
+            "vector_widths": self.vector_widths,
+            "adapter_rank": self.adapter_rank,
+            "alpha": self.alpha,
+            "temperature": self.temperature,
+            "table_penalty": self.table_penalty,
+            "item_dropout": self.item_dropout,
+            "scoring": self.scoring,
+        }
+
+    def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""
+        mask = causal_mask(batch.segments)
+        id_states = self.id_encoder.encode(batch)
+        content = self._content_of(batch)
+        positions = self.id_encoder.position_embedding(batch.positions)
+        content_states = self.content_encoder(content + positions, mask)
+        mix_states = self.mix_decoder(id_states, content_states, mask)
+        fused = self.fusion(torch.cat([id_states, content_states, mix_states], dim=-1))
+        return F.normalize(fused, dim=-1)
+
+    def _content_of(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return c of every token's item, adapting each distinct item once."""
+        items, where = torch.unique(batch.items, return_inverse=True)
+        return self.content_embedding(items)[where]
+
+    def item_vectors(self) -> Float[Tensor, "items width"]:
+        """Return norm2(e_i), or e_i under raw scoring."""
+        table = self.id_encoder.item_vectors()
+        return table if self.scoring == "raw" else F.normalize(table, dim=-1)
+
+    def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
+        """Return L = L_rec + α L_con + λ Σ‖table‖₂ and its parts.
+
+        L_rec is the cross entropy over all items of ``o_t · norm2(dropout(e_i)) / τ``, L_con the
+        content-aware contrastive task between o_t and the target's content embedding c.
+        """
+        user, targets = scored_tokens(self.encode(batch), batch)
+        table = self.id_encoder.item_vectors()
+        dropped = F.dropout(table, self.item_dropout, self.training)
+        rec = next_item_cross_entropy(
+            user / self.temperature, F.normalize(dropped, dim=-1), targets
+        )
+        items, where = torch.unique(targets, return_inverse=True)
+        content = self.content_embedding(items)[where]
+        con = content_contrast(user, content, targets, self.temperature)
+        norms = table_norms([table, *self.content_embedding.tables()])
+        loss = rec + self.alpha * con + self.table_penalty * norms
+        return {"loss": loss, "loss_rec": rec, "loss_con": con, "table_norms": norms}

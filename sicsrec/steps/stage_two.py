@@ -1,0 +1,109 @@
+"""What the two training steps of stage 2 have in common: data in, fit, model and report out."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sicsrec.config import SequenceModelConfig
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.sequences import Histories
+from sicsrec.data.split import HeldOut, TrainLog
+from sicsrec.evaluation.metrics import mean_metrics
+from sicsrec.evaluation.ranking import RankingSet, rank_targets
+from sicsrec.models.base import SequenceModel
+from sicsrec.models.storage import save_model
+from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.training.plots import plot_curves
+from sicsrec.training.sequential import FitSettings, fit
+
+VALID_CUTOFFS = (5, 10)
+
+
+@dataclass(frozen=True)
+class StageTwoData:
+    """What both steps read."""
+
+    catalog: ItemCatalog
+    train: Histories
+    valid: RankingSet
+
+    @classmethod
+    def read(cls, context: StepContext) -> "StageTwoData":
+        """Read catalogue, training histories and validation targets of a step."""
+        catalog = ItemCatalog.read(context.input("ingest/catalog").path())
+        log = TrainLog.read(context.input("split/train").path())
+        held_out = HeldOut.read(context.input("split/valid").path())
+        return cls(
+            catalog,
+            Histories.from_interactions(log.interactions, catalog),
+            RankingSet.from_held_out(held_out, catalog),
+        )
+
+
+def fit_and_save(
+    context: StepContext, model: SequenceModel, section: SequenceModelConfig, stage: StageTwoData
+) -> StepReport:
+    """Fit a model under the step's settings, write it as output ``model``, and report."""
+    settings = FitSettings(
+        learning_rate=section.learning_rate,
+        batch_targets=section.batch_targets,
+        max_epochs=section.max_epochs,
+        patience=section.patience,
+        selection_metric=section.selection_metric,
+        seed=context.seed,
+    )
+
+    def validate(candidate: SequenceModel) -> dict[str, float]:
+        ranks = rank_targets(
+            candidate,
+            stage.valid.histories,
+            stage.valid.targets,
+            remove_seen=context.config.evaluate.remove_seen,
+        )
+        return mean_metrics(ranks, VALID_CUTOFFS)
+
+    started = time.monotonic()
+    state = fit(
+        model,
+        stage.train,
+        validate,
+        settings,
+        work=context.work,
+        tracker=context.tracker,
+        progress=context.progress,
+    )
+    seconds = time.monotonic() - started
+    save_model(model, context.output("model"))
+    context.tracker.log_figure(
+        "curves", plot_curves(state.log, section.selection_metric, state.best_epoch)
+    )
+    n_targets = int(np.maximum(stage.train.lengths - 1, 0).sum())
+    best = state.log[state.best_epoch - 1]
+    return StepReport(
+        rows=n_targets,
+        rows_of="training targets",
+        content={
+            "best_epoch": state.best_epoch,
+            "epochs": state.epoch,
+            "valid": {
+                name.removeprefix("valid/"): value
+                for name, value in best.items()
+                if name.startswith("valid/")
+            },
+            "parameters": count_parameters(model, trainable_only=False),
+            "trainable_parameters": count_parameters(model, trainable_only=True),
+            "seconds_per_epoch": seconds / max(1, state.epoch),
+            "log": state.log,
+        },
+    )
+
+
+def count_parameters(model: torch.nn.Module, *, trainable_only: bool) -> int:
+    """Return the number of weights of a model."""
+    return sum(
+        parameter.numel()
+        for parameter in model.parameters()
+        if parameter.requires_grad or not trainable_only
+    )
