@@ -7,7 +7,7 @@ row groups small enough that a few of them fit into memory whatever the size of 
 import os
 import warnings
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -164,7 +164,7 @@ class CoverFile:
 
     item_id: str
     path: str
-    """Relative to the root that it must stay inside."""
+    """Relative to the data folder."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,7 @@ class CoverOutcome:
 
 def store_covers(
     root: Path,
+    covers_root: Path,
     files: Sequence[CoverFile],
     writer: CoverWriter,
     limits: CoverLimits,
@@ -195,7 +196,8 @@ def store_covers(
     encodes, threads start at once, and no image travels between processes.
 
     Args:
-        root: folder that every path, links followed, must stay inside.
+        root: folder that the paths are relative to.
+        covers_root: folder that every path, links followed, must stay inside.
         files: at most one per item.
         writer: receives the usable covers.
         limits: what is accepted.
@@ -206,12 +208,16 @@ def store_covers(
     changes: Counter[str] = Counter()
     n_present = n_converted = 0
     n_threads = min(8, os.cpu_count() or 1)
-    real_root = root.resolve()
+    real_root = covers_root.resolve()
+
+    def read(file: CoverFile) -> StoredCover:
+        return _read_cover(root, real_root, file.path, limits)
+
     with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
         # What Pillow warns of (damaged EXIF data, many pixels) is judged here.
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for file, future in _in_order(pool, real_root, files, limits, 4 * n_threads):
+        for file, future in _in_order(pool, read, files, 4 * n_threads):
             try:
                 cover = future.result()
             except FileNotFoundError:
@@ -232,28 +238,25 @@ def store_covers(
 
 def _in_order(
     pool: ThreadPoolExecutor,
-    root: Path,
+    read: Callable[[CoverFile], StoredCover],
     files: Sequence[CoverFile],
-    limits: CoverLimits,
     n_ahead: int,
 ) -> Iterator[tuple[CoverFile, Future[StoredCover]]]:
     """Yield files in order while at most ``n_ahead`` of them are in memory."""
     waiting: deque[tuple[CoverFile, Future[StoredCover]]] = deque()
     for file in files:
-        waiting.append((file, pool.submit(_read_cover, root, file.path, limits)))
+        waiting.append((file, pool.submit(read, file)))
         if len(waiting) >= n_ahead:
             yield waiting.popleft()
     yield from waiting
 
 
-def _read_cover(root: Path, relative: str, limits: CoverLimits) -> StoredCover:
-    if "\0" in relative:
-        raise CoverError("outside_folder", f"{relative!r} holds a null byte")
+def _read_cover(root: Path, real_root: Path, relative: str, limits: CoverLimits) -> StoredCover:
     try:
         path = (root / relative).resolve()
-    except (OSError, RuntimeError) as err:
+    except (OSError, RuntimeError, ValueError) as err:
         raise CoverError("unreadable_file", f"{type(err).__name__}: {err}") from err
-    if not path.is_relative_to(root):
+    if not path.is_relative_to(real_root):
         raise CoverError("outside_folder", f"{relative!r} leads out of the covers folder")
     return prepare_cover(_read_limited(path, relative, limits.max_bytes), path.suffix, limits)
 

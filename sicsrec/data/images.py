@@ -1,7 +1,8 @@
 """One cover file to a plain RGB image file, or the reason why not.
 
 Files of covers come from strangers: only raster formats are opened (no EPS, which starts a
-program), sizes are checked before anything is decoded, and whatever a decoder raises becomes a reason.
+program), sizes are checked before anything is decoded, and whatever a decoder raises becomes a
+reason.
 """
 
 import hashlib

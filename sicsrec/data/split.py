@@ -10,6 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from sicsrec.data.schema import INTERACTIONS, TARGETS, check_schema
+from sicsrec.errors import DataError
+
+MIN_HISTORY_LENGTH = 3
+"""Shortest history that leave-one-out holds items out of."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,129 @@ class HeldOut:
         """Write context and targets into ``folder``."""
         self.context.write_parquet(folder / "context.parquet")
         self.targets.write_parquet(folder / "targets.parquet")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three parts of a log."""
+
+    train: TrainLog
+    valid: HeldOut
+    test: HeldOut
+
+
+def leave_one_out(interactions: pl.DataFrame) -> Split:
+    """Hold out the last item of every user for test and the one before it for validation.
+
+    The paper's protocol. Users with fewer than three interactions stay in training whole. Its known
+    weakness: the cut is in every user's own time, so training holds interactions of other users
+    that happened after a user's target, popularity of the future included. Figures are comparable
+    with the literature and kinder than a deployment would be; :func:`global_time` is not.
+
+    Args:
+        interactions: schema INTERACTIONS, in any row order.
+
+    Raises:
+        SchemaError: if the columns are others.
+        DataError: if a user has one position twice, or no user has three interactions.
+    """
+    log = _in_order(interactions)
+    from_end = pl.col("position").len().over("user_id") - 1 - pl.int_range(pl.len()).over("user_id")
+    is_long = pl.col("position").len().over("user_id") >= MIN_HISTORY_LENGTH
+    marked = log.with_columns(from_end=from_end, is_long=is_long)
+    if not marked["is_long"].any():
+        raise DataError(
+            f"split: none of {log['user_id'].n_unique()} users has {MIN_HISTORY_LENGTH} "
+            "interactions, so nothing can be held out; loosen ingest.filters or give more data"
+        )
+    train = marked.filter(~pl.col("is_long") | (pl.col("from_end") >= 2))  # noqa: PLR2004
+    long = marked.filter("is_long")
+    return Split(
+        train=TrainLog(_as_log(train)),
+        valid=_held_out(long.filter(pl.col("from_end") >= 1), pl.col("from_end") == 1),
+        test=_held_out(long, pl.col("from_end") == 0),
+    )
+
+
+def global_time(interactions: pl.DataFrame, valid_share: float, test_share: float) -> Split:
+    """Cut the log at two points in time, the same for all users.
+
+    Training is everything before the first point. A user's validation target is their first
+    interaction from the first point on and before the second, their test target the first from the
+    second point on; the context of a target is everything of that user before it. Interactions at
+    equal times fall on the same side. A user without any earlier interaction is kept and has an
+    empty context: how a model treats newcomers is part of what this split measures. Further
+    interactions of a user between the points are no targets; they are in the context of the test
+    target.
+
+    Its known weakness: users who do not come back after a point have no target, so figures
+    describe active users, and the times between training and target differ.
+
+    Args:
+        interactions: schema INTERACTIONS, in any row order, with timestamps.
+        valid_share: share of all interactions between the points.
+        test_share: share of all interactions after the second point.
+
+    Raises:
+        SchemaError: if the columns are others.
+        DataError: if timestamps are missing, a user's positions do not follow them, or a part
+            would be empty.
+    """
+    log = _in_order(interactions)
+    if log["timestamp"].null_count():
+        raise DataError(
+            "split.strategy global_time needs timestamps, but these interactions have only an "
+            "order; use leave_one_out"
+        )
+    times = log["timestamp"].sort()
+    first = times[_cut_row(log.height, 1.0 - valid_share - test_share)]
+    second = times[_cut_row(log.height, 1.0 - test_share)]
+    time = pl.col("timestamp")
+    train = log.filter(time < first)
+    valid_window = log.filter((time >= first) & (time < second))
+    for name, part in (("train", train), ("valid", valid_window)):
+        if not part.height:
+            raise DataError(
+                f"split: global_time leaves nothing for {name}: too many of {log.height} "
+                "interactions have the same time; change valid_share and test_share or use "
+                "leave_one_out"
+            )
+    return Split(
+        train=TrainLog(train),
+        valid=_hold_out_first_since(log.filter(time < second), first),
+        test=_hold_out_first_since(log, second),
+    )
+
+
+def _cut_row(n_rows: int, share: float) -> int:
+    return min(max(round(n_rows * share), 0), n_rows - 1)
+
+
+def _hold_out_first_since(log: pl.DataFrame, moment: int) -> HeldOut:
+    """Hold out every user's first interaction from ``moment`` on; what follows it is dropped."""
+    is_late = pl.col("timestamp") >= moment
+    n_late = is_late.cast(pl.Int32).cum_sum().over("user_id")
+    marked = log.with_columns(n_late=n_late)
+    coming = marked.filter((pl.col("n_late") > 0).any().over("user_id") & (pl.col("n_late") <= 1))
+    return _held_out(coming, pl.col("n_late") == 1)
+
+
+def _held_out(log: pl.DataFrame, is_target: pl.Expr) -> HeldOut:
+    targets = log.filter(is_target).select(list(TARGETS)).sort("user_id")
+    return HeldOut(context=_as_log(log.filter(~is_target)), targets=targets)
+
+
+def _as_log(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(list(INTERACTIONS)).sort("user_id", "position")
+
+
+def _in_order(interactions: pl.DataFrame) -> pl.DataFrame:
+    log = check_schema(interactions, INTERACTIONS, "interactions").sort("user_id", "position")
+    if not log.height:
+        raise DataError("split: there are no interactions")
+    if log.select("user_id", "position").n_unique() != log.height:
+        raise DataError("split: some user has two interactions at the same position")
+    goes_back = (pl.col("timestamp").diff() < 0).over("user_id")
+    if log.select(goes_back.any()).item():
+        raise DataError("split: the positions of some user do not follow the timestamps")
+    return log

@@ -1,0 +1,230 @@
+"""Delimited text, row by row, so that one broken row costs one row.
+
+Column-wise readers stop at or silently repair ragged rows and quotes; here every row is either
+whole or in the quarantine, and row numbers are those of the file.
+"""
+
+import csv
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.errors import DataError
+
+_MOST_LINES_PER_RECORD = 200
+_ROWS_PER_CHUNK = 500_000
+_END_MARK = "\0\x1a\0"
+_UNDECODED_BYTE = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited text file is written."""
+
+    delimiter: str = ","
+    has_quotes: bool = True
+    encoding: str = "utf-8-sig"
+    columns: tuple[str, ...] | None = None
+    """Names of the columns of a file without a header; None: the first row names them."""
+    is_header: Callable[[Sequence[str]], bool] | None = None
+    """For files that may come with or without a header: tells whether the first row is one."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of strings out of one file."""
+
+    file: str
+    frame: pl.DataFrame
+    """The wanted columns as strings, and ``row``, counted from 1 over the file's data rows."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    line: int
+    fields: list[str]
+    reason: str = ""
+    detail: str = ""
+
+
+class _Lines:
+    """Hands lines to a csv reader and takes back those that a broken record swallowed."""
+
+    def __init__(self, stream: Iterable[str]) -> None:
+        self._stream = iter(stream)
+        self._returned: deque[str] = deque()
+        self._has_ended = False
+        self.taken: list[str] = []
+        self.n_done = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if len(self.taken) >= _MOST_LINES_PER_RECORD:
+            raise StopIteration
+        if self._returned:
+            line = self._returned.popleft()
+        else:
+            found = next(self._stream, None)
+            if found is None and self._has_ended:
+                raise StopIteration
+            self._has_ended = found is None
+            # The mark stands alone after the last record, or inside a quote that never closed.
+            line = _END_MARK if found is None else found
+        self.taken.append(line)
+        return line
+
+    def finish_record(self) -> None:
+        self.n_done += len(self.taken)
+        self.taken.clear()
+
+    def keep_first(self) -> None:
+        """Give back all lines of the record but the first."""
+        self._returned.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _records(stream: Iterable[str], dialect: Dialect) -> Iterator[_Record]:
+    """Yield every record; blank lines are none."""
+    lines = _Lines(stream)
+    n_fields = None if dialect.columns is None else len(dialect.columns)
+    reader = _csv_reader(lines, dialect)
+    while True:
+        number = lines.n_done + 1
+        fields, fault = _next_fields(reader, lines, n_fields)
+        if fields == [_END_MARK] or (not lines.taken and not fault):
+            return
+        if fault:
+            if len(lines.taken) > 1:
+                lines.keep_first()
+            reader = _csv_reader(lines, dialect)
+        text = "".join(lines.taken)
+        lines.finish_record()
+        if not fault and not text.isascii() and _UNDECODED_BYTE.search(text):
+            fault = ("invalid_utf8", f"not {dialect.encoding.removesuffix('-sig')}")
+        if not fault and "\0" in text:
+            fault = ("null_byte", "the row holds a null byte")
+        if fields and n_fields is None and not fault:
+            n_fields = len(fields)
+        if fault:
+            yield _Record(number, [], fault[0], f"line {number}: {fault[1]}")
+        elif fields:
+            yield _Record(number, fields)
+
+
+def _csv_reader(lines: _Lines, dialect: Dialect) -> Iterator[list[str]]:
+    if dialect.has_quotes:
+        return csv.reader(lines, delimiter=dialect.delimiter)
+    return csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
+
+
+def _next_fields(
+    reader: Iterator[list[str]], lines: _Lines, n_fields: int | None
+) -> tuple[list[str], tuple[str, str] | None]:
+    try:
+        fields = next(reader, [])
+    except csv.Error as err:
+        return [], ("unclosed_quote", str(err))
+    n_lines = len(lines.taken)
+    if fields == [_END_MARK]:
+        return fields, None
+    if n_lines >= _MOST_LINES_PER_RECORD or (fields and fields[-1].endswith(_END_MARK)):
+        return [], ("unclosed_quote", "a quote opens here and does not close")
+    if fields and n_fields is not None and len(fields) != n_fields:
+        return [], ("wrong_field_count", f"expected {n_fields} fields, found {len(fields)}")
+    return fields, None
+
+
+def read_delimited(
+    path: Path,
+    file: str,
+    dialect: Dialect,
+    wanted: Sequence[str],
+    kind: str,
+    n_rows: Counter[str],
+    quarantine: QuarantineLog,
+) -> Table:
+    """Read some columns of a delimited text file.
+
+    Args:
+        path: the file.
+        file: its name in reports and in the quarantine.
+        dialect: how it is written.
+        wanted: columns to read.
+        kind: ``item`` or ``interaction``, for the quarantine.
+        n_rows: told how many rows the file has.
+        quarantine: receives broken rows.
+
+    Raises:
+        DataError: if the file cannot be opened, is empty, or lacks a column.
+    """
+    chunks: list[pl.DataFrame] = []
+    try:
+        with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
+            records = _records(stream, dialect)
+            first, columns = _read_header(records, file, dialect)
+            places = _find_columns(columns, wanted, file)
+            values: list[list[str]] = [[] for _ in wanted]
+            rows: list[int] = []
+            row = 0
+            for record in _chain(first, records):
+                row += 1
+                if record.reason:
+                    quarantine.add(kind, file, row, None, record.reason, record.detail)
+                    continue
+                rows.append(row)
+                for column, place in zip(values, places, strict=True):
+                    column.append(record.fields[place])
+                if len(rows) >= _ROWS_PER_CHUNK:
+                    chunks.append(_to_frame(wanted, values, rows))
+                    values, rows = [[] for _ in wanted], []
+    except OSError as err:
+        raise DataError(f"{path} cannot be read: {err}") from err
+    chunks.append(_to_frame(wanted, values, rows))
+    n_rows[file] += row
+    return Table(file, pl.concat(chunks))
+
+
+def _chain(first: _Record | None, rest: Iterator[_Record]) -> Iterator[_Record]:
+    if first is not None:
+        yield first
+    yield from rest
+
+
+def _read_header(
+    records: Iterator[_Record], file: str, dialect: Dialect
+) -> tuple[_Record | None, Sequence[str]]:
+    """Return the first data row if it was read already, and the names of the columns."""
+    first = next(records, None)
+    if first is None:
+        raise DataError(f"{file} is empty")
+    if dialect.columns is not None:
+        is_header = dialect.is_header is not None and dialect.is_header(first.fields)
+        return (None if is_header and not first.reason else first), dialect.columns
+    if first.reason:
+        raise DataError(f"{file}: the header cannot be read: {first.detail}")
+    names = [name.strip() for name in first.fields]
+    if len(set(names)) != len(names):
+        raise DataError(f"{file}: the header names a column twice: {names}")
+    return None, names
+
+
+def _find_columns(columns: Sequence[str], wanted: Sequence[str], file: str) -> list[int]:
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise DataError(f"{file} has no column {missing}; it has {list(columns)}")
+    return [list(columns).index(name) for name in wanted]
+
+
+def _to_frame(wanted: Sequence[str], values: list[list[str]], rows: list[int]) -> pl.DataFrame:
+    columns = {
+        name: pl.Series(name, column, dtype=pl.String)
+        for name, column in zip(wanted, values, strict=True)
+    }
+    return pl.DataFrame({**columns, "row": pl.Series("row", rows, dtype=pl.Int64)})

@@ -1,0 +1,91 @@
+"""Finding the files of a layout in a folder."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sicsrec.artifacts import resolve_inside
+from sicsrec.data.covers import CoverFile
+from sicsrec.data.images import IMAGE_SUFFIXES
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.errors import ArtifactError, DataError
+
+_SHOWN_NAMES = 12
+
+
+def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
+    """Return the one file or folder that fits the first pattern that anything fits.
+
+    Raises:
+        DataError: if nothing fits, naming what was looked for, or if several do.
+    """
+    found = find_optional(root, patterns, what)
+    if found is None:
+        present = sorted(path.name for path in root.iterdir())
+        more = ", ..." if len(present) > _SHOWN_NAMES else ""
+        raise DataError(
+            f"{root} has no {what}: looked for {' or '.join(patterns)}, "
+            f"found {', '.join(present[:_SHOWN_NAMES]) or 'nothing'}{more}"
+        )
+    return found
+
+
+def find_optional(root: Path, patterns: Sequence[str], what: str) -> Path | None:
+    """Like :func:`find_one`, but None when nothing fits.
+
+    Raises:
+        DataError: if several files fit one pattern, or the one is a link that leaves ``root``.
+    """
+    for pattern in patterns:
+        found = sorted(root.glob(pattern))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found[:_SHOWN_NAMES])
+            raise DataError(f"{root} has several files that may be the {what}: {names}; keep one")
+        if found:
+            return inside(root, found[0].name, f"the {what}")
+    return None
+
+
+def inside(root: Path, relative: str, key: str) -> Path:
+    """Return ``root / relative``.
+
+    Args:
+        root: the data folder.
+        relative: path out of the configuration.
+        key: the configuration key, for the message.
+
+    Raises:
+        DataError: if it lies outside of ``root`` or does not exist.
+    """
+    try:
+        exists = resolve_inside(root, relative).exists()
+    except ArtifactError as err:
+        raise DataError(f"{key}: {relative!r} leads out of the data folder {root}") from err
+    if not exists:
+        raise DataError(f"{key}: the data folder {root} has no {relative!r}")
+    return root / relative
+
+
+def list_covers(
+    folder: Path, data_root: Path, quarantine: QuarantineLog
+) -> tuple[list[CoverFile], int]:
+    """Return the covers named ``<item id>.<suffix>`` in a folder, and how many files are none.
+
+    A second cover of an item is quarantined. Sub-folders are not searched.
+    """
+    chosen: dict[str, str] = {}
+    n_ignored = 0
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        item_id, suffix = Path(name).stem, Path(name).suffix.lower()
+        if suffix not in IMAGE_SUFFIXES:
+            n_ignored += 1
+        elif item_id in chosen:
+            detail = f"{chosen[item_id]} is kept"
+            file = (folder / name).relative_to(data_root)
+            quarantine.add("cover", file.as_posix(), None, item_id, "duplicate_cover", detail)
+        else:
+            chosen[item_id] = name
+    prefix = folder.relative_to(data_root).as_posix()
+    return [CoverFile(item_id, f"{prefix}/{name}") for item_id, name in chosen.items()], n_ignored

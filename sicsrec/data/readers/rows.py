@@ -1,0 +1,247 @@
+"""Columns of strings to raw items and raw interactions; what cannot be read goes to quarantine."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import polars as pl
+
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
+from sicsrec.data.readers.delimited import Dialect, Table
+
+_LEAST_MILLISECONDS = 100_000_000_000
+_MOST_MILLISECONDS = 100_000_000_000_000
+
+
+_HEADER_WORDS = frozenset(
+    {"user", "user_id", "userid", "uid", "item", "item_id", "itemid", "id", "iid"}
+)
+
+
+def is_header_row(fields: Sequence[str]) -> bool:
+    """Return whether the first row of a file that needs no header is one."""
+    return bool(fields) and fields[0].strip().lower() in _HEADER_WORDS
+
+
+def parse_timestamps(texts: pl.Series) -> pl.Series:
+    """Return milliseconds since 1970, UTC; null where a text is no time.
+
+    Numbers from 1e11 on (1973 in milliseconds, 5138 in seconds) are milliseconds, smaller ones
+    seconds; numbers that are negative or from 1e14 on are no times. Everything else must be ISO
+    8601; without an offset it is taken for UTC.
+
+    Example:
+        >>> parse_timestamps(pl.Series(["1", "1600000000123", "1970-01-02", "soon"])).to_list()
+        [1000, 1600000000123, 86400000, None]
+    """
+    stripped = texts.str.strip_chars()
+    frame = pl.DataFrame(
+        {
+            "text": stripped,
+            "whole": stripped.cast(pl.Int64, strict=False),
+            "number": stripped.cast(pl.Float64, strict=False),
+        }
+    )
+    is_number = pl.col("number").is_finite() & pl.col("number").is_between(
+        0, _MOST_MILLISECONDS, closed="left"
+    )
+    is_seconds = pl.col("number") < _LEAST_MILLISECONDS
+    exact = pl.when(is_seconds).then(pl.col("whole") * 1000).otherwise(pl.col("whole"))
+    scaled = pl.when(is_seconds).then(pl.col("number") * 1000).otherwise(pl.col("number"))
+    numbers = frame.select(
+        pl.when(is_number).then(pl.coalesce(exact, scaled.round().cast(pl.Int64, strict=False)))
+    ).to_series()
+    words = frame.filter(pl.col("number").is_null())["text"].drop_nulls().unique()
+    parsed = {word: _parse_iso(word) for word in words}
+    dates = stripped.replace_strict(parsed, default=None, return_dtype=pl.Int64)
+    return numbers.fill_null(dates) if parsed else numbers
+
+
+def _parse_iso(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    milliseconds = math.floor(moment.timestamp() * 1000)
+    return milliseconds if 0 <= milliseconds < _MOST_MILLISECONDS else None
+
+
+def item_rows(
+    table: Table,
+    quarantine: QuarantineLog,
+    *,
+    item_id: str,
+    title: str,
+    description: str | None = None,
+    language: str | None = None,
+    topics: pl.Expr | None = None,
+) -> pl.DataFrame:
+    """Return raw items, schema RAW_ITEMS; rows without an id are quarantined.
+
+    Args:
+        table: the item file.
+        quarantine: receives the rows without an id.
+        item_id: column of the id.
+        title: column of the title.
+        description: column of a longer text.
+        language: column of the language.
+        topics: expression that gives a list of strings.
+    """
+    optional = {"description": description, "language": language}
+    no_topics = pl.lit([], dtype=pl.List(pl.String))
+    frame = table.frame.select(
+        item_id=pl.col(item_id).str.strip_chars(),
+        title=_text_or_null(pl.col(title)),
+        **{
+            name: pl.lit(None, pl.String) if column is None else _text_or_null(pl.col(column))
+            for name, column in optional.items()
+        },
+        topics=no_topics if topics is None else topics,
+        file=pl.lit(table.file),
+        row=pl.col("row"),
+    )
+    without = _is_empty("item_id")
+    _refuse(frame.filter(without), "item", "empty_id", "the item id is empty", quarantine)
+    return frame.filter(~without).select(list(RAW_ITEMS))
+
+
+def split_topics(column: str) -> pl.Expr:
+    """Return the topics of a column that separates them by ``|``; empty ones are dropped."""
+    parts = pl.col(column).fill_null("").str.split("|")
+    return parts.list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
+
+
+def interaction_rows(
+    table: Table,
+    quarantine: QuarantineLog,
+    *,
+    user_id: str,
+    item_id: str,
+    timestamp: str | None = None,
+    rating: str | None = None,
+) -> pl.DataFrame:
+    """Return raw interactions, schema RAW_INTERACTIONS; rows that cannot be read are quarantined.
+
+    Args:
+        table: the interaction file.
+        quarantine: receives rows without ids, time (if a column is named) or rating (likewise).
+        user_id: column of the user id.
+        item_id: column of the item id.
+        timestamp: column of the time; None: the rows stand in time order.
+        rating: column of a number.
+    """
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, table.frame.height)
+    times = nothing if timestamp is None else table.frame[timestamp]
+    ratings = nothing if rating is None else table.frame[rating]
+    frame = pl.DataFrame(
+        {
+            "user_id": table.frame[user_id].str.strip_chars(),
+            "item_id": table.frame[item_id].str.strip_chars(),
+            "timestamp": parse_timestamps(times),
+            "order": pl.int_range(table.frame.height, dtype=pl.Int64, eager=True),
+            "rating": ratings.str.strip_chars().cast(pl.Float64, strict=False),
+            "file": pl.Series([table.file]).new_from_index(0, table.frame.height),
+            "row": table.frame["row"],
+            "time_text": times,
+            "rating_text": ratings,
+        }
+    )
+    checks = [
+        ("empty_id", _is_empty("user_id"), pl.lit("the user id is empty")),
+        ("empty_id", _is_empty("item_id"), pl.lit("the item id is empty")),
+    ]
+    if timestamp is not None:
+        no_time = pl.col("timestamp").is_null()
+        checks.append(("bad_timestamp", no_time, _quote("time_text", "as a time")))
+    if rating is not None:
+        no_number = pl.col("rating").is_null() | ~pl.col("rating").is_finite()
+        checks.append(("bad_rating", no_number, _quote("rating_text", "as a number")))
+    for reason, is_bad, detail in checks:
+        bad = frame.filter(is_bad)
+        if bad.height:
+            _refuse(bad, "interaction", reason, detail, quarantine)
+            frame = frame.filter(~is_bad)
+    return frame.select(list(RAW_INTERACTIONS))
+
+
+SEQUENCE_DIALECT = Dialect(delimiter="\x1f", has_quotes=False, columns=("line",))
+"""Reads whole lines: the delimiter occurs in no text."""
+
+
+def sequence_rows(table: Table, n_rows: Counter[str], quarantine: QuarantineLog) -> pl.DataFrame:
+    """Return raw interactions of a file with one user and their items, in time order, per line.
+
+    Lines without items are quarantined, and so is every further line of a user, because nothing
+    says in which order the lines belong.
+
+    Args:
+        table: the file, read with :data:`SEQUENCE_DIALECT`; user and items are separated by white
+            space or commas.
+        n_rows: the file's entry is set to the number of interactions, which is what later checks
+            refuse one by one.
+        quarantine: receives what is left out.
+    """
+    words = pl.col("line").str.extract_all(r"[^\s,]+")
+    frame = table.frame.select(
+        user_id=words.list.first(),
+        items=words.list.slice(1),
+        file=pl.lit(table.file),
+        row=pl.col("row"),
+    )
+    n_broken = n_rows[table.file] - frame.height
+    is_further = ~pl.col("user_id").is_first_distinct()
+    for reason, is_bad, detail in (
+        ("empty_id", _is_empty("user_id"), "the line holds nothing"),
+        ("wrong_field_count", pl.col("items").list.len() == 0, "the user has no items"),
+        ("duplicate_id", is_further, "an earlier row has the same user"),
+    ):
+        marked = frame.with_columns(is_bad=is_bad)
+        bad = marked.filter("is_bad").with_columns(item_id=pl.col("user_id"))
+        _refuse(bad, "interaction", reason, detail, quarantine)
+        n_broken += bad.height
+        frame = marked.filter(~pl.col("is_bad")).drop("is_bad")
+    exploded = frame.explode("items").rename({"items": "item_id"})
+    n_rows[table.file] = n_broken + exploded.height
+    return exploded.select(
+        "user_id",
+        "item_id",
+        pl.lit(None, pl.Int64).alias("timestamp"),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("order"),
+        pl.lit(None, pl.Float64).alias("rating"),
+        "file",
+        "row",
+    ).select(list(RAW_INTERACTIONS))
+
+
+def _text_or_null(column: pl.Expr) -> pl.Expr:
+    text = column.str.strip_chars()
+    return pl.when(text != "").then(text)
+
+
+def _is_empty(column: str) -> pl.Expr:
+    return pl.col(column).is_null() | (pl.col(column) == "")
+
+
+def _quote(column: str, as_what: str) -> pl.Expr:
+    return pl.format(
+        "{} cannot be read " + as_what, pl.format("'{}'", pl.col(column).fill_null(""))
+    )
+
+
+def _refuse(
+    bad: pl.DataFrame, kind: str, reason: str, detail: str | pl.Expr, quarantine: QuarantineLog
+) -> None:
+    quarantine.extend(
+        bad.select(
+            kind=pl.lit(kind),
+            file=pl.col("file"),
+            row=pl.col("row"),
+            key=pl.col("item_id"),
+            reason=pl.lit(reason),
+            detail=pl.lit(detail) if isinstance(detail, str) else detail,
+        )
+    )

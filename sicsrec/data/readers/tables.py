@@ -1,0 +1,213 @@
+"""Any CSV, TSV, JSONL or Parquet tables, with a mapping of their columns."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from sicsrec.config import TablesReaderConfig
+from sicsrec.data.covers import CoverFile
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.readers.base import RawData
+from sicsrec.data.readers.delimited import Dialect, Table, read_delimited
+from sicsrec.data.readers.folders import inside, list_covers
+from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
+from sicsrec.errors import DataError
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+
+
+def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
+    """Read items and interactions with the columns that the configuration names.
+
+    Raises:
+        DataError: if a file or column is missing or the extension is unknown.
+    """
+    quarantine = QuarantineLog()
+    n_rows: Counter[str] = Counter()
+    items = _read_table(
+        root,
+        config.items,
+        "ingest.reader.items",
+        [
+            config.item_id,
+            config.title,
+            config.description,
+            config.language,
+            config.topics,
+            config.image,
+        ],
+        "item",
+        n_rows,
+        quarantine,
+    )
+    interactions = _read_table(
+        root,
+        config.interactions,
+        "ingest.reader.interactions",
+        [config.interaction_user, config.interaction_item, config.timestamp, config.rating],
+        "interaction",
+        n_rows,
+        quarantine,
+    )
+    covers_root = (
+        inside(root, config.covers, "ingest.reader.covers") if config.covers is not None else None
+    )
+    covers: list[CoverFile] = []
+    n_ignored = 0
+    if config.image is not None:
+        covers_root = covers_root or root
+        covers = _covers_by_column(items, config.item_id, config.image, config.covers)
+    elif covers_root is not None:
+        covers, n_ignored = list_covers(covers_root, root, quarantine)
+    return RawData(
+        items=item_rows(
+            items,
+            quarantine,
+            item_id=config.item_id,
+            title=config.title,
+            description=config.description,
+            language=config.language,
+            topics=None if config.topics is None else split_topics(config.topics),
+        ),
+        interactions=interaction_rows(
+            interactions,
+            quarantine,
+            user_id=config.interaction_user,
+            item_id=config.interaction_item,
+            timestamp=config.timestamp,
+            rating=config.rating,
+        ),
+        root=root,
+        covers_root=covers_root,
+        covers=covers,
+        n_rows=n_rows,
+        quarantine=quarantine,
+        counts={"cover_files_ignored": n_ignored},
+    )
+
+
+def _covers_by_column(
+    items: Table, item_id: str, image: str, folder: str | None
+) -> list[CoverFile]:
+    prefix = "" if folder is None else f"{folder}/"
+    paths = items.frame.select(
+        item=pl.col(item_id).str.strip_chars(), path=pl.col(image).str.strip_chars()
+    )
+    named = paths.filter((pl.col("path") != "") & (pl.col("item") != ""))
+    first = named.unique("item", keep="first", maintain_order=True)
+    return [CoverFile(item, prefix + path) for item, path in first.iter_rows()]
+
+
+def _read_table(
+    root: Path,
+    relative: str,
+    key: str,
+    columns: Sequence[str | None],
+    kind: str,
+    n_rows: Counter[str],
+    quarantine: QuarantineLog,
+) -> Table:
+    path = inside(root, relative, key)
+    wanted = list(dict.fromkeys(column for column in columns if column is not None))
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        dialect = Dialect(_DELIMITERS[suffix])
+        return read_delimited(path, relative, dialect, wanted, kind, n_rows, quarantine)
+    if suffix in _JSON_LINES:
+        return _read_json_lines(path, relative, wanted, kind, n_rows, quarantine)
+    if suffix == ".parquet":
+        return _read_parquet(path, relative, wanted, n_rows)
+    known = ", ".join([*_DELIMITERS, *_JSON_LINES, ".parquet"])
+    raise DataError(f"{key}: {relative!r} has an unknown extension; known: {known}")
+
+
+def _read_json_lines(
+    path: Path,
+    file: str,
+    wanted: Sequence[str],
+    kind: str,
+    n_rows: Counter[str],
+    quarantine: QuarantineLog,
+) -> Table:
+    values: dict[str, list[str | None]] = {name: [] for name in wanted}
+    seen: set[str] = set()
+    rows: list[int] = []
+    row = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            row += 1
+            content, reason, detail = _parse_json_line(line)
+            if content is None:
+                quarantine.add(kind, file, row, None, reason, f"line {number}: {detail}")
+                continue
+            seen.update(content)
+            rows.append(row)
+            for name, column in values.items():
+                column.append(_json_text(content.get(name)))
+    if not row:
+        raise DataError(f"{file} is empty")
+    missing = [name for name in wanted if name not in seen]
+    if missing:
+        raise DataError(f"{file} has no column {missing}; it has {sorted(seen)}")
+    n_rows[file] += row
+    columns = {name: pl.Series(name, column, dtype=pl.String) for name, column in values.items()}
+    return Table(file, pl.DataFrame({**columns, "row": pl.Series("row", rows, dtype=pl.Int64)}))
+
+
+def _parse_json_line(line: bytes) -> tuple[dict[str, object] | None, str, str]:
+    try:
+        content = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as err:
+        return None, "invalid_utf8", str(err)
+    except (ValueError, RecursionError) as err:
+        return None, "invalid_json", str(err)
+    if not isinstance(content, dict):
+        return None, "invalid_json", "not a JSON object"
+    if "\\u0000" in line.decode("utf-8-sig"):
+        return None, "null_byte", "the row holds a null byte"
+    return content, "", ""
+
+
+def _json_text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "|".join(str(entry) for entry in value)
+    return str(value)
+
+
+def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:
+    try:
+        lazy = pl.scan_parquet(path)
+        schema = lazy.collect_schema()
+        missing = [name for name in wanted if name not in schema]
+        if missing:
+            raise DataError(f"{file} has no column {missing}; it has {list(schema)}")
+        frame = lazy.select([_as_text(name, schema[name]) for name in wanted]).collect()
+    except pl.exceptions.PolarsError as err:
+        raise DataError(f"{path} cannot be read as Parquet: {err}") from err
+    n_rows[file] += frame.height
+    return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
+
+
+def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(dtype, pl.List):
+        return column.cast(pl.List(pl.String)).list.join("|")
+    if isinstance(dtype, pl.Datetime):
+        utc = column if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
+        return utc.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00")
+    if isinstance(dtype, pl.Date):
+        return column.dt.strftime("%Y-%m-%d")
+    if dtype.is_float():
+        # Whole numbers beside nulls often come as floats: id 12 must not become "12.0".
+        whole = column.cast(pl.Int64, strict=False)
+        text = pl.when(whole.cast(dtype) == column).then(whole.cast(pl.String))
+        return text.otherwise(column.cast(pl.String)).alias(name)
+    return column.cast(pl.String)

@@ -1,0 +1,157 @@
+"""Raw files to a validated catalogue, interactions, covers and a quarantine."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.covers import CoverFile, CoverOutcome, CoverWriter, store_covers
+from sicsrec.data.description import describe_interactions, draw_popularity
+from sicsrec.data.filters import FilterCount, apply_filters
+from sicsrec.data.images import CoverLimits
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.readers import read_raw
+from sicsrec.data.readers.base import RawData
+from sicsrec.data.validation import (
+    build_catalog_frame,
+    check_bad_cover_share,
+    check_bad_share,
+    keep_first_rows,
+    keep_known_items,
+    order_interactions,
+)
+from sicsrec.errors import DataError
+from sicsrec.steps.context import StepContext, StepReport
+
+
+def run(context: StepContext) -> StepReport:
+    """Read, check and write the raw data.
+
+    Raises:
+        DataError: if files are missing, too many rows or covers are broken, or nothing is left.
+    """
+    config = context.config.ingest
+    with tempfile.TemporaryDirectory(dir=context.work) as scratch:
+        with context.progress.stage("read raw files", None):
+            raw = read_raw(config, Path(scratch))
+        quarantine = raw.quarantine
+        items = keep_first_rows(raw.items, quarantine)
+        known = keep_known_items(raw.interactions, items, quarantine)
+        check_bad_share(
+            quarantine, raw.n_rows, config.max_bad_row_share, "ingest.max_bad_row_share"
+        )
+        filtered, filter_counts = apply_filters(known, config.filters)
+        interactions = order_interactions(filtered)
+        _check_not_empty(items, known, interactions)
+        frame = build_catalog_frame(items, config.text_fields)
+        outcome, frame = _store_covers(context, raw, frame)
+    catalog = ItemCatalog(frame)
+    catalog.write(context.output("catalog"))
+    interactions.write_parquet(context.output("interactions") / "interactions.parquet")
+    refused = quarantine.frame()
+    refused.write_parquet(context.output("quarantine") / "quarantine.parquet")
+    context.tracker.log_table("quarantine", _summarise(refused))
+    context.tracker.log_figure("popularity", draw_popularity(interactions))
+    content = _report(raw, catalog, interactions, outcome, quarantine, filter_counts)
+    return StepReport(interactions.height, "interactions", content)
+
+
+def _check_not_empty(items: pl.DataFrame, known: pl.DataFrame, kept: pl.DataFrame) -> None:
+    if not items.height:
+        raise DataError("ingest: no usable item is left; the quarantined rows say why")
+    if not known.height:
+        raise DataError(
+            "ingest: no usable interaction is left: either every row is broken, or no item id of "
+            f"the interactions is among the {items.height} items, "
+            f"e.g. {items['item_id'].head(3).to_list()}"
+        )
+    if not kept.height:
+        raise DataError(
+            f"ingest: the filters leave nothing of {known.height} interactions; loosen "
+            "ingest.filters"
+        )
+
+
+def _store_covers(
+    context: StepContext, raw: RawData, items: pl.DataFrame
+) -> tuple[CoverOutcome, pl.DataFrame]:
+    """Store the covers of the catalogue and return it with image path and status filled in."""
+    config = context.config.ingest
+    by_item = {cover.item_id: cover for cover in raw.covers}
+    files = [by_item[item] for item in items["item_id"] if item in by_item]
+    writer = CoverWriter(context.output("covers"))
+    limits = CoverLimits(config.max_cover_bytes, config.max_cover_pixels, config.cover_short_side)
+    with context.progress.stage("check covers", len(files)) as advance:
+        outcome = store_covers(
+            raw.root, raw.covers_root or raw.root, files, writer, limits, raw.quarantine, advance
+        )
+    writer.close()
+    check_bad_cover_share(
+        raw.quarantine, outcome.n_present, config.max_bad_cover_share, "ingest.max_bad_cover_share"
+    )
+    return outcome, _with_images(items, files, outcome)
+
+
+def _with_images(
+    items: pl.DataFrame, files: Sequence[CoverFile], outcome: CoverOutcome
+) -> pl.DataFrame:
+    found = pl.DataFrame(
+        [(file.item_id, file.path, outcome.status[file.item_id]) for file in files],
+        schema={"item_id": pl.String, "path": pl.String, "status": pl.String},
+        orient="row",
+    )
+    joined = items.join(found, on="item_id", how="left", maintain_order="left")
+    return joined.with_columns(
+        image_path=pl.when(pl.col("status") != "missing").then(pl.col("path")),
+        image_status=pl.col("status").fill_null("missing"),
+    ).select(items.columns)
+
+
+def _summarise(refused: pl.DataFrame) -> pl.DataFrame:
+    summary = refused.group_by("kind", "file", "reason").agg(
+        rows=pl.len(), first_row=pl.col("row").min(), example=pl.col("detail").first()
+    )
+    # One row per kind of fault, not per cover.
+    covers = refused.filter(pl.col("kind") == "cover").group_by("kind", "reason")
+    merged = covers.agg(
+        file=pl.col("file").first(),
+        rows=pl.len(),
+        first_row=pl.col("row").min(),
+        example=pl.col("detail").first(),
+    )
+    both = [summary.filter(pl.col("kind") != "cover"), merged.select(summary.columns)]
+    return pl.concat(both).sort("kind", "file", "reason")
+
+
+def _report(
+    raw: RawData,
+    catalog: ItemCatalog,
+    interactions: pl.DataFrame,
+    outcome: CoverOutcome,
+    quarantine: QuarantineLog,
+    filter_counts: Sequence[FilterCount],
+) -> dict[str, object]:
+    frame = catalog.frame
+    statuses = dict(frame["image_status"].value_counts().iter_rows())
+    return {
+        "rows_read": dict(sorted(raw.n_rows.items())),
+        **describe_interactions(interactions, catalog.n_items),
+        "duplicate_item_rows": quarantine.counts().get("item", {}).get("duplicate_id", 0),
+        "missing_titles": frame["title"].null_count(),
+        "missing_descriptions": frame["description"].null_count(),
+        "missing_texts": frame["text"].null_count(),
+        "covers": {
+            "ok": statuses.get("ok", 0),
+            "missing": statuses.get("missing", 0),
+            "broken": statuses.get("broken", 0),
+            "converted": outcome.n_converted,
+            "changes": dict(sorted(outcome.changes.items())),
+            "files_without_item": len(raw.covers) - len(outcome.status),
+        },
+        **raw.counts,
+        "quarantine": quarantine.counts(),
+        "filters": [asdict(count) for count in filter_counts],
+    }
