@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories
 
 
@@ -27,6 +28,25 @@ def random_histories(n_users: int, n_items: int, longest: int, seed: int) -> His
         *(
             rng.integers(1, n_items + 1, rng.integers(0, longest + 1)).tolist()
             for _ in range(n_users)
+        )
+    )
+
+
+def make_catalog(*item_ids: str) -> ItemCatalog:
+    n = len(item_ids)
+    return ItemCatalog(
+        pl.DataFrame(
+            {
+                "item_id": item_ids,
+                "item_index": pl.Series(range(1, n + 1), dtype=pl.Int32),
+                "title": item_ids,
+                "description": pl.Series([None] * n, dtype=pl.String),
+                "text": item_ids,
+                "language": pl.Series([None] * n, dtype=pl.String),
+                "topics": pl.Series([None] * n, dtype=pl.List(pl.String)),
+                "image_path": pl.Series([None] * n, dtype=pl.String),
+                "image_status": ["missing"] * n,
+            }
         )
     )
 

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.split import HeldOut
 from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.evaluation.ranking import RankingSet, rank_targets, recommend
 from tests.unit.evaluation.conftest import (
     Factorised,
     FixedScores,
+    make_catalog,
     make_histories,
     random_histories,
 )
@@ -175,25 +175,6 @@ def test_block_size_does_not_change_the_outcome() -> None:
 def test_k_must_be_positive() -> None:
     with pytest.raises(DataError, match="at least 1"):
         recommend(FixedScores(torch.zeros(1, 3)), make_histories([1]), 0, remove_seen=False)
-
-
-def make_catalog(*item_ids: str) -> ItemCatalog:
-    n = len(item_ids)
-    return ItemCatalog(
-        pl.DataFrame(
-            {
-                "item_id": item_ids,
-                "item_index": pl.Series(range(1, n + 1), dtype=pl.Int32),
-                "title": item_ids,
-                "description": pl.Series([None] * n, dtype=pl.String),
-                "text": item_ids,
-                "language": pl.Series([None] * n, dtype=pl.String),
-                "topics": pl.Series([None] * n, dtype=pl.List(pl.String)),
-                "image_path": pl.Series([None] * n, dtype=pl.String),
-                "image_status": ["missing"] * n,
-            }
-        )
-    )
 
 
 def test_ranking_sets_join_context_and_target_by_user() -> None:
