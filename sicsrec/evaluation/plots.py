@@ -25,20 +25,18 @@ def metric_label(metric: str) -> str:
     return metric.upper().replace("_AT_", "@")
 
 
-def plot_results(
-    results: Sequence[Row], labels: Mapping[str, str], metrics: Sequence[str]
-) -> Figure:
+def plot_results(results: Sequence[Row], models: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Draw every model's metrics as bars with intervals, valid beside test.
 
     Args:
         results: rows as :func:`sicsrec.evaluation.comparison.result_rows` returns them.
-        labels: model to what a reader is told it is; gives the order, best known first.
+        models: names of the models in the order of the rows, from the top.
         metrics: one panel each.
     """
-    figure = Figure(figsize=(5.2 * len(metrics), 1.2 + 0.62 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(metrics), 1.2 + 0.62 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    places = {model: place for place, model in enumerate(labels)}
+    places = {model: place for place, model in enumerate(models)}
     for axes, metric in zip(panels, metrics, strict=True):
         for number, split in enumerate(("valid", "test")):
             rows = [row for row in results if row["split"] == split]
@@ -57,7 +55,7 @@ def plot_results(
                     va="center",
                     fontsize=8,
                 )
-        _finish(axes, list(labels.values()), metric_label(metric))
+        _finish(axes, models, metric_label(metric))
         # Room for the numbers right of the longest interval.
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
     panels[0].legend(loc="lower right", frameon=False)
@@ -66,7 +64,7 @@ def plot_results(
 
 def plot_cohorts(
     cohorts: Sequence[Row],
-    labels: Mapping[str, str],
+    models: Sequence[str],
     cohort_labels: Mapping[str, str],
     metric: str,
 ) -> Figure:
@@ -74,7 +72,7 @@ def plot_cohorts(
 
     Args:
         cohorts: rows of one split as :func:`sicsrec.evaluation.comparison.cohort_rows` returns.
-        labels: model to what a reader is told it is.
+        models: names of the models in the order of the legend.
         cohort_labels: cohort to what a reader is told it is; empty cohorts are named, not drawn.
         metric: what is drawn.
     """
@@ -83,10 +81,10 @@ def plot_cohorts(
     axes = figure.subplots()
     places = {cohort: place for place, cohort in enumerate(cohort_labels)}
     users = {row["cohort"]: row["users"] for row in cohorts}
-    step = 0.7 / max(len(labels), 1)
-    for number, (model, label) in enumerate(labels.items()):
+    step = 0.7 / max(len(models), 1)
+    for number, model in enumerate(models):
         rows = [row for row in cohorts if row["model"] == model and row["users"]]
-        shift = (number - (len(labels) - 1) / 2) * step
+        shift = (number - (len(models) - 1) / 2) * step
         axes.errorbar(
             [row[metric] for row in rows],
             [places[row["cohort"]] + shift for row in rows],
@@ -95,7 +93,7 @@ def plot_cohorts(
             color=_COLOURS[number % len(_COLOURS)],
             markersize=5,
             capsize=2,
-            label=label,
+            label=model,
         )
     ticks = [f"{text}\n({users.get(cohort, 0):,} users)" for cohort, text in cohort_labels.items()]
     _finish(axes, ticks, metric_label(metric))

@@ -138,4 +138,4 @@ def make_transitions_with_valid(train: Histories, valid: RankingSet, n_items: in
     leading_to_target = TransitionCounts.from_pairs(last, valid.targets[users], n_items)
     counts = item_counts(train, n_items) + np.bincount(valid.targets, minlength=n_items + 1)[1:]
     transitions = TransitionCounts.from_histories(train, n_items) + leading_to_target
-    return Transitions(transitions, counts, name="transitions_train_valid")
+    return Transitions(transitions, counts, name="transitions (train + valid)")

@@ -34,8 +34,8 @@ def test_transitions_by_hand() -> None:
     scorer = make_transitions(train, 4)
     scores = scorer.score(make_histories([3, 1], [2], [], [4])).numpy()
     back_off = np.array([2, 3, 1, 0]) / 4
-    np.testing.assert_allclose(scores[0], back_off + [0, 2, 0, 0])
-    np.testing.assert_allclose(scores[1], back_off + [1, 0, 1, 0])
+    np.testing.assert_allclose(scores[0], np.array([0, 2, 0, 0]) + back_off)
+    np.testing.assert_allclose(scores[1], np.array([1, 0, 1, 0]) + back_off)
     np.testing.assert_allclose(scores[2], back_off)
     np.testing.assert_allclose(scores[3], back_off)
 
@@ -82,11 +82,11 @@ def test_validation_adds_one_step_per_user_and_its_targets() -> None:
     scorer = make_transitions_with_valid(train, valid, 3)
     scores = scorer.score(make_histories([2], [3], [1], [])).numpy()
     back_off = np.array([2, 2, 2]) / 3
-    np.testing.assert_allclose(scores[0], back_off + [0, 0, 1])
-    np.testing.assert_allclose(scores[1], back_off + [1, 0, 0])
-    np.testing.assert_allclose(scores[2], back_off + [0, 1, 0])
+    np.testing.assert_allclose(scores[0], np.array([0, 0, 1]) + back_off)
+    np.testing.assert_allclose(scores[1], np.array([1, 0, 0]) + back_off)
+    np.testing.assert_allclose(scores[2], np.array([0, 1, 0]) + back_off)
     np.testing.assert_allclose(scores[3], back_off)
-    assert scorer.name == "transitions_train_valid"
+    assert scorer.name == "transitions (train + valid)"
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def ranks_with_ties_for_the_target(scorer: Scorer, test: RankingSet) -> np.ndarr
 FOOD = {
     "popularity": ([0.0076, 0.0200, 0.0044, 0.0084], [0.0076, 0.0156, 0.0044, 0.0070]),
     "transitions": ([0.1025, 0.1348, 0.0748, 0.0852], [0.1022, 0.1342, 0.0746, 0.0849]),
-    "transitions_train_valid": (
+    "transitions (train + valid)": (
         [0.1299, 0.1675, 0.0922, 0.1043],
         [0.1289, 0.1663, 0.0917, 0.1037],
     ),
@@ -143,7 +143,7 @@ def test_figures_on_bili_food(
     scorers: dict[str, Scorer] = {
         "popularity": make_popularity(train, n_items),
         "transitions": make_transitions(train, n_items),
-        "transitions_train_valid": make_transitions_with_valid(train, valid, n_items),
+        "transitions (train + valid)": make_transitions_with_valid(train, valid, n_items),
     }
     known, ours = FOOD[name]
     lenient = mean_metrics(ranks_with_ties_for_the_target(scorers[name], test), (5, 10))
