@@ -94,7 +94,7 @@ def leave_one_out(interactions: pl.DataFrame) -> Split:
             f"split: none of {log['user_id'].n_unique()} users has {MIN_HISTORY_LENGTH} "
             "interactions, so nothing can be held out; loosen ingest.filters or give more data"
         )
-    train = marked.filter(~pl.col("is_long") | (pl.col("from_end") >= 2))  # noqa: PLR2004
+    train = marked.filter(~pl.col("is_long") | (pl.col("from_end") >= 2))
     long = marked.filter("is_long")
     return Split(
         train=TrainLog(_as_log(train)),
