@@ -1,0 +1,150 @@
+"""What encoders read, by item index: the texts and the covers of a catalogue."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.covers import CoverStore
+from sicsrec.encoders.base import ItemEncoder, Modality
+from sicsrec.errors import DataError, EncoderError
+from sicsrec.progress import NoProgress, Progress
+
+
+class ItemContent(ABC):
+    """One modality of all items that have it."""
+
+    modality: Modality
+    indices: NDArray[np.int32]
+    """Ascending indices of the items that have the modality."""
+
+    @abstractmethod
+    def get(self, indices: NDArray[np.integer]) -> Sequence[str] | Sequence[Image.Image]:
+        """Return the texts or RGB covers of some items, in the order asked for.
+
+        Raises:
+            DataError: if an item does not have the modality.
+        """
+
+    def reading_order(self) -> NDArray[np.int32]:
+        """Return :attr:`indices` in the order in which encoding them is cheapest."""
+        return self.indices
+
+
+class TextContent(ItemContent):
+    """The texts of a catalogue.
+
+    Args:
+        catalog: all items.
+    """
+
+    modality = "text"
+
+    def __init__(self, catalog: ItemCatalog) -> None:
+        self._texts = catalog.texts
+        rows = [row for row, text in enumerate(self._texts) if text is not None]
+        self.indices = np.array(rows, dtype=np.int32) + 1
+
+    def get(self, indices: NDArray[np.integer]) -> list[str]:
+        """See :meth:`ItemContent.get`."""
+        texts = [self._texts[int(index) - 1] for index in indices]
+        found = [text for text in texts if text is not None]
+        if len(found) != len(texts):
+            raise DataError(f"{len(texts) - len(found)} of the items asked for have no text")
+        return found
+
+    def reading_order(self) -> NDArray[np.int32]:
+        """Return the items by length of text: a batch is padded to its longest."""
+        lengths = [len(self._texts[index - 1] or "") for index in self.indices]
+        return self.indices[np.argsort(lengths, kind="stable")]
+
+
+class ImageContent(ItemContent):
+    """The usable covers of a catalogue.
+
+    Args:
+        catalog: all items.
+        covers: their covers.
+
+    Raises:
+        DataError: if an item's cover is called usable and is not there.
+    """
+
+    modality = "image"
+
+    def __init__(self, catalog: ItemCatalog, covers: CoverStore) -> None:
+        self._covers = covers
+        self._ids = catalog.item_ids.to_list()
+        usable = catalog.frame["image_status"] == "ok"
+        self.indices = np.flatnonzero(usable.to_numpy()).astype(np.int32) + 1
+        lost = [
+            item_id for index in self.indices if (item_id := self._ids[index - 1]) not in covers
+        ]
+        if lost:
+            raise DataError(
+                f"{len(lost)} items have image_status ok but no stored cover, e.g. {lost[:3]}; "
+                "run the ingest step again"
+            )
+
+    def get(self, indices: NDArray[np.integer]) -> list[Image.Image]:
+        """See :meth:`ItemContent.get`."""
+        return self._covers.read([self._ids[int(index) - 1] for index in indices])
+
+
+def encode_content(
+    encoder: ItemEncoder,
+    content: ItemContent,
+    *,
+    batch_size: int,
+    normalise: bool,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Encode every item that has the modality, in evaluation mode.
+
+    Args:
+        encoder: of the same modality.
+        content: what to encode.
+        batch_size: items in a batch.
+        normalise: scale every vector to unit length.
+        progress: shows how far it is.
+
+    Returns:
+        Ascending item indices [n] and their vectors [n, D].
+
+    Raises:
+        EncoderError: if a vector is not finite, or has no length and is to be normalised.
+    """
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    order = content.reading_order()
+    vectors = np.empty((len(order), encoder.dim), dtype=np.float32)
+    stage = (progress or NoProgress()).stage(f"encoding {content.modality}", len(order))
+    with stage as advance, torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            inputs = encoder.prepare(content.get(some)).to(device)
+            vectors[start : start + len(some)] = encoder.encode(inputs).float().cpu().numpy()
+            advance(len(some))
+    by_index = np.argsort(order)
+    indices, vectors = order[by_index], vectors[by_index]
+    return indices, _checked(vectors, indices, normalise, encoder)
+
+
+def _checked(
+    vectors: NDArray[np.float32],
+    indices: NDArray[np.int32],
+    normalise: bool,
+    encoder: ItemEncoder,
+) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = ~np.isfinite(lengths[:, 0]) | ((lengths[:, 0] == 0.0) & normalise)
+    if bad.any():
+        raise EncoderError(
+            f"encoder {encoder.name} gives {int(bad.sum())} {encoder.modality} vectors that are "
+            f"not finite or have no length, e.g. of the item indices {indices[bad][:3].tolist()}"
+        )
+    return vectors / lengths if normalise else vectors

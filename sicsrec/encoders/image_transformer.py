@@ -1,0 +1,91 @@
+"""Vision encoders of the transformers library."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoImageProcessor, BaseImageProcessor
+
+from sicsrec.config import TransformersEncoderConfig
+from sicsrec.encoders.base import EncoderInputs
+from sicsrec.encoders.transformer import (
+    Pooling,
+    TransformerEncoder,
+    load_local_first,
+    load_pretrained_model,
+    load_saved_model,
+)
+from sicsrec.errors import EncoderError
+
+
+class ImageTransformerEncoder(TransformerEncoder):
+    """A vision model with its image processor.
+
+    Args:
+        model: the model without task heads.
+        processor: its image processor.
+        pooling: how patch vectors become one vector.
+        origin: where the model came from.
+
+    Raises:
+        EncoderError: if the model has no such pooling.
+    """
+
+    kind = "transformers_image"
+    modality = "image"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: BaseImageProcessor,
+        pooling: Pooling,
+        origin: dict[str, Any],
+    ) -> None:
+        super().__init__(model, pooling, origin)
+        self.processor = processor
+        # Not plain colours: on a constant image a wrong split could look right.
+        gradients = (Image.radial_gradient("L"), Image.linear_gradient("L"))
+        self._probe(self.prepare([gradient.convert("RGB") for gradient in gradients]))
+
+    @classmethod
+    def build(cls, config: TransformersEncoderConfig, seed: int) -> Self:
+        """Load a pretrained model.
+
+        Raises:
+            EncoderError: if it cannot be loaded.
+        """
+        del seed
+        model, origin = load_pretrained_model(config)
+        processor = load_local_first("image processor", AutoImageProcessor.from_pretrained, config)
+        return cls(model, processor, config.pooling, origin)
+
+    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
+        """Preprocess RGB images; ``values`` are pixels [batch, 3, height, width]."""
+        pixels = self.processor(images=list(items), return_tensors="pt")["pixel_values"]
+        return EncoderInputs(pixels, torch.full((len(pixels),), pixels.shape[1]))
+
+    def _run(self, inputs: EncoderInputs) -> Any:
+        return self.model(pixel_values=inputs.values)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`ItemEncoder.describe`."""
+        return {**super().describe(), "preprocessing": self.processor.to_dict()}
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`ItemEncoder.save`."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.processor.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+        """See :meth:`ItemEncoder.load`."""
+        model = load_saved_model(folder)
+        try:
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as err:
+            raise EncoderError(f"cannot read the image processor in {folder}: {err}") from err
+        origin = {key: description[key] for key in ("model", "revision")}
+        return cls(model, processor, description["pooling"], origin)

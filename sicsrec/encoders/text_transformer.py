@@ -1,0 +1,113 @@
+"""Text encoders of the transformers library."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sicsrec.config import TransformersEncoderConfig
+from sicsrec.encoders.base import EncoderInputs
+from sicsrec.encoders.transformer import (
+    Pooling,
+    TransformerEncoder,
+    load_local_first,
+    load_pretrained_model,
+    load_saved_model,
+)
+from sicsrec.errors import EncoderError
+
+_PROBE = ("a", "a longer text of several words")
+
+
+class TextTransformerEncoder(TransformerEncoder):
+    """A text model with its tokenizer.
+
+    Args:
+        model: the model without task heads.
+        tokenizer: its tokenizer.
+        pooling: how token vectors become one vector.
+        max_tokens: longer texts are cut.
+        origin: where the model came from.
+
+    Raises:
+        EncoderError: if the model reads fewer tokens, or has no such pooling.
+    """
+
+    kind = "transformers_text"
+    modality = "text"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: Pooling,
+        max_tokens: int,
+        origin: dict[str, Any],
+    ) -> None:
+        super().__init__(model, pooling, origin)
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if isinstance(limit, int) and max_tokens > limit:
+            raise EncoderError(
+                f"encoder {self.name} reads at most {limit} tokens, max_tokens is {max_tokens}"
+            )
+        # Inputs are cut to a batch's longest text, which only works with padding on the right.
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self._probe(self.prepare(_PROBE))
+
+    @classmethod
+    def build(cls, config: TransformersEncoderConfig, seed: int) -> Self:
+        """Load a pretrained model.
+
+        Raises:
+            EncoderError: if it cannot be loaded.
+        """
+        del seed
+        model, origin = load_pretrained_model(config)
+        tokenizer = load_local_first("tokenizer", AutoTokenizer.from_pretrained, config)
+        return cls(model, tokenizer, config.pooling, config.max_tokens, origin)
+
+    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
+        """Tokenise texts; ``values`` are token ids [batch, length]."""
+        encoded = self.tokenizer(
+            list(items),
+            padding="longest",
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        return EncoderInputs(encoded["input_ids"], encoded["attention_mask"].sum(dim=1))
+
+    def _run(self, inputs: EncoderInputs) -> Any:
+        mask = inputs.mask
+        # Some models count positions by what is not the padding token, so padding must be it.
+        ids = inputs.values.masked_fill(~mask, self.tokenizer.pad_token_id)
+        return self.model(input_ids=ids, attention_mask=mask.to(torch.int64))
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`ItemEncoder.describe`."""
+        return {**super().describe(), "preprocessing": {"max_tokens": self.max_tokens}}
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`ItemEncoder.save`."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+        """See :meth:`ItemEncoder.load`."""
+        model = load_saved_model(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as err:
+            raise EncoderError(f"cannot read the tokenizer in {folder}: {err}") from err
+        origin = {key: description[key] for key in ("model", "revision")}
+        max_tokens = description["preprocessing"]["max_tokens"]
+        return cls(model, tokenizer, description["pooling"], max_tokens, origin)

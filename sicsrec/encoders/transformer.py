@@ -1,0 +1,287 @@
+"""What text and vision models of the transformers library have in common: loading, split, pooling.
+
+Models are loaded from safetensors only, never with remote code, and from what lies on this machine
+before the hub is asked.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from sicsrec.config import TransformersEncoderConfig
+from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
+from sicsrec.encoders.location import local_model_folder
+from sicsrec.errors import EncoderError
+
+logger = logging.getLogger(__name__)
+
+Pooling = Literal["cls", "mean", "pooler"]
+Loaded = TypeVar("Loaded")
+
+_BLOCK_LISTS = ("encoder.layer", "encoder.layers", "encoder.stages", "layers", "layer", "blocks")
+"""Where models keep their blocks, relative to the model, or to the last block of an outer list."""
+_NESTED_LISTS = ("blocks", "layers")
+"""Where the stages of hierarchical models (Swin, ConvNeXt) keep theirs."""
+_FINAL_NORMS = ("layernorm", "norm", "final_layer_norm", "post_layernorm", "layer_norm")
+"""Norms that follow the last block."""
+
+
+class TransformerEncoder(ItemEncoder):
+    """A model of the transformers library with a pooling rule.
+
+    Args:
+        model: the model without task heads.
+        pooling: ``cls``: first vector; ``mean``: mean of all vectors that are not padding;
+            ``pooler``: the model's own pooler.
+        origin: where the model came from: model, revision.
+
+    Raises:
+        EncoderError: if the model has no such pooling.
+    """
+
+    def __init__(self, model: nn.Module, pooling: Pooling, origin: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self.origin = origin
+        self.name = str(origin["model"])
+        self.dim = 0
+        self._splits = False
+
+    # ------------------------------------------------------------------ forward
+
+    def trunk(self, inputs: EncoderInputs) -> EncoderInputs:
+        """See :meth:`ItemEncoder.trunk`."""
+        if not self._splits:
+            return inputs
+        hidden = run_until(self._last_layer(), lambda: self._run(inputs))
+        # Text keeps its lengths; a vision model's patches are never padding.
+        if self.modality == "text":
+            return EncoderInputs(hidden, inputs.lengths)
+        return EncoderInputs(hidden, torch.full_like(inputs.lengths, hidden.shape[1]))
+
+    def head(self, states: EncoderInputs) -> Float[Tensor, "batch width"]:
+        """See :meth:`ItemEncoder.head`."""
+        if self._splits:
+            return self._finish(states)
+        return self._whole(states)
+
+    def _run(self, inputs: EncoderInputs) -> Any:
+        """Call the model on prepared inputs and return its output object."""
+        raise NotImplementedError
+
+    def _whole(self, inputs: EncoderInputs) -> Tensor:
+        output = self._run(inputs)
+        if self.pooling == "pooler":
+            return self._flat(output.pooler_output)
+        return self._pool(output.last_hidden_state, inputs)
+
+    def _finish(self, states: EncoderInputs) -> Tensor:
+        mask = create_bidirectional_mask(
+            config=self.model.config,
+            inputs_embeds=states.values,
+            attention_mask=states.mask if self.modality == "text" else None,
+        )
+        hidden = self._last_layer()(states.values, mask)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        norm = self._final_norm()
+        hidden = hidden if norm is None else norm(hidden)
+        if self.pooling == "pooler":
+            return self._flat(self.model.pooler(hidden))  # type: ignore[operator]
+        return self._pool(hidden, states)
+
+    def _pool(self, hidden: Tensor, inputs: EncoderInputs) -> Tensor:
+        if hidden.ndim == 4:  # convolutional: [batch, channels, height, width]
+            hidden = hidden.flatten(2).transpose(1, 2)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.modality == "image":
+            return hidden.mean(dim=1)
+        return _masked_mean(hidden, inputs.mask)
+
+    @staticmethod
+    def _flat(pooled: Tensor) -> Tensor:
+        return pooled.flatten(1)
+
+    # ------------------------------------------------------------------ structure
+
+    def _last_layer(self) -> nn.Module:
+        found = _last_of(self.model, _BLOCK_LISTS)
+        if found is None:
+            raise EncoderError(
+                f"encoder {self.name}: no list of Transformer blocks found in "
+                f"{type(self.model).__name__}; set align_encoders.trained to full or none"
+            )
+        while (inner := _last_of(found, _NESTED_LISTS)) is not None:
+            found = inner
+        return found
+
+    def _final_norm(self) -> nn.Module | None:
+        norms = (getattr(self.model, name, None) for name in _FINAL_NORMS)
+        return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+    def last_block(self) -> TrainedParts:
+        """See :meth:`ItemEncoder.last_block`; the pooler counts only where pooling uses it."""
+        parts = [self._last_layer(), self._final_norm()]
+        if self.pooling == "pooler":
+            parts.append(getattr(self.model, "pooler", None))
+        return TrainedParts(tuple(part for part in parts if part is not None))
+
+    def _probe(self, inputs: EncoderInputs) -> None:
+        """Find the width, and whether trunk and head together give what the whole model gives.
+
+        How a model ends is not part of any interface, so the split is used only where it is seen
+        to reproduce the model's own output on a probe.
+        """
+        self.eval()
+        with torch.no_grad():
+            try:
+                whole = self._whole(inputs)
+            except (AttributeError, TypeError) as err:
+                raise EncoderError(
+                    f"encoder {self.name} has no output for pooling {self.pooling!r}: {err}"
+                ) from err
+            self.dim = whole.shape[1]
+            self._splits = True
+            halves: Tensor | None = None
+            with contextlib.suppress(
+                AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
+            ):
+                halves = self.encode(inputs)
+        self._splits = (
+            halves is not None
+            and halves.shape == whole.shape
+            and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
+        )
+        if not self._splits:
+            logger.info("encoder %s: no split below its last block is known", self.name)
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`ItemEncoder.describe`."""
+        return {"library": "transformers", **self.origin, "pooling": self.pooling}
+
+
+def _last_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    """Return the last entry of the first list of modules found under one of ``names``."""
+    for name in names:
+        with contextlib.suppress(AttributeError):
+            blocks = module.get_submodule(name)
+            if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
+                return blocks[-1]
+    return None
+
+
+def _masked_mean(
+    hidden: Float[Tensor, "batch length width"], mask: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch width"]:
+    weights = mask.to(hidden.dtype)[:, :, None]
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+
+def load_local_first(
+    what: str, load: Callable[..., Loaded], config: TransformersEncoderConfig
+) -> Loaded:
+    """Call ``load(source, ...)`` for what lies on this machine, then for the hub.
+
+    What was downloaded once is used without asking the hub again, so runs repeat and work offline.
+
+    Args:
+        what: what is loaded, for the message.
+        load: a ``from_pretrained`` function.
+        config: names the model.
+
+    Raises:
+        EncoderError: if neither has it.
+    """
+    folder = local_model_folder(config)
+    source = config.model if folder is None else str(folder)
+    arguments: dict[str, Any] = {"trust_remote_code": False}
+    if folder is None:
+        arguments["revision"] = config.revision or "main"
+    try:
+        return load(source, local_files_only=True, **arguments)
+    except (OSError, ValueError) as err:
+        if folder is not None:
+            raise EncoderError(f"cannot load the {what} of encoder {source}: {err}") from err
+        logger.info("the %s of %s is not on this machine; asking the hub", what, source)
+    try:
+        return load(source, **arguments)
+    except (OSError, ValueError) as err:
+        raise EncoderError(
+            f"cannot load the {what} of encoder {source!r}: it is neither on this machine nor can "
+            "it be had from the hub. Without a network, download the model elsewhere (config, "
+            "model.safetensors, tokenizer or preprocessor files) and give that folder as the "
+            f"encoder's model. Cause: {err}"
+        ) from err
+
+
+def load_pretrained_model(
+    config: TransformersEncoderConfig,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a model without task heads, in float32, and say where it came from.
+
+    Raises:
+        EncoderError: if it cannot be had, is not safetensors, or weights it needs are missing.
+    """
+
+    def load(source: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
+        model, info = AutoModel.from_pretrained(
+            source,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **arguments,
+        )
+        return model, info
+
+    model, info = load_local_first("weights", load, config)
+    if hasattr(model.config, "vision_config"):
+        raise EncoderError(
+            f"encoder {config.model!r} holds a text and an image tower; use library: open_clip"
+        )
+    needed = [
+        key
+        for key in sorted(info["missing_keys"])
+        if config.pooling == "pooler" or not key.startswith("pooler.")
+    ]
+    if needed or info["mismatched_keys"]:
+        raise EncoderError(
+            f"encoder {config.model!r}: the checkpoint lacks {len(needed)} weights the model needs "
+            f"(e.g. {needed[:3]}) and {len(info['mismatched_keys'])} are of another shape; choose "
+            "another pooling or another checkpoint"
+        )
+    revision = config.revision or getattr(model.config, "_commit_hash", None)
+    return model, {"model": config.model, "revision": revision}
+
+
+def load_saved_model(folder: Path) -> nn.Module:
+    """Read a model that :meth:`ItemEncoder.save` wrote, strictly.
+
+    Raises:
+        EncoderError: if files are missing or any weight is missing, unknown or of another shape.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as err:
+        raise EncoderError(f"cannot read the encoder in {folder}: {err}") from err
+    faults = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
+    if faults:
+        raise EncoderError(f"the weights in {folder} do not fit the model: {faults}")
+    loaded: nn.Module = model
+    return loaded

@@ -1,0 +1,109 @@
+"""A judge without a language model: it compares text vectors by their cosine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from sicsrec.config import SimilarityJudgeConfig
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.errors import DataError
+from sicsrec.sampling.protocol import Answer, Question, Unreadable
+
+_NGRAM_RANGE = (1, 3)
+_MAX_FEATURES = 200_000
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """One unit vector per item that has a text."""
+
+    row_of: Mapping[str, int]
+    """Row of every item id."""
+    matrix: csr_array | NDArray[np.float32]
+    """[rows, D], sparse or dense; a row is 0 when the text gives no vector."""
+
+    def cosines(self, anchor_id: str, other_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the cosine of one item with others, [n]."""
+        anchor = self.row_of[anchor_id]
+        others = [self.row_of[item_id] for item_id in other_ids]
+        product = self.matrix[others] @ self.matrix[[anchor]].T
+        dense = product.toarray() if isinstance(product, csr_array) else product
+        return np.asarray(dense, dtype=np.float64).reshape(-1)
+
+
+def tfidf_vectors(catalog: ItemCatalog) -> TextVectors:
+    """Return TF-IDF vectors of the character 1-3-grams inside words of all texts.
+
+    Character n-grams need no word segmentation, so Chinese and English are treated alike.
+
+    Raises:
+        DataError: if no item has a text.
+    """
+    known = [
+        (item_id, text)
+        for item_id, text in zip(catalog.item_ids, catalog.texts, strict=True)
+        if text is not None
+    ]
+    if not known:
+        raise DataError(
+            "no item has a text, so there is nothing to compare; check ingest.text_fields"
+        )
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb",
+        ngram_range=_NGRAM_RANGE,
+        sublinear_tf=True,
+        max_features=_MAX_FEATURES,
+        dtype=np.float32,
+    )
+    matrix = csr_array(vectorizer.fit_transform([text for _, text in known]))
+    return TextVectors({item_id: row for row, (item_id, _) in enumerate(known)}, matrix)
+
+
+class SimilarityJudge:
+    """Names the nearest candidate and the least similar ones.
+
+    Args:
+        vectors: text vectors of all items that may occur.
+        min_positive: cosine from which the nearest candidate counts as similar.
+        max_negative: cosine up to which a candidate counts as unrelated; below ``min_positive``.
+        n_negatives: most unrelated candidates to name, least similar first.
+    """
+
+    name = "similarity"
+
+    def __init__(
+        self, vectors: TextVectors, min_positive: float, max_negative: float, n_negatives: int
+    ) -> None:
+        self._vectors = vectors
+        self._min_positive = min_positive
+        self._max_negative = max_negative
+        self._n_negatives = n_negatives
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | Unreadable]:
+        """See :meth:`sicsrec.sampling.protocol.Judge.answer`; ties go to the earlier candidate."""
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        candidates = question.candidates
+        cosines = self._vectors.cosines(
+            question.anchor_id, [candidate.item_id for candidate in candidates]
+        )
+        nearest = int(np.argmax(cosines))
+        positive = candidates[nearest].number if cosines[nearest] >= self._min_positive else None
+        unrelated = [
+            candidates[row].number
+            for row in np.argsort(cosines, kind="stable")
+            if cosines[row] <= self._max_negative
+        ]
+        return Answer(positive, tuple(unrelated[: self._n_negatives]))
+
+
+def build_similarity_judge(
+    config: SimilarityJudgeConfig, n_negatives: int, vectors: TextVectors
+) -> SimilarityJudge:
+    """Make the judge its configuration describes."""
+    return SimilarityJudge(vectors, config.min_positive, config.max_negative, n_negatives)

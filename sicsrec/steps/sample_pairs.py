@@ -1,0 +1,165 @@
+"""Training histories to positive and negative item pairs (arXiv 2510.10556, sample construction).
+
+Writes ``pairs/pairs.parquet``, schema :data:`sicsrec.data.schema.PAIRS`: one row per usable answer,
+the ones that say that no candidate is similar included.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.schema import PAIRS
+from sicsrec.data.split import TrainLog
+from sicsrec.encoders.builder import build_encoder
+from sicsrec.encoders.content import TextContent, encode_content
+from sicsrec.errors import ConfigError, DataError
+from sicsrec.sampling.answers import Tally
+from sicsrec.sampling.judges import JUDGES
+from sicsrec.sampling.judges.similarity import TextVectors, tfidf_vectors
+from sicsrec.sampling.protocol import Judge, Question
+from sicsrec.sampling.questions import QuestionSource
+from sicsrec.steps.context import StepContext, StepReport
+
+FILE_NAME = "pairs.parquet"
+
+_QUESTIONS_AT_A_TIME = 512
+_TEXTS_AT_A_TIME = 128
+_N_SHOWN = 20
+
+
+def run(context: StepContext) -> StepReport:
+    """Ask the judge about every anchor and keep the usable answers.
+
+    Raises:
+        DataError: if more answers than ``max_unusable_share`` are unusable, or no item has a text.
+    """
+    config = context.config.sample_pairs
+    catalog = ItemCatalog.read(context.input("ingest/catalog").path())
+    log = TrainLog.read(context.input("split/train").path())
+    questions = QuestionSource(log, catalog, config.anchors, config.n_candidates, context.seed)
+    judge = _make_judge(context, catalog)
+    tally = Tally()
+    rows: list[tuple[str, str | None, list[str], str]] = []
+    with context.progress.stage("questions", questions.n_anchors) as advance:
+        for some in _in_chunks(questions):
+            for question, answer in zip(some, judge.answer(some), strict=True):
+                verdict = tally.judge(question, answer)
+                if verdict is not None:
+                    negatives = list(verdict.negative_ids)
+                    rows.append((question.anchor_id, verdict.positive_id, negatives, judge.name))
+            advance(len(some))
+        advance(sum(questions.skipped.values()))
+    pairs = pl.DataFrame(rows, schema=dict(PAIRS), orient="row")
+    content = _describe(pairs, tally, questions, catalog)
+    if tally.unusable_share > config.max_unusable_share:
+        raise DataError(
+            f"{tally.n_unusable} of {tally.n_answers} answers of the judge {judge.name!r} are "
+            f"unusable ({dict(tally.unusable)}), more than sample_pairs.max_unusable_share = "
+            f"{config.max_unusable_share} allows"
+        )
+    pairs.write_parquet(_file(context.output("pairs")))
+    _record(context, pairs, content, catalog)
+    return StepReport(rows=tally.n_pairs, rows_of="pairs", content=content)
+
+
+def _file(folder: Path) -> Path:
+    return folder / FILE_NAME
+
+
+def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:
+    config = context.config.sample_pairs
+    build = cast("Any", JUDGES.get(config.judge.kind))
+    vectors = (
+        _encoder_vectors(context, catalog)
+        if config.judge.vectors == "encoder"
+        else tfidf_vectors(catalog)
+    )
+    judge: Judge = build(config.judge, config.n_negatives, vectors)
+    return judge
+
+
+def _encoder_vectors(context: StepContext, catalog: ItemCatalog) -> TextVectors:
+    """Return unit vectors of the text encoder as it is before alignment."""
+    encoder_config = context.config.align_encoders.text_encoder
+    if encoder_config is None:
+        raise ConfigError("sample_pairs.judge.vectors is 'encoder' but there is no text encoder")
+    encoder = build_encoder(encoder_config, "text", context.seed, context.device)
+    content = TextContent(catalog)
+    indices, matrix = encode_content(
+        encoder,
+        content,
+        batch_size=_TEXTS_AT_A_TIME,
+        normalise=True,
+        progress=context.progress,
+    )
+    ids = catalog.ids_of(indices).to_list()
+    return TextVectors({item_id: row for row, item_id in enumerate(ids)}, matrix)
+
+
+def _in_chunks(questions: QuestionSource) -> Iterator[Sequence[Question]]:
+    remaining = iter(questions)
+    while some := list(islice(remaining, _QUESTIONS_AT_A_TIME)):
+        yield some
+
+
+def _describe(
+    pairs: pl.DataFrame, tally: Tally, questions: QuestionSource, catalog: ItemCatalog
+) -> dict[str, Any]:
+    positive = pairs.filter(pl.col("positive_id").is_not_null())
+    covered = pl.concat([positive["anchor_id"], positive["positive_id"]]).n_unique()
+    in_degree = positive["positive_id"].value_counts()["count"]
+    lengths = pairs["negative_ids"].list.len()
+    return {
+        "judge": pairs["source"][0] if pairs.height else None,
+        "anchors": questions.n_anchors,
+        "not_asked": dict(sorted(questions.skipped.items())),
+        "answers": {
+            "pair": tally.n_pairs,
+            "none": tally.n_none,
+            "unusable": dict(sorted(tally.unusable.items())),
+        },
+        "unusable_share": round(tally.unusable_share, 6),
+        "items_in_a_pair": covered,
+        "share_of_items_in_a_pair": round(covered / catalog.n_items, 6),
+        "distinct_positives": positive["positive_id"].n_unique(),
+        "times_an_item_is_positive": {
+            "mean": _number(in_degree.mean()),
+            "max": _number(in_degree.max()),
+        },
+        "negatives_per_answer": _number(lengths.mean()),
+    }
+
+
+def _number(value: object) -> float | None:
+    return round(float(value), 4) if isinstance(value, int | float) else None
+
+
+def _record(
+    context: StepContext, pairs: pl.DataFrame, content: dict[str, Any], catalog: ItemCatalog
+) -> None:
+    context.tracker.log_metrics(
+        {
+            "pairs/n_pairs": float(content["answers"]["pair"]),
+            "pairs/n_none": float(content["answers"]["none"]),
+            "pairs/unusable_share": content["unusable_share"],
+            "pairs/share_of_items": content["share_of_items_in_a_pair"],
+        }
+    )
+    titles = catalog.frame.select("item_id", "title")
+    positive = pairs.filter(pl.col("positive_id").is_not_null())
+    shown = (
+        positive.sample(min(_N_SHOWN, positive.height), seed=context.seed)
+        .join(titles, left_on="anchor_id", right_on="item_id", how="left", maintain_order="left")
+        .rename({"title": "anchor_title"})
+        .join(titles, left_on="positive_id", right_on="item_id", how="left", maintain_order="left")
+        .rename({"title": "positive_title"})
+        .with_columns(pl.col("negative_ids").list.join(" "))
+        .select(
+            "anchor_id", "anchor_title", "positive_id", "positive_title", "negative_ids", "source"
+        )
+    )
+    context.tracker.log_table("sample_pairs", shown)
