@@ -77,7 +77,7 @@ class MlflowStore:
             return str(found.experiment_id)
         location = None if self._artifacts is None else (self._artifacts / name).as_uri()
         try:
-            return self.client.create_experiment(name, artifact_location=location)
+            return str(self.client.create_experiment(name, artifact_location=location))
         except MlflowException:
             # Another process may have made it in between; any other failure shows here again.
             found = self.client.get_experiment_by_name(name)
@@ -144,6 +144,10 @@ class PipelineRun:
     def link_reused(self, step: str, made_by: str) -> None:
         """Note on the parent which earlier run made the output that a step reused."""
         self.store.client.set_tag(self.run_id, f"reused.{step}", made_by or "unknown")
+
+    def log_report(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Record the numbers of a finished step's report on its child run."""
+        _log_metrics(self.store.client, run_id, metrics, step=0)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record the pipeline's final numbers on the parent."""

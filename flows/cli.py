@@ -1,0 +1,214 @@
+"""The command line. Prefect, MLflow and torch are imported by the commands that need them."""
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sicsrec.errors import SicsrecError
+
+if TYPE_CHECKING:
+    from flows.configuration import ResolvedConfig
+    from tasks.settings import Settings
+
+app = typer.Typer(
+    name="sicsrec",
+    help="Raw video metadata, covers and watch histories to an evaluated, exported recommender.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+logger = logging.getLogger(__name__)
+
+Preset = Annotated[
+    str, typer.Argument(help="A shipped preset, or a YAML file of yours.", metavar="[PRESET]")
+]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Folder of the raw data.", metavar="FOLDER")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a value: train_sicsrec.alpha=0.3; repeatable.", metavar="KEY=VALUE"
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every step that is random.")]
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        Console().print(f"sicsrec {importlib.metadata.version('sicsrec')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
+@app.command()
+def run(
+    preset: Preset = "demo",
+    data: Data = None,
+    overrides: Overrides = None,
+    refresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--refresh",
+            help="Run this step even if reusable; repeatable.",
+            metavar="STEP",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Last step to run.", metavar="STEP")
+    ] = None,
+    seed: Seed = None,
+) -> None:
+    """Run the pipeline; what did not change is reused."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.selection import select_steps
+
+        resolved = _resolve(preset, data, overrides, seed)
+        steps = select_steps(resolved.config, until, refresh or ())
+    now = datetime.now().astimezone()
+    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-{Path(preset).stem}.log"
+    with _clear_errors(console, log):
+        from flows.session import RunRequest, print_results, run_pipeline
+
+        request = RunRequest(preset, data, overrides or [], refresh or [], until, seed)
+        finished = run_pipeline(request, steps, settings, console, log)
+        print_results(finished, resolved, settings, console)
+
+
+@app.command()
+def status(
+    preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
+) -> None:
+    """Show which steps are cached and which a run would do."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.views import status_table
+
+        config = _resolve(preset, data, overrides, seed).config
+        console.print(status_table(config, settings.store_root))
+
+
+@app.command()
+def config(
+    preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
+) -> None:
+    """Print the resolved configuration, every value with its origin."""
+    console = Console()
+    with _clear_errors(console):
+        from flows.views import config_lines
+
+        for line in config_lines(_resolve(preset, data, overrides, seed)):
+            console.print(line, soft_wrap=True)
+
+
+@app.command()
+def steps() -> None:
+    """Show the steps in order: what each reads and writes, and may see of the log."""
+    from flows.views import steps_table
+
+    Console().print(steps_table())
+
+
+@app.command()
+def ui(
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Show Prefect's page in place of MLflow's.")
+    ] = False,
+    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+) -> None:
+    """Show past runs in the browser: MLflow, or Prefect."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.server import show_mlflow, show_prefect
+
+        show = show_prefect if prefect else show_mlflow
+        raise typer.Exit(show(settings, port, lambda text: console.print(Text(text))))
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+) -> None:
+    """Register the deployment sicsrec/full-pipeline and carry out its runs until stopped."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.server import standing_prefect_server
+
+        with standing_prefect_server(settings, port) as api_url:
+            from flows.deployment import serve_pipeline
+
+            page = api_url.removesuffix("/api")
+            console.print(
+                Text(f"Prefect's page: {page}/deployments\nA run, in another terminal:\n"),
+                Text(
+                    f"  PREFECT_API_URL={api_url} prefect deployment run "
+                    "sicsrec/full-pipeline --param preset=demo --watch"
+                ),
+                sep="",
+                soft_wrap=True,
+            )
+            serve_pipeline()
+
+
+def _settings() -> "Settings":
+    from tasks.settings import Settings
+
+    settings = Settings.from_environment()
+    settings.apply()
+    return settings
+
+
+def _resolve(
+    preset: str, data: str | None, overrides: list[str] | None, seed: int | None
+) -> "ResolvedConfig":
+    from flows.configuration import resolve_config
+
+    return resolve_config(preset, data=data, overrides=overrides or (), seed=seed)
+
+
+@contextmanager
+def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
+    """Show an error as one message; the traceback is in the log."""
+    from flows.terminal import error_panel
+
+    try:
+        yield
+    except SicsrecError as err:
+        console.print(error_panel(_title(err), str(err), log))
+        raise typer.Exit(1) from err
+    except typer.Exit:
+        raise
+    except Exception as err:
+        message = f"{type(err).__name__}: {err}"
+        if log is None:
+            raise
+        console.print(error_panel("An error in sicsrec itself", message, log))
+        raise typer.Exit(1) from err
+    except KeyboardInterrupt as err:
+        console.print("Stopped. What was finished is kept; run the same command to go on.")
+        raise typer.Exit(130) from err
+
+
+def _title(error: Any) -> str:
+    return {
+        "ConfigError": "The configuration cannot be used",
+        "DataError": "The data cannot be used",
+    }.get(type(error).__name__, type(error).__name__)

@@ -1,0 +1,281 @@
+"""Presets, files and overrides to one resolved configuration whose every value has an origin."""
+
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ConfigError
+
+Origins = dict[str, str]
+"""Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
+
+_TAGS = ("kind", "library")
+"""Fields that name the variant of a section; another variant replaces all values of the first."""
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A valid configuration and where its values come from."""
+
+    preset: str
+    config: PipelineConfig
+    origins: Origins
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """Yield dotted path, value and origin of every value, in the order of the sections."""
+        for path, value in _leaves(self.config.model_dump(mode="json")):
+            yield path, value, self._origin(path)
+
+    def _origin(self, path: str) -> str:
+        parts = path.split(".")
+        for end in range(len(parts), 0, -1):
+            if (origin := self.origins.get(".".join(parts[:end]))) is not None:
+                return origin
+        return "default"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a key given twice is an error; ``1e-5`` is a number, dates stay text."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"{key_node.start_mark.name}, line {line}: {key!r} is given twice")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in entries if not tag.endswith(":timestamp")]
+    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets that are part of the package."""
+    folder = resources.files("flows") / "presets"
+    names = (Path(entry.name) for entry in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+
+
+def resolve_config(
+    preset: str = "demo",
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> ResolvedConfig:
+    """Merge preset, data folder and overrides, and check the result.
+
+    Args:
+        preset: name of a shipped preset or path of a YAML file, which may extend a preset.
+        data: folder of the raw data; relative to the working folder.
+        overrides: ``section.key=value`` with the value as YAML; later ones win.
+        seed: seed of every step that draws random numbers.
+
+    Raises:
+        ConfigError: naming every wrong key and value.
+    """
+    values, origins = _load(preset)
+    changes = [_parse_override(text) for text in overrides]
+    for path, value in changes:
+        _set(values, origins, path, value, "--set")
+    if seed is not None:
+        _set(values, origins, "seed", seed, "--seed")
+    if data is not None:
+        _set(values, origins, "ingest.path", str(Path(data).expanduser().resolve()), "--data")
+    _check_data(values, preset)
+    unknown = list(_unknown_keys(values, PipelineConfig, ""))
+    if unknown:
+        raise ConfigError(_listed(f"configuration {preset!r}", unknown))
+    try:
+        config = PipelineConfig.model_validate(values)
+    except ValidationError as err:
+        raise ConfigError(_listed(f"configuration {preset!r}", _problems(err, values))) from err
+    return ResolvedConfig(preset, config, origins)
+
+
+def _load(preset: str) -> tuple[dict[str, Any], Origins]:
+    """Return the values and origins of a preset or file, with what it extends below."""
+    names = preset_names()
+    if preset in names:
+        text = (resources.files("flows") / "presets" / f"{preset}.yaml").read_text("utf-8")
+        label, where = f"preset {preset}", f"{preset}.yaml"
+    else:
+        path = Path(preset)
+        if path.suffix not in {".yaml", ".yml"}:
+            close = difflib.get_close_matches(preset, names, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(
+                f"unknown preset {preset!r}{hint} Known: {', '.join(names)}. "
+                "A file of yours must end in .yaml"
+            )
+        if not path.is_file():
+            raise ConfigError(f"there is no configuration file {path}")
+        text, label, where = path.read_text("utf-8"), f"file {path.name}", str(path)
+    values = _parse_mapping(text, where)
+    base = values.pop("extends", None)
+    if base is None:
+        return values, dict.fromkeys((path for path, _ in _leaves(values)), label)
+    if base not in names or preset in names:
+        raise ConfigError(
+            f"{where}: extends: {base!r} must name a shipped preset ({', '.join(names)}), and "
+            "shipped presets extend nothing"
+        )
+    merged, origins = _load(base)
+    _merge(merged, origins, values, "", label)
+    return merged, origins
+
+
+def _parse_mapping(text: str, where: str) -> dict[str, Any]:
+    loader = _Loader(text)
+    loader.name = where
+    try:
+        values = loader.get_single_data()
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{where} is not valid YAML: {err}") from err
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must hold sections and values, found {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not all(path.split(".")):
+        raise ConfigError(f"--set {text!r}: write it as section.key=value")
+    loader = _Loader(value)
+    try:
+        return path, loader.get_single_data()
+    except yaml.YAMLError as err:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from err
+    finally:
+        loader.dispose()
+
+
+def _set(values: dict[str, Any], origins: Origins, path: str, value: object, origin: str) -> None:
+    change: object = value
+    for part in reversed(path.split(".")):
+        change = {part: change}
+    if isinstance(change, dict):
+        _merge(values, origins, change, "", origin)
+
+
+def _merge(
+    base: dict[str, Any], origins: Origins, change: Mapping[str, Any], prefix: str, origin: str
+) -> None:
+    """Put ``change`` over ``base``; a section that changes its variant is replaced as a whole."""
+    for name, value in change.items():
+        path, old = f"{prefix}{name}", base.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and not _other_variant(old, value):
+            _merge(old, origins, value, f"{path}.", origin)
+            continue
+        for known in [key for key in origins if key == path or key.startswith(f"{path}.")]:
+            del origins[known]
+        base[name] = value
+        for leaf, _ in _leaves({name: value}, prefix):
+            origins[leaf] = origin
+
+
+def _other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(tag in new and tag in old and new[tag] != old[tag] for tag in _TAGS)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_data(values: Mapping[str, Any], preset: str) -> None:
+    ingest = values.get("ingest")
+    if not isinstance(ingest, dict) or not isinstance(ingest.get("reader"), dict):
+        return
+    if ingest["reader"].get("kind") == "demo" and ingest.get("path") is not None:
+        raise ConfigError(
+            f"--data: the preset {preset!r} generates its own catalogue and reads no folder; "
+            f"name a preset for your data, e.g. one of {', '.join(preset_names())}"
+        )
+
+
+def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterator[str]:
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            close = difflib.get_close_matches(str(name), model.model_fields, 1)
+            hint = (
+                f"did you mean {prefix}{close[0]}?"
+                if close
+                else f"known here: {', '.join(model.model_fields)}"
+            )
+            yield f"{prefix}{name}: no such key; {hint}"
+            continue
+        inner = _model_of(field.annotation, value)
+        if inner is not None:
+            yield from _unknown_keys(value, inner, f"{prefix}{name}.")
+
+
+def _model_of(annotation: object, value: object) -> type[BaseModel] | None:
+    """Return the section class that ``value`` is meant for, None when it is no section."""
+    members = list(_members(annotation))
+    for tag in _TAGS:
+        if isinstance(value, dict) and tag in value:
+            for member in members:
+                field = member.model_fields.get(tag)
+                if field is not None and value[tag] in get_args(field.annotation):
+                    return member
+            return None
+    return members[0] if len(members) == 1 else None
+
+
+def _members(annotation: object) -> Iterator[type[BaseModel]]:
+    if get_origin(annotation) is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for argument in get_args(annotation):
+            yield from _members(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line per fault: path, problem, value."""
+    for fault in error.errors(include_url=False):
+        path: list[str] = []
+        inner: Any = values
+        for index, part in enumerate(fault["loc"]):
+            # A location also names the variant of a section, which is no key of the file.
+            is_key = isinstance(inner, Mapping) and part in inner
+            if is_key or index == len(fault["loc"]) - 1:
+                path.append(str(part))
+                inner = inner[part] if is_key else {}
+        message = fault["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        yield f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _listed(title: str, lines: Sequence[str] | Iterator[str]) -> str:
+    return "\n".join([f"{title} cannot be used:", *(f"  {line}" for line in lines)])

@@ -1,0 +1,86 @@
+"""The flow ``sicsrec``: all steps of one pipeline, recorded in MLflow."""
+
+import logging
+from datetime import datetime
+from typing import Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.utilities.names import generate_slug
+
+from flows.configuration import resolve_config
+from flows.feature_pipeline import feature_pipeline
+from flows.order import refs_of
+from flows.prepare_data import prepare_data
+from flows.selection import select_steps
+from flows.training_pipeline import training_pipeline
+from sicsrec.config import PipelineConfig
+from tasks.outcome import RunOutcome, StepOutcome
+from tasks.record import RunRecord, recorded_run
+
+StepName = Literal[
+    "ingest",
+    "split",
+    "sample_pairs",
+    "align_encoders",
+    "encode_items",
+    "pretrain_id",
+    "train_sicsrec",
+    "evaluate",
+    "export",
+]
+"""The steps as a type, so that Prefect's page offers them as a choice."""
+
+
+def _run_name() -> str:
+    preset = flow_run.parameters.get("preset", "demo")
+    now = datetime.now().astimezone()
+    return f"{preset} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
+
+
+@flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
+def sicsrec(
+    preset: str = "demo",
+    data: str | None = None,
+    overrides: list[str] | None = None,
+    refresh: list[StepName] | None = None,
+    until: StepName | None = None,
+    seed: int | None = None,
+) -> RunOutcome:
+    """Turn raw video metadata, covers and histories into an evaluated, exported recommender.
+
+    Args:
+        preset: name of a shipped preset, or path of a YAML file.
+        data: folder of the raw data; ``demo`` needs none.
+        overrides: changes to the preset, each ``section.key=value``.
+        refresh: steps that run even when their output could be reused.
+        until: last step to run.
+        seed: seed of every step that draws random numbers.
+
+    Returns:
+        How each step ended, in order.
+    """
+    # Without a level of its own the library's loggers keep the root's, which hides progress.
+    logging.getLogger("sicsrec").setLevel(logging.INFO)
+    config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
+    steps = select_steps(config, until, refresh or ())
+    name = str(flow_run.name or preset)
+    with recorded_run(name, config, steps, tuple(refresh or ())) as run:
+        outcomes = _run_stages(config, run)
+    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
+
+
+def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:
+    outcomes = prepare_data(config, run)
+    refs = refs_of(outcomes)
+    if "split/train" not in refs:
+        return outcomes
+    outcomes += feature_pipeline(
+        config,
+        run,
+        catalog=refs["ingest/catalog"],
+        covers=refs["ingest/covers"],
+        train=refs["split/train"],
+    )
+    outcomes += training_pipeline(config, run, refs_of(outcomes))
+    return outcomes

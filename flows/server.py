@@ -1,0 +1,231 @@
+"""A temporary Prefect server for one run, started while everything else is still being imported.
+
+Prefect can start one by itself, but only after importing its whole server into the client, and
+then one waits for it. The command is the one that Prefect uses.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sicsrec.errors import SicsrecError
+from tasks.settings import Settings
+
+MLFLOW_URL = "http://127.0.0.1:5000"
+PREFECT_URL = "http://127.0.0.1:4200"
+
+_NOT_NEEDED = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "TRIGGERS",
+    "REPOSSESSOR",
+    "CLEANUP_RECONCILER",
+    "DB_VACUUM",
+)
+"""Services of the server that serve schedules, workers and automations, none of which a single run
+has."""
+
+
+class TemporaryServer:
+    """Prefect's server on a free port of the loopback, for as long as a ``with`` block.
+
+    Entering only starts the process; :meth:`wait` waits until it answers.
+
+    Args:
+        log: file that takes what the server prints.
+        timeout_seconds: how long it may take to answer; the first start makes a database.
+    """
+
+    def __init__(self, log: Path, timeout_seconds: float = 120.0) -> None:
+        self.log = log
+        self.timeout_seconds = timeout_seconds
+        self.port = free_port()
+
+    @property
+    def api_url(self) -> str:
+        """Address for ``PREFECT_API_URL``."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def __enter__(self) -> Self:
+        """Start the server's process."""
+        environment = dict(os.environ)
+        environment.pop("PREFECT_API_URL", None)
+        environment |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED}
+        environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as stream:
+            # A session of its own: Ctrl-C is for the run, which then still reports to the server.
+            self._process = subprocess.Popen(  # noqa: S603
+                [
+                    *(sys.executable, "-m", "uvicorn", "--factory"),
+                    "prefect.server.api.server:create_app",
+                    *("--host", "127.0.0.1", "--port", str(self.port)),
+                    *("--log-level", "error", "--lifespan", "on"),
+                ],
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        return self
+
+    def wait(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            SicsrecError: if it ends or does not answer in time.
+        """
+        deadline = time.monotonic() + self.timeout_seconds
+        while not is_answering(self.api_url):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SicsrecError(
+                    "the temporary Prefect server did not start; what it printed is in "
+                    f"{self.log}. A server of yours can be named with PREFECT_API_URL"
+                )
+            time.sleep(0.1)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the server."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def prefect_server(api_url: str | None, log: Path) -> Iterator[TemporaryServer | None]:
+    """Start a temporary server unless ``api_url`` names a running one."""
+    if api_url is not None:
+        yield None
+        return
+    with TemporaryServer(log) as server:
+        os.environ["PREFECT_API_URL"] = server.api_url
+        try:
+            yield server
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[str]:
+    """Yield the address of the server in use, or start one with a page on the loopback.
+
+    Raises:
+        SicsrecError: if the named server does not answer, or the own one does not start.
+    """
+    if settings.prefect_api_url is not None:
+        if not is_answering(settings.prefect_api_url):
+            raise SicsrecError(
+                f"no Prefect server answers under PREFECT_API_URL={settings.prefect_api_url}. "
+                "Start it, or unset the variable and one is started here"
+            )
+        yield settings.prefect_api_url
+        return
+    chosen = port or _default_port(PREFECT_URL)
+    api_url = f"http://127.0.0.1:{chosen}/api"
+    if is_answering(api_url):
+        raise SicsrecError(
+            f"a Prefect server answers on port {chosen} already. To use it, set "
+            f"PREFECT_API_URL={api_url}; for one of its own, give --port"
+        )
+    process = subprocess.Popen(  # noqa: S603
+        _prefect_command(chosen), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not is_answering(api_url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SicsrecError(f"the Prefect server did not start on port {chosen}")
+            time.sleep(0.2)
+        os.environ["PREFECT_API_URL"] = api_url
+        yield api_url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
+    """Serve Prefect's page over the past runs until stopped; return the exit status."""
+    if settings.prefect_api_url is not None:
+        say(f"Prefect: {settings.prefect_api_url.removesuffix('/api')}")
+        return 0
+    chosen = port or _default_port(PREFECT_URL)
+    say(f"Prefect: http://127.0.0.1:{chosen}/runs  (Ctrl-C stops it)")
+    return _run_until_stopped(_prefect_command(chosen))
+
+
+def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
+    """Serve MLflow's page over the past runs until stopped; return the exit status."""
+    if settings.mlflow_uri is not None and settings.mlflow_uri.startswith("http"):
+        say(f"MLflow: {settings.mlflow_uri}")
+        return 0
+    from sicsrec.tracking.mlflow_store import MlflowStore
+
+    store = MlflowStore(settings.home, settings.mlflow_uri)
+    chosen = port or _default_port(MLFLOW_URL)
+    say(f"MLflow: http://127.0.0.1:{chosen}  (Ctrl-C stops it)")
+    return _run_until_stopped(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--backend-store-uri", store.uri, "--host", "127.0.0.1", "--port", str(chosen)),
+            *("--default-artifact-root", (settings.home / "mlflow" / "artifacts").as_uri()),
+        ]
+    )
+
+
+def _prefect_command(port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "prefect", "server", "start"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+def _run_until_stopped(command: list[str]) -> int:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent the signal to the server as well; it ends by itself.
+        process.wait(timeout=20)
+        return 0
+
+
+def _default_port(url: str) -> int:
+    return urllib.parse.urlsplit(url).port or 80
+
+
+def is_answering(api_url: str) -> bool:
+    """Whether a Prefect server answers under this address."""
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as reply:  # noqa: S310
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,130 @@
+"""One run from the command line: log file, temporary server, the flow, and what is said of it."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.configuration import ResolvedConfig
+from flows.server import MLFLOW_URL, PREFECT_URL, prefect_server
+from flows.terminal import RunView, logging_to, results_tables
+from sicsrec.artifacts import ArtifactStore
+from tasks.outcome import RunOutcome, observed_by
+from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for; the parameters of the flow."""
+
+    preset: str
+    data: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    refresh: list[str] = field(default_factory=list)
+    until: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended without an error."""
+
+    outcome: RunOutcome
+    flow_run_id: str
+
+
+def run_pipeline(
+    request: RunRequest, steps: Sequence[str], settings: Settings, console: Console, log: Path
+) -> FinishedRun:
+    """Run the flow under a temporary server, or under the one that the settings name.
+
+    Raises:
+        SicsrecError: what a step raised, or when the temporary server does not start.
+    """
+    server_log = settings.log_folder / "prefect-server.log"
+    with (
+        logging_to(log, console),
+        prefect_server(settings.prefect_api_url, server_log) as server,
+        RunView(console, steps) as view,
+    ):
+        try:
+            # Imported while the server starts: each of the two takes seconds.
+            from prefect.logging.handlers import APILogHandler
+
+            from flows.pipeline import sicsrec
+            from tasks.record import warm_up
+
+            warm_up()
+            if server is not None:
+                server.wait()
+            with observed_by(view):
+                state: Any = sicsrec(
+                    preset=request.preset,
+                    data=request.data,
+                    overrides=request.overrides,
+                    refresh=request.refresh,
+                    until=request.until,
+                    seed=request.seed,
+                    return_state=True,
+                )
+                # The last log lines must reach the server while it is there.
+                APILogHandler().flush()
+                outcome: RunOutcome = state.result()
+        except BaseException:
+            view.mark_failed()
+            logger.exception("the run ended with an error")
+            raise
+        return FinishedRun(outcome, str(state.state_details.flow_run_id))
+
+
+def print_results(
+    finished: FinishedRun, resolved: ResolvedConfig, settings: Settings, console: Console
+) -> None:
+    """Print the results table, if the run got so far, and where to look next."""
+    store = ArtifactStore(settings.store_root)
+    for step in finished.outcome.steps:
+        if step.name != "evaluate":
+            continue
+        report = store.report(resolved.config.dataset, step.name, step.key)
+        for table in results_tables(report["content"].get("results", [])):
+            console.print(table)
+    for label, place, how in _places(finished, settings):
+        console.print(Text(f"{label:<16}", style="bold"), Text(place), sep="", soft_wrap=True)
+        if how:
+            console.print(Text(f"{'':<16}{how}", style="dim"), soft_wrap=True)
+
+
+def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, str]]:
+    outcome = finished.outcome
+    places = []
+    for step in outcome.steps:
+        if step.name == "export":
+            folder = Path(step.folder) / "data" / "recommendations"
+            places.append(("Recommendations", _near(folder / "recommendations.parquet"), ""))
+            places.append(("Model", _near(Path(step.folder) / "data" / "model"), ""))
+    if not places and outcome.steps:
+        places.append(("Output", _near(Path(outcome.steps[-1].folder)), ""))
+    run_path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
+    if settings.mlflow_uri is None:
+        places.append(("MLflow", "sicsrec ui", f"{MLFLOW_URL}/{run_path}"))
+    else:
+        places.append(("MLflow", f"{settings.mlflow_uri}/{run_path}", ""))
+    page = f"runs/flow-run/{finished.flow_run_id}"
+    if settings.prefect_api_url is None:
+        places.append(("Prefect", "sicsrec ui --prefect", f"{PREFECT_URL}/{page}"))
+    else:
+        places.append(("Prefect", f"{settings.prefect_api_url.removesuffix('/api')}/{page}", ""))
+    return places
+
+
+def _near(path: Path) -> str:
+    """Return a path as seen from the working folder when it lies below it."""
+    here = Path.cwd()
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)

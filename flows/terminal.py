@@ -1,0 +1,268 @@
+"""What a person sees: the steps while they run, tables, errors. Good on 80 columns."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from sicsrec.progress import Advance, LogProgress, Progress
+from tasks.outcome import StepOutcome
+
+_METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
+_STATE_STYLES = {
+    "ran": "green",
+    "cached": "cyan",
+    "running": "bold yellow",
+    "failed": "bold red",
+    "to do": "yellow",
+}
+
+
+def new_table(title: str | None = None) -> Table:
+    """Return an empty table in the style that all tables share."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+
+
+class BarProgress:
+    """Shows every open stage as a bar with an estimate of the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.bars = Bars(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+        )
+
+    @contextmanager
+    def stage(self, description: str, total: int | None) -> Iterator[Advance]:
+        """See :meth:`sicsrec.progress.Progress.stage`."""
+        bar = self.bars.add_task(escape(description), total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            self.bars.update(bar, advance=n, note=escape(note))
+
+        try:
+            yield advance
+        finally:
+            self.bars.remove_task(bar)
+
+
+class RunView:
+    """Watches a run: a growing table with bars below it, or log lines when nobody looks.
+
+    Args:
+        console: where to show it.
+        steps: names of the steps of the run.
+    """
+
+    def __init__(self, console: Console, steps: Sequence[str]) -> None:
+        self.console = console
+        self._states = dict.fromkeys(steps, "")
+        self._outcomes: dict[str, StepOutcome] = {}
+        self._bar_progress = BarProgress(console)
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=5,
+            transient=True,
+            redirect_stdout=False,
+        )
+        self.progress: Progress = self._bar_progress if console.is_terminal else LogProgress()
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and leave the table of steps behind."""
+        self._live.stop()
+        if self._outcomes or "failed" in self._states.values():
+            self.console.print(self._table())
+
+    def started(self, step: str) -> None:
+        """See :meth:`tasks.outcome.Observer.started`."""
+        self._states[step] = "running"
+
+    def ended(self, outcome: StepOutcome) -> None:
+        """See :meth:`tasks.outcome.Observer.ended`."""
+        self._states[outcome.name] = "cached" if outcome.was_reused else "ran"
+        self._outcomes[outcome.name] = outcome
+        if not self.console.is_terminal:
+            self.console.print(
+                f"{outcome.name}: {self._states[outcome.name]}, {outcome.rows:,} "
+                f"{outcome.rows_of}, {format_seconds(outcome.seconds)}"
+            )
+
+    def mark_failed(self) -> None:
+        """Say of the step that was running that it failed."""
+        for step, state in self._states.items():
+            if state == "running":
+                self._states[step] = "failed"
+
+    def _render(self) -> Group:
+        return Group(self._table(), self._bar_progress.bars)
+
+    def _table(self) -> Table:
+        table = new_table()
+        table.add_column("step", no_wrap=True)
+        table.add_column("", no_wrap=True, min_width=7)
+        table.add_column("rows", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True, overflow="ellipsis")
+        table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("size", justify="right", no_wrap=True)
+        for step, state in self._states.items():
+            outcome = self._outcomes.get(step)
+            styled = Text(state, style=_STATE_STYLES.get(state, ""))
+            if outcome is None:
+                table.add_row(step, styled, "", "", "", "", style="" if state else "dim")
+                continue
+            table.add_row(
+                step,
+                styled,
+                f"{outcome.rows:,}",
+                outcome.rows_of,
+                format_seconds(outcome.seconds),
+                format_bytes(outcome.n_bytes),
+            )
+        return table
+
+
+def results_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return one table per split, test first, models in the order of the report."""
+    tables = []
+    for split in sorted({str(row["split"]) for row in results}):
+        rows = [row for row in results if row["split"] == split]
+        best = {
+            name: max((row[name] for row in rows if row.get(name) is not None), default=None)
+            for name in _METRICS
+        }
+        table = new_table(f"{split}, {rows[0].get('users', 0):,} users")
+        table.add_column("model", overflow="fold")
+        for name in _METRICS:
+            label = name.replace("_at_", "@").upper()
+            table.add_column(label, justify="right", no_wrap=True)
+        table.add_column("NDCG@10 interval", justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(
+                str(row["model"]),
+                *(_cell(row.get(name), best[name]) for name in _METRICS),
+                _interval(row.get("ndcg_at_10_low"), row.get("ndcg_at_10_high")),
+            )
+        tables.append(table)
+    return tables
+
+
+def _cell(value: float | None, best: float | None) -> Text:
+    return Text(_share(value), style="bold" if value is not None and value == best else "")
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_share(low)} - {_share(high)}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}".removeprefix("0")
+
+
+def error_panel(title: str, message: str, log: Path | None) -> Panel:
+    """Return what is shown in place of a traceback."""
+    body = Text(message)
+    if log is not None:
+        body.append("\n\nThe whole story is in ", style="dim")
+        body.append(str(log), style="dim")
+    return Panel(body, title=escape(title), border_style="red", title_align="left", expand=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration for people.
+
+    Example:
+        >>> format_seconds(0.31), format_seconds(75), format_seconds(7200)
+        ('0.3 s', '1:15 min', '2:00 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a size for people.
+
+    Example:
+        >>> format_bytes(512), format_bytes(2_400_000)
+        ('512 B', '2.4 MB')
+    """
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} B"
+    for exponent, unit in enumerate(("kB", "MB"), start=1):
+        if n_bytes < 1000 ** (exponent + 1):
+            return f"{n_bytes / 1000**exponent:.1f} {unit}"
+    return f"{n_bytes / 1000**3:.1f} GB"
+
+
+def format_age(moment: str) -> str:
+    """Return how long ago an ISO 8601 time was, in its largest unit."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+@contextmanager
+def logging_to(log: Path, console: Console) -> Iterator[None]:
+    """Send everything to a file; to the terminal only the library's own lines.
+
+    On a terminal these are warnings, as the bars show the rest; elsewhere progress as well.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(log, encoding="utf-8")
+    to_file.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    to_terminal = RichHandler(
+        logging.WARNING if console.is_terminal else logging.INFO,
+        console=console,
+        show_time=False,
+        show_path=False,
+        show_level=console.is_terminal,
+    )
+    root, library = logging.getLogger(), logging.getLogger("sicsrec")
+    root.addHandler(to_file)
+    library.addHandler(to_terminal)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(to_file)
+        library.removeHandler(to_terminal)
+        to_file.close()

@@ -1,0 +1,82 @@
+"""Tables about configuration, plan and steps, for the command line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from flows.configuration import ResolvedConfig
+from flows.terminal import format_age, format_bytes, new_table
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.steps import STEPS
+from sicsrec.steps.plan import plan_steps
+
+_STYLES = {"cached": "cyan", "to do": "yellow", "not needed": "dim"}
+_ORIGIN_COLUMN = 52
+
+
+def status_table(config: PipelineConfig, store_root: Path) -> Table:
+    """Return the state of every step under ``config``."""
+    table = new_table(config.dataset)
+    table.add_column("step", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("key", no_wrap=True)
+    for step in plan_steps(config, ArtifactStore(store_root)):
+        state = Text(step.state, style=_STYLES[step.state])
+        if step.manifest is None:
+            table.add_row(step.name, state, "", "", "", step.key or "")
+            continue
+        table.add_row(
+            step.name,
+            state,
+            f"{step.rows:,} {step.rows_of}",
+            format_bytes(step.manifest.n_bytes),
+            format_age(step.manifest.started),
+            step.key,
+        )
+    return table
+
+
+def steps_table() -> Table:
+    """Return what every step reads and writes."""
+    table = new_table()
+    table.add_column("step", no_wrap=True)
+    table.add_column("reads")
+    table.add_column("writes: has seen of the log")
+    for step in STEPS:
+        table.add_row(
+            step.name,
+            "\n".join(entry.name for entry in step.inputs) or "raw data",
+            "\n".join(
+                f"{output.name}: "
+                + ("as its inputs" if output.sees is None else ", ".join(sorted(output.sees)))
+                if output.sees != frozenset()
+                else f"{output.name}: nothing"
+                for output in step.outputs
+            ),
+        )
+        table.add_section()
+    return table
+
+
+def config_lines(resolved: ResolvedConfig) -> Iterator[Text]:
+    """Yield the configuration as YAML, the origin of every value as a comment at its end."""
+    open_sections: list[str] = []
+    for path, value, origin in resolved.rows():
+        *sections, name = path.split(".")
+        for depth, section in enumerate(sections):
+            if open_sections[: depth + 1] != sections[: depth + 1]:
+                yield Text(f"{'  ' * depth}{section}:", style="bold")
+        open_sections = sections
+        line = Text(f"{'  ' * len(sections)}{name}: ")
+        # JSON is YAML; it keeps the type of a text that looks like a number visible.
+        line.append(json.dumps(value, ensure_ascii=False), style="cyan")
+        line.append(" " * max(_ORIGIN_COLUMN - line.cell_len, 1))
+        line.append(f"# {origin}", style="dim" if origin == "default" else "yellow")
+        yield line

@@ -1,0 +1,67 @@
+"""Everything that comes from the environment. No secret is among it, and nothing else reads it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things lie and what computes."""
+
+    home: Path
+    """``SICSREC_HOME``: root of artifacts, MLflow and Prefect databases, logs; ``.sicsrec``."""
+    device: str
+    """``SICSREC_DEVICE``: ``auto`` (an accelerator where there is one), ``cpu``, ``cuda:1``, ..."""
+    mlflow_uri: str | None
+    """``MLFLOW_TRACKING_URI``: another place than the database under the home."""
+    prefect_api_url: str | None
+    """``PREFECT_API_URL``: a running Prefect server; None starts a temporary one per run."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the settings from ``environment``, by default that of the process."""
+        values = os.environ if environment is None else environment
+        return cls(
+            home=Path(values.get("SICSREC_HOME") or ".sicsrec").resolve(),
+            device=values.get("SICSREC_DEVICE") or "auto",
+            mlflow_uri=values.get("MLFLOW_TRACKING_URI") or None,
+            prefect_api_url=values.get("PREFECT_API_URL") or None,
+        )
+
+    @property
+    def store_root(self) -> Path:
+        """Folder of the artifact store."""
+        return self.home / "artifacts"
+
+    @property
+    def log_folder(self) -> Path:
+        """Folder of the log files, one per run."""
+        return self.home / "logs"
+
+    def third_party_environment(self) -> dict[str, str]:
+        """Return the variables that Prefect and MLflow read when they are imported.
+
+        Their databases go below the home, nothing is sent anywhere, the library's log lines reach
+        Prefect, and the terminal is left to whoever started the run.
+        """
+        return {
+            "SICSREC_HOME": str(self.home),
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "sicsrec",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def apply(self) -> None:
+        """Set these variables, except those that the user has set; before Prefect is imported."""
+        for name, value in self.third_party_environment().items():
+            os.environ.setdefault(name, value)
