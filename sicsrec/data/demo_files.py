@@ -5,16 +5,13 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from sicsrec.data.demo_words import STYLE_WORDS, TOPIC_TEMPLATES, TOPIC_WORDS, VAGUE_TITLES
-
-if TYPE_CHECKING:
-    from sicsrec.data.demo import Videos, Viewing
+from sicsrec.data.demo_world import Videos, Viewing
 
 _SIZE = (96, 64)
 _VAGUE_RATE = 0.125
@@ -27,7 +24,7 @@ _NOISE = 14.0
 Colour = tuple[int, int, int]
 
 
-def write_items(path: Path, videos: "Videos", random: Generator, faults: Generator) -> None:
+def write_items(path: Path, videos: Videos, random: Generator, faults: Generator) -> None:
     """Write the item file; about one row in a hundred is a double, cut short or without title."""
     rows = [
         [str(videos.ids[video]), write_title(random, videos, video), "en"]
@@ -48,7 +45,7 @@ def write_items(path: Path, videos: "Videos", random: Generator, faults: Generat
         stream.write("9999\n")
 
 
-def write_title(random: Generator, videos: "Videos", video: int) -> str:
+def write_title(random: Generator, videos: Videos, video: int) -> str:
     """Compose the title of one video."""
     if random.random() < _VAGUE_RATE:
         return VAGUE_TITLES[random.integers(len(VAGUE_TITLES))]
@@ -71,7 +68,7 @@ def write_title(random: Generator, videos: "Videos", video: int) -> str:
 
 
 def write_interactions(
-    path: Path, videos: "Videos", viewings: Sequence["Viewing"], faults: Generator
+    path: Path, videos: Videos, viewings: Sequence[Viewing], faults: Generator
 ) -> None:
     """Write the viewings in the order of time; about one row in 250 is broken."""
     rows = [
@@ -90,7 +87,7 @@ def write_interactions(
         writer.writerows(rows)
 
 
-def write_covers(folder: Path, videos: "Videos", random: Generator, faults: Generator) -> None:
+def write_covers(folder: Path, videos: Videos, random: Generator, faults: Generator) -> None:
     """Write a cover per video; about one in forty is missing, broken or oddly encoded."""
     folder.mkdir()
     n_faults = max(1, len(videos) // 250)
@@ -119,7 +116,7 @@ def _encode(image: Image.Image, kind: str) -> bytes | None:
     return content[: len(content) // 2] if kind == "truncated" else content
 
 
-def draw_cover(random: Generator, videos: "Videos", video: int) -> Image.Image:
+def draw_cover(random: Generator, videos: Videos, video: int) -> Image.Image:
     """Draw the cover of one video: palette and shapes by style, emblem by series, noise."""
     style, topic, series = (
         int(column[video]) for column in (videos.styles, videos.topics, videos.series)

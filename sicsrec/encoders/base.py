@@ -130,8 +130,10 @@ class ItemEncoder(nn.Module, ABC):
             parts = TrainedParts(tuple(self.children()))
         elif trained == "last_block":
             parts = self.last_block()
-        for part in (*parts.modules, *parts.parameters):
-            part.requires_grad_(True)
+        for module in parts.modules:
+            module.requires_grad_(True)
+        for parameter in parts.parameters:
+            parameter.requires_grad_(True)
         self._moving = parts.modules
         self._trunk_moves = trained == "full"
         self.train(self.training)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -93,6 +94,17 @@ class ImageContent(ItemContent):
     def get(self, indices: NDArray[np.integer]) -> list[Image.Image]:
         """See :meth:`ItemContent.get`."""
         return self._covers.read([self._ids[int(index) - 1] for index in indices])
+
+
+def open_content(modality: Modality, catalog: ItemCatalog, covers_folder: Path) -> ItemContent:
+    """Return the texts or the covers of a catalogue; covers are opened only when asked for.
+
+    Raises:
+        DataError: if an item's cover is called usable and is not there.
+    """
+    if modality == "text":
+        return TextContent(catalog)
+    return ImageContent(catalog, CoverStore(covers_folder))
 
 
 def encode_content(

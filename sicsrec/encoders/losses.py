@@ -102,7 +102,7 @@ def cross_modal_contrast(
         present: whether an item has both modalities.
         temperature: the paper's tau.
     """
-    if len(item_ids[present].unique()) < 2:
+    if len(torch.unique(item_ids[present])) < 2:
         return text_vectors.new_zeros(())
     texts, images, ids = text_vectors[present], image_vectors[present], item_ids[present]
     own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +22,7 @@ class TokenBatch:
     targets: Int[Tensor, "rows length"]
 
     @classmethod
-    def from_packed(cls, batch: PackedBatch, device: torch.device) -> Self:
+    def from_packed(cls, batch: PackedBatch, device: torch.device) -> "TokenBatch":
         """Copy a packed batch to a device."""
         return cls(
             *(

@@ -1,6 +1,6 @@
 """Step 2: SICSRec, ID and content modalities aligned and mixed (arXiv 2510.10556)."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -139,7 +139,7 @@ class SICSRec(SequenceModel):
         for name, parameter in self.id_encoder.transformer.named_parameters():
             parameter.requires_grad_("_adapter." in name)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "SICSRec":
         """Switch dropout; the frozen ID encoder's stays off."""
         super().train(mode)
         self.id_encoder.eval()

@@ -6,18 +6,16 @@ without the pipeline, each with ``adapter.safetensors`` beside the encoder's fil
 """
 
 import json
-from typing import Literal, cast
 
 import polars as pl
 from safetensors.torch import save_file
 
 from sicsrec.config import EncoderConfig
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.covers import CoverStore
 from sicsrec.data.schema import PAIRS, check_schema
 from sicsrec.encoders.base import ItemEncoder, Modality
 from sicsrec.encoders.builder import build_encoder, save_encoder
-from sicsrec.encoders.content import ImageContent, ItemContent, TextContent
+from sicsrec.encoders.content import ItemContent, open_content
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.training.alignment import align
 from sicsrec.training.pair_batches import Pairs
@@ -42,11 +40,7 @@ def run(context: StepContext) -> StepReport:
     contents: dict[str, ItemContent] = {}
     for modality, encoder_config in _configured(config.text_encoder, config.image_encoder):
         encoders[modality] = build_encoder(encoder_config, modality, context.seed, context.device)
-        contents[modality] = (
-            TextContent(catalog)
-            if modality == "text"
-            else ImageContent(catalog, CoverStore(context.input("ingest/covers").path()))
-        )
+        contents[modality] = open_content(modality, catalog, context.input("ingest/covers").path())
     result = align(
         encoders,
         contents,
@@ -77,9 +71,5 @@ def run(context: StepContext) -> StepReport:
 def _configured(
     text: EncoderConfig | None, image: EncoderConfig | None
 ) -> list[tuple[Modality, EncoderConfig]]:
-    both = (("text", text), ("image", image))
-    return [
-        (cast("Literal['text', 'image']", modality), config)
-        for modality, config in both
-        if config is not None
-    ]
+    both: tuple[tuple[Modality, EncoderConfig | None], ...] = (("text", text), ("image", image))
+    return [(modality, config) for modality, config in both if config is not None]

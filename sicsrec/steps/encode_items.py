@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from sicsrec.artifacts import digest_file, digest_folder
 from sicsrec.config import GivenSourceConfig
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.covers import CoverStore
 from sicsrec.data.given_vectors import read_given_vectors
 from sicsrec.data.vectors import MODALITIES, write_vectors
 from sicsrec.encoders.builder import FILE_NAME as ENCODER_FILE
 from sicsrec.encoders.builder import load_encoder
-from sicsrec.encoders.content import ImageContent, ItemContent, TextContent, encode_content
+from sicsrec.encoders.content import encode_content, open_content
 from sicsrec.errors import DataError
 from sicsrec.steps.context import StepContext, StepReport
 
@@ -74,11 +73,7 @@ def _encode(context: StepContext, modality: str, catalog: ItemCatalog) -> Encode
     if not (folder / ENCODER_FILE).is_file():
         return None
     encoder = load_encoder(folder, context.device)
-    content: ItemContent = (
-        TextContent(catalog)
-        if modality == "text"
-        else ImageContent(catalog, CoverStore(context.input("ingest/covers").path()))
-    )
+    content = open_content(encoder.modality, catalog, context.input("ingest/covers").path())
     config = context.config.encode_items
     indices, matrix = encode_content(
         encoder,

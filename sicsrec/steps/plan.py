@@ -50,4 +50,3 @@ def plan_steps(config: PipelineConfig, store: ArtifactStore) -> list[PlannedStep
             PlannedStep(step.name, "cached", key, manifest, report["rows"], report["rows_of"])
         )
     return plan
-

@@ -1,17 +1,17 @@
 """Where steps record parameters, metrics, tables and figures.
 
-This module is only the contract, and imports nothing heavy; :mod:`sicsrec.tracking.mlflow_store`
-is the one place of the library that imports MLflow.
+This module is only the contract; :mod:`sicsrec.tracking.mlflow_store` is the one place of the
+library that imports MLflow.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    import polars as pl
-    from matplotlib.figure import Figure
+import polars as pl
+from matplotlib.figure import Figure
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Receives what one step records.
 
@@ -22,11 +22,11 @@ class Tracker(Protocol):
         """Record numbers; ``step`` is the epoch or the optimiser step, the x axis of a curve."""
         ...
 
-    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+    def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """Record a small table under ``name``, without extension."""
         ...
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         """Record a picture under ``name``, without extension."""
         ...
 
@@ -45,10 +45,10 @@ class NullTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See :meth:`Tracker.log_metrics`."""
 
-    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+    def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """See :meth:`Tracker.log_table`."""
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`Tracker.log_figure`."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

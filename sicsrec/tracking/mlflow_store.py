@@ -9,19 +9,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+import polars as pl
 from filelock import FileLock
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
-
-if TYPE_CHECKING:
-    import polars as pl
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +117,7 @@ class PipelineRun:
         self.experiment_id = experiment_id
 
     @contextmanager
-    def closing(self) -> Iterator["PipelineRun"]:
+    def closing(self) -> Iterator[Self]:
         """End the run when the block ends: finished, failed with the error as a tag, or killed."""
         with _closing(self.store.client, self.run_id):
             yield self
@@ -170,12 +168,12 @@ class MlflowTracker:
         """See :meth:`sicsrec.tracking.Tracker.log_metrics`."""
         _log_metrics(self.store.client, self.run_id, metrics, step or 0)
 
-    def log_table(self, name: str, frame: "pl.DataFrame") -> None:
+    def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_table`."""
         columns: dict[str, Any] = frame.to_dict(as_series=False)
         self.store.client.log_table(self.run_id, columns, f"tables/{name}.json")
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
         self.store.client.log_figure(self.run_id, figure, f"figures/{name}.png")
 

@@ -245,7 +245,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     # A batch whose every term is masked out has nothing to learn from.
     if total.requires_grad:
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
     return {"loss": float(total.detach()), **values}
 

@@ -22,6 +22,10 @@ _END_MARK = "\0\x1a\0"
 _UNDECODED_BYTE = re.compile("[\udc80-\udcff]")
 
 
+_Fault = tuple[str, str]
+"""Reason and detail."""
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a delimited text file is written."""
@@ -97,7 +101,7 @@ def _records(stream: Iterable[str], dialect: Dialect) -> Iterator[_Record]:
     reader = _csv_reader(lines, dialect)
     while True:
         number = lines.n_done + 1
-        fields, fault = _next_fields(reader, lines, n_fields)
+        fields, fault = _next_fields(reader, lines, n_fields, dialect)
         if fields == [_END_MARK] or (not lines.taken and not fault):
             return
         if fault:
@@ -118,23 +122,33 @@ def _records(stream: Iterable[str], dialect: Dialect) -> Iterator[_Record]:
             yield _Record(number, fields)
 
 
-def _csv_reader(lines: _Lines, dialect: Dialect) -> Iterator[list[str]]:
+def _csv_reader(
+    lines: Iterable[str], dialect: Dialect, *, is_strict: bool = True
+) -> Iterator[list[str]]:
     if dialect.has_quotes:
-        return csv.reader(lines, delimiter=dialect.delimiter)
+        return csv.reader(lines, delimiter=dialect.delimiter, strict=is_strict)
     return csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
 
 
 def _next_fields(
-    reader: Iterator[list[str]], lines: _Lines, n_fields: int | None
-) -> tuple[list[str], tuple[str, str] | None]:
+    reader: Iterator[list[str]], lines: _Lines, n_fields: int | None, dialect: Dialect
+) -> tuple[list[str], _Fault | None]:
+    """Return the fields of the next record, or what is wrong with it."""
     try:
         fields = next(reader, [])
     except csv.Error as err:
-        return [], ("unclosed_quote", str(err))
-    n_lines = len(lines.taken)
+        # Text after a closing quote: forgiven within a line (`"A" Team`), but over several lines it
+        # means that an unclosed quote has met the next opening one.
+        if len(lines.taken) > 1:
+            return [], ("unclosed_quote", f"a quote opens here and does not close: {err}")
+        try:
+            fields = next(_csv_reader([lines.taken[0], _END_MARK], dialect, is_strict=False), [])
+        except csv.Error as fault:
+            return [], ("wrong_field_count", str(fault))
     if fields == [_END_MARK]:
         return fields, None
-    if n_lines >= _MOST_LINES_PER_RECORD or (fields and fields[-1].endswith(_END_MARK)):
+    has_swallowed = len(lines.taken) >= _MOST_LINES_PER_RECORD
+    if has_swallowed or (fields and fields[-1].endswith(_END_MARK)):
         return [], ("unclosed_quote", "a quote opens here and does not close")
     if fields and n_fields is not None and len(fields) != n_fields:
         return [], ("wrong_field_count", f"expected {n_fields} fields, found {len(fields)}")

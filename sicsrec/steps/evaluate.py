@@ -1,0 +1,216 @@
+"""Step ``evaluate``: rank the held-out targets with every model and compare the ranks.
+
+The only step that opens the test targets. Who counts: every user with a target. A target that never
+occurs in training is ranked like any other, and a user with an empty context is ranked by whatever
+scores the model gives then; both are counted in the report and none is left out.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sicsrec.artifacts import ArtifactReader
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.sequences import Histories
+from sicsrec.data.split import HeldOut, TrainLog
+from sicsrec.errors import DataError, LeakageError
+from sicsrec.evaluation.cohorts import LABELS, find_cohorts
+from sicsrec.evaluation.comparison import (
+    Protocol,
+    RankedSplit,
+    Row,
+    cohort_rows,
+    difference_rows,
+    per_user_frame,
+    result_rows,
+)
+from sicsrec.evaluation.plots import plot_cohorts, plot_results
+from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets
+from sicsrec.evaluation.rivals import (
+    item_counts,
+    make_popularity,
+    make_transitions,
+    make_transitions_with_valid,
+)
+from sicsrec.models.storage import load_model
+from sicsrec.steps.context import StepContext, StepReport
+
+SICSREC = "SICSRec"
+ID_ENCODER = "ID encoder"
+POPULARITY = "popularity"
+TRANSITIONS = "transitions"
+TRANSITIONS_WITH_VALID = "transitions (train + valid)"
+MODELS = (POPULARITY, TRANSITIONS, TRANSITIONS_WITH_VALID, ID_ENCODER, SICSREC)
+"""Names of the models in reports and tables, in their order."""
+PLOTTED = ("hr_at_10", "ndcg_at_10")
+
+
+def run(context: StepContext) -> StepReport:
+    """Rank, compare and write the outputs ``metrics`` and ``per_user``.
+
+    Raises:
+        LeakageError: if a model has seen test targets.
+        DataError: if a split holds no target.
+        TrainingDivergedError: if a model gives scores that are not finite.
+    """
+    catalog = ItemCatalog.read(context.input("ingest/catalog").path())
+    log = TrainLog.read(context.input("split/train").path())
+    train = Histories.from_interactions(log.interactions, catalog)
+    splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
+    scorers = _make_scorers(context, train, splits["valid"], catalog.n_items)
+    ranked = [_rank(context, split, entry, scorers[split]) for split, entry in splits.items()]
+    counts = item_counts(train, catalog.n_items)
+    cohorts = {entry.split: _find_cohorts(context, entry, counts) for entry in ranked}
+    section = context.config.evaluate
+    protocol = Protocol(section.cutoffs, section.n_bootstrap, section.confidence, context.seed)
+    content = _compare(context, ranked, cohorts, protocol)
+    _write_per_user(context, ranked, cohorts, catalog)
+    content["protocol"] = {
+        "split": context.config.split.strategy,
+        "remove_seen": section.remove_seen,
+        "ranking": "full",
+        "n_items": catalog.n_items,
+        "ties": "count against the target",
+        "n_bootstrap": section.n_bootstrap,
+        "confidence": section.confidence,
+    }
+    content["splits"] = {
+        entry.split: {
+            "users": len(entry.ranking_set),
+            "cold_targets": int(cohorts[entry.split]["cold_target"].sum()),
+            "empty_contexts": int((entry.ranking_set.histories.lengths == 0).sum()),
+        }
+        for entry in ranked
+    }
+    n_ranked = sum(len(entry.ranking_set) * len(entry.ranks) for entry in ranked)
+    return StepReport(rows=n_ranked, rows_of="ranked targets", content=content)
+
+
+def _read_split(context: StepContext, split: str, catalog: ItemCatalog) -> RankingSet:
+    held_out = HeldOut.read(context.input(f"split/{split}").path())
+    if not held_out.targets.height:
+        raise DataError(
+            f"split/{split} holds no target, so there is nothing to evaluate; leave_one_out needs "
+            "users with at least 3 interactions, global_time users on both sides of its two points"
+        )
+    return RankingSet.from_held_out(held_out, catalog)
+
+
+def _require_unaware_of_test(reader: ArtifactReader) -> None:
+    """Refuse a model that saw test targets, even where no runner has looked before."""
+    if "test" in reader.ref.sees:
+        raise LeakageError(
+            f"{reader.ref.name} {reader.ref.key} has seen the test targets ({reader.ref.sees}); "
+            "its test figures would mean nothing"
+        )
+
+
+def _make_scorers(
+    context: StepContext, train: Histories, valid: RankingSet, n_items: int
+) -> dict[str, dict[str, Callable[[], Scorer]]]:
+    """Return, per split and in the order of the report, how to make each model."""
+
+    def load(name: str) -> Callable[[], Scorer]:
+        reader = context.input(name)
+        _require_unaware_of_test(reader)
+        return lambda: load_model(reader.path(), context.device)
+
+    makers: dict[str, Callable[[], Scorer]] = {
+        POPULARITY: lambda: make_popularity(train, n_items),
+        TRANSITIONS: lambda: make_transitions(train, n_items),
+        TRANSITIONS_WITH_VALID: lambda: make_transitions_with_valid(train, valid, n_items),
+        ID_ENCODER: load("pretrain_id/model"),
+        SICSREC: load("train_sicsrec/model"),
+    }
+    # Counts that hold the validation targets would only be asked what they were told.
+    without = {name: make for name, make in makers.items() if name != TRANSITIONS_WITH_VALID}
+    return {"valid": without, "test": makers}
+
+
+def _rank(
+    context: StepContext,
+    split: str,
+    ranking_set: RankingSet,
+    makers: Mapping[str, Callable[[], Scorer]],
+) -> RankedSplit:
+    ranks = {}
+    total = len(ranking_set) * len(makers)
+    with context.progress.stage(f"rank {split} targets", total) as advance:
+        for model, make in makers.items():
+
+            def advance_model(n: int, model: str = model) -> None:
+                advance(n, model)
+
+            ranks[model] = rank_targets(
+                make(),
+                ranking_set.histories,
+                ranking_set.targets,
+                remove_seen=context.config.evaluate.remove_seen,
+                advance=advance_model,
+            )
+    return RankedSplit(split, ranking_set, ranks)
+
+
+def _find_cohorts(
+    context: StepContext, ranked: RankedSplit, counts: NDArray[np.int64]
+) -> dict[str, NDArray[np.bool_]]:
+    section = context.config.evaluate
+    return find_cohorts(
+        ranked.ranking_set,
+        counts,
+        head_share=section.head_share,
+        short_history=section.short_history,
+    )
+
+
+def _compare(
+    context: StepContext,
+    ranked: list[RankedSplit],
+    cohorts: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """Make, record and write the tables and return them as content of the report."""
+    test = next(entry for entry in ranked if entry.split == "test")
+    content: dict[str, Any] = {
+        "results": [row for entry in ranked for row in result_rows(entry, protocol)],
+        "differences": difference_rows(test, SICSREC, (ID_ENCODER, TRANSITIONS), protocol),
+        "cohorts": [
+            row for entry in ranked for row in cohort_rows(entry, cohorts[entry.split], protocol)
+        ],
+    }
+    folder = context.output("metrics")
+    files = {"results": "metrics", "differences": "differences", "cohorts": "cohorts"}
+    for name, file in files.items():
+        frame = pl.DataFrame(content[name], infer_schema_length=None)
+        frame.write_parquet(folder / f"{file}.parquet")
+        context.tracker.log_table(name, frame)
+    context.tracker.log_metrics(_tracked(content["results"], protocol.metrics))
+    context.tracker.log_figure("results", plot_results(content["results"], MODELS, PLOTTED))
+    of_test = [row for row in content["cohorts"] if row["split"] == "test"]
+    context.tracker.log_figure("cohorts", plot_cohorts(of_test, MODELS, LABELS, "ndcg_at_10"))
+    return content
+
+
+def _tracked(results: list[Row], metrics: list[str]) -> dict[str, float]:
+    """Name every metric as the tracker does: SICSRec's plainly, the others' under ``rivals/``."""
+    named = {}
+    for row in results:
+        slug = re.sub(r"[^a-z0-9]+", "_", row["model"].lower()).strip("_")
+        prefix = "" if row["model"] == SICSREC else f"rivals/{slug}/"
+        for metric in metrics:
+            named[f"{prefix}{row['split']}/{metric}"] = row[metric]
+    return named
+
+
+def _write_per_user(
+    context: StepContext,
+    ranked: list[RankedSplit],
+    cohorts: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    catalog: ItemCatalog,
+) -> None:
+    frames = [per_user_frame(entry, cohorts[entry.split], catalog) for entry in ranked]
+    pl.concat(frames).write_parquet(context.output("per_user") / "per_user.parquet")

@@ -1,0 +1,181 @@
+"""Step ``export``: recommendations, vectors, and a model folder that loads without the pipeline.
+
+Whoever recommends today knows all that was watched so far, so users are read with their whole
+history. Every user of the interactions gets recommendations, in memory that does not grow with the
+number of users.
+"""
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.schema import INTERACTIONS, check_schema
+from sicsrec.data.sequences import Histories
+from sicsrec.errors import DataError
+from sicsrec.evaluation.ranking import recommend
+from sicsrec.models.base import SequenceModel
+from sicsrec.models.storage import load_model
+from sicsrec.recommender import ITEMS_FILE
+from sicsrec.steps.context import StepContext, StepReport
+
+CHUNK_USERS = 8192
+"""Users whose recommendations and vectors are held at once; one row group of the files."""
+
+_RECOMMENDATIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+
+
+def run(context: StepContext) -> StepReport:
+    """Write the outputs ``recommendations``, ``vectors`` and ``model``.
+
+    Raises:
+        DataError: if there are no interactions or one of an item that is not in the catalogue.
+        TrainingDivergedError: if the model gives scores that are not finite.
+    """
+    catalog = ItemCatalog.read(context.input("ingest/catalog").path())
+    interactions = pl.read_parquet(
+        context.input("ingest/interactions").path("interactions.parquet")
+    )
+    check_schema(interactions, INTERACTIONS, "interactions")
+    histories = Histories.from_interactions(interactions, catalog)
+    if not len(histories):
+        raise DataError("ingest/interactions is empty, so there is nobody to recommend to")
+    model_folder = context.input("train_sicsrec/model").path()
+    model = load_model(model_folder, context.device)
+    n_rows, n_short = _write_recommendations(context, model, histories, catalog)
+    _write_item_vectors(context, model, catalog)
+    _write_user_vectors(context, model, histories)
+    _write_model_folder(context, model_folder, catalog)
+    section = context.config.export
+    return StepReport(
+        rows=n_rows,
+        rows_of="recommendations",
+        content={
+            "users": len(histories),
+            "items": catalog.n_items,
+            "top_k": section.top_k,
+            "remove_seen": section.remove_seen,
+            "users_with_fewer_than_top_k": n_short,
+            "vector_width": int(model.item_vectors().shape[1]),
+        },
+    )
+
+
+def _chunks(histories: Histories) -> Iterator[Histories]:
+    for start in range(0, len(histories), CHUNK_USERS):
+        yield histories.take(np.arange(start, min(start + CHUNK_USERS, len(histories))))
+
+
+def _write_recommendations(
+    context: StepContext, model: SequenceModel, histories: Histories, catalog: ItemCatalog
+) -> tuple[int, int]:
+    """Return the number of rows, and of users for whom fewer than top_k items were left."""
+    section = context.config.export
+    path = context.output("recommendations") / "recommendations.parquet"
+    n_rows = n_short = 0
+    with (
+        context.progress.stage("recommend", len(histories)) as advance,
+        pq.ParquetWriter(path, _RECOMMENDATIONS, compression="zstd") as writer,
+    ):
+        for chunk in _chunks(histories):
+            indices, scores = recommend(
+                model, chunk, section.top_k, remove_seen=section.remove_seen, advance=advance
+            )
+            found = indices > 0
+            users, places = np.nonzero(found)
+            table = pl.DataFrame(
+                {
+                    "user_id": chunk.user_ids.gather(users),
+                    "rank": pl.Series(places + 1, dtype=pl.Int32),
+                    "item_id": catalog.ids_of(indices[found]),
+                    "score": scores[found],
+                }
+            ).to_arrow()
+            writer.write_table(table.cast(_RECOMMENDATIONS))
+            n_rows += table.num_rows
+            n_short += int((~found.all(axis=1)).sum())
+    return n_rows, n_short
+
+
+def _write_item_vectors(context: StepContext, model: SequenceModel, catalog: ItemCatalog) -> None:
+    matrix = model.item_vectors().detach().float().cpu().numpy()
+    catalog.frame.select("item_id", "item_index").with_columns(
+        vector=pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))
+    ).write_parquet(context.output("vectors") / "items.parquet")
+
+
+def _write_user_vectors(context: StepContext, model: SequenceModel, histories: Histories) -> None:
+    width = int(model.item_vectors().shape[1])
+    schema = pa.schema([("user_id", pa.string()), ("vector", pa.list_(pa.float32(), width))])
+    path = context.output("vectors") / "users.parquet"
+    with (
+        context.progress.stage("user vectors", len(histories)) as advance,
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+    ):
+        for chunk in _chunks(histories):
+            matrix = model.user_vectors(chunk).detach().float().cpu().numpy()
+            frame = pl.DataFrame(
+                {
+                    "user_id": chunk.user_ids,
+                    "vector": pl.Series(matrix, dtype=pl.Array(pl.Float32, width)),
+                }
+            )
+            writer.write_table(frame.to_arrow().cast(schema))
+            advance(len(chunk))
+
+
+def _write_model_folder(context: StepContext, trained: Path, catalog: ItemCatalog) -> None:
+    """Copy the trained model beside the item ids and a card.
+
+    Nothing of the interactions goes in: the output is declared to have seen what the model has.
+    """
+    folder = context.output("model")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(trained / name, folder / name)
+    catalog.frame.select("item_id", "item_index").write_parquet(folder / ITEMS_FILE)
+    card = json.dumps(_model_card(context, trained, catalog), indent=2, ensure_ascii=False)
+    (folder / "model_card.json").write_text(card + "\n", encoding="utf-8")
+
+
+def _model_card(context: StepContext, trained: Path, catalog: ItemCatalog) -> dict[str, Any]:
+    model = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    ref = context.input("train_sicsrec/model").ref
+    return {
+        "what": "SICSRec, a sequential recommender that aligns item ids with item content",
+        "source": "arXiv 2510.10556",
+        "dataset": context.config.dataset,
+        "n_items": catalog.n_items,
+        "model": model,
+        "training": context.config.train_sicsrec.model_dump(mode="json"),
+        "trained_as": {"artifact": ref.name, "key": ref.key, "digest": ref.digest},
+        "parts_of_the_log_seen": list(ref.sees),
+        "made_with": {"sicsrec": importlib.metadata.version("sicsrec")},
+        "files": {
+            "config.json": "kind and settings of the model",
+            "model.safetensors": "weights",
+            ITEMS_FILE: "item_id and item_index (1..N) of every item that can be recommended",
+        },
+        "use": (
+            "from sicsrec.recommender import Recommender; "
+            "Recommender.load(FOLDER).recommend([ITEM_ID, ...], k=10)"
+        ),
+        "limits": (
+            "knows only the items it was trained with; a history of none of them is refused. "
+            "Quality figures are in the report of the evaluate step of the same pipeline run."
+        ),
+    }

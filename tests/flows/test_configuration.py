@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+
+from flows.configuration import preset_names, resolve_config
+from sicsrec.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = sorted((REPOSITORY / "flows").rglob("*.yaml"))
+
+
+def test_every_yaml_file_is_a_preset() -> None:
+    assert tuple(path.stem for path in SHIPPED) == preset_names()
+    assert {"demo", "movielens-100k", "bili_food", "bili_movie"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_resolves(preset: str) -> None:
+    resolved = resolve_config(preset, data=None if preset == "demo" else "/data")
+    assert resolved.config.dataset == preset
+    assert {origin for _, _, origin in resolved.rows()} <= {
+        "default",
+        f"preset {preset}",
+        "--data",
+    }
+
+
+def test_preset_without_data_says_how_to_give_it() -> None:
+    with pytest.raises(ConfigError, match="--data FOLDER"):
+        resolve_config("bili_food")
+
+
+def test_demo_takes_no_data() -> None:
+    with pytest.raises(ConfigError, match="generates its own"):
+        resolve_config("demo", data="/data")
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("train_sicsrec.alpha=0.3", lambda c: c.train_sicsrec.alpha, 0.3),
+        ("align_encoders.learning_rate=1e-5", lambda c: c.align_encoders.learning_rate, 1e-5),
+        ("evaluate.remove_seen=true", lambda c: c.evaluate.remove_seen, True),
+        (
+            "ingest.text_fields=[title, description]",
+            lambda c: c.ingest.text_fields,
+            ("title", "description"),
+        ),
+        ("ingest.filters.since=2020-01-01", lambda c: c.ingest.filters.since, "2020-01-01"),
+        ("align_encoders.image_encoder=null", lambda c: c.align_encoders.image_encoder, None),
+        ("seed=7", lambda c: c.seed, 7),
+    ],
+)
+def test_override_is_typed_as_yaml(override: str, read: object, expected: object) -> None:
+    resolved = resolve_config("demo", overrides=[override])
+    assert read(resolved.config) == expected  # type: ignore[operator]
+    path = override.partition("=")[0]
+    assert [origin for name, _, origin in resolved.rows() if name == path] == ["--set"]
+
+
+def test_later_override_wins_and_seed_has_its_own_origin() -> None:
+    resolved = resolve_config(
+        "demo", overrides=["train_sicsrec.alpha=0.3", "train_sicsrec.alpha=0.4"], seed=3
+    )
+    origins = {path: origin for path, _, origin in resolved.rows()}
+    assert resolved.config.train_sicsrec.alpha == 0.4
+    assert origins["seed"] == "--seed"
+    assert origins["dataset"] == "preset demo"
+    assert origins["split.strategy"] == "default"
+
+
+def test_another_variant_of_a_section_replaces_it() -> None:
+    resolved = resolve_config(
+        "demo",
+        overrides=["align_encoders.text_encoder={library: transformers, model: some/model}"],
+    )
+    assert resolved.config.align_encoders.text_encoder.model == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train_sicsrec.alfa=1", r"train_sicsrec.alfa: no such key; did you mean .*alpha"),
+        ("trainsicsrec.alpha=1", r"trainsicsrec: no such key; did you mean train_sicsrec"),
+        ("ingest.reader.n_itms=3", r"ingest.reader.n_itms: no such key; did you mean .*n_items"),
+        ("train_sicsrec.alpha=-1", r"train_sicsrec.alpha: .* \(got -1\)"),
+        ("ingest.reader.n_items=0", r"ingest.reader.n_items: .* \(got 0\)"),
+        ("train_sicsrec.width=100", "pretrain_id.width is 64 but train_sicsrec.width is 100"),
+        ("train_sicsrec.alpha", "section.key=value"),
+        ("=3", "section.key=value"),
+        ("seed=[1", "not valid YAML"),
+    ],
+)
+def test_wrong_override_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_config("demo", overrides=[override])
+
+
+def test_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"'dmeo'; did you mean demo\? .*bili_food"):
+        resolve_config("dmeo")
+
+
+def test_file_extends_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: demo\ndataset: mine\ningest: {reader: {n_items: 50}}\n")
+    resolved = resolve_config(str(path))
+    origins = {name: origin for name, _, origin in resolved.rows()}
+    assert resolved.config.ingest.reader.n_items == 50
+    assert resolved.config.pretrain_id.width == 64
+    assert origins["ingest.reader.n_items"] == "file mine.yaml"
+    assert origins["pretrain_id.width"] == "preset demo"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: a\ndataset: b\n", "line 2: 'dataset' is given twice"),
+        ("ingest: {reader: {kind: demo, kind: demo}}\n", "'kind' is given twice"),
+        ("- 1\n", "must hold sections"),
+        ("a: [\n", "not valid YAML"),
+        ("extends: other\n", "must name a shipped preset"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(str(path))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration file .*none\.yaml"):
+        resolve_config(str(tmp_path / "none.yaml"))

@@ -1,0 +1,235 @@
+"""Every equation of stage 2 against its naive twin."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sicsrec.data.packing import Windows, pack, training_batches
+from sicsrec.data.sequences import Histories
+from sicsrec.models.base import TokenBatch
+from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.losses import content_contrast, next_item_cross_entropy, table_norms
+from sicsrec.models.sicsrec import SICSRec
+from tests.parity import naive_models as naive
+
+N_ITEMS, WIDTH, MAX_LENGTH = 11, 8, 6
+TOWER = {
+    "n_items": N_ITEMS,
+    "width": WIDTH,
+    "inner_width": 12,
+    "n_layers": 2,
+    "n_heads": 2,
+    "dropout": 0.5,
+    "max_history_length": MAX_LENGTH,
+}
+# A doubled item, a single item, a history as long as the positions, one longer than them.
+SEQUENCES = [[1, 2, 2, 3], [5], [11, 10, 9, 8, 7, 6], [4, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
+
+
+def histories(sequences) -> Histories:
+    lengths = [len(sequence) for sequence in sequences]
+    return Histories(
+        pl.Series("user_id", [f"u{row}" for row in range(len(sequences))]),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.array([item for sequence in sequences for item in sequence], dtype=np.int32),
+    )
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Give every weight a value that matters, biases, norms and zero-started adapters included."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.4, generator=generator)
+
+
+@pytest.fixture
+def id_encoder() -> IdEncoder:
+    model = IdEncoder(**TOWER)
+    randomise(model)
+    return model.eval()
+
+
+@pytest.fixture(params=["raw", "normalised"])
+def sicsrec(request) -> SICSRec:
+    model = SICSRec(
+        **TOWER,
+        vector_widths={"text": 6, "image": 5},
+        adapter_rank=2,
+        alpha=0.3,
+        temperature=0.1,
+        table_penalty=0.02,
+        item_dropout=0.5,
+        scoring=request.param,
+    )
+    randomise(model)
+    generator = torch.Generator().manual_seed(5)
+    text_present = torch.ones(N_ITEMS, dtype=torch.bool)
+    image_present = torch.ones(N_ITEMS, dtype=torch.bool)
+    image_present[[1, 4]] = False
+    text_present[4] = False
+    for modality, width, present in (("text", 6, text_present), ("image", 5, image_present)):
+        matrix = torch.randn(N_ITEMS, width, generator=generator)
+        model.content_embedding.load_vectors(modality, matrix, present)
+    return model.eval()
+
+
+def packed_tokens(sequences, *, with_targets: bool) -> tuple[TokenBatch, list[list[int]]]:
+    """Pack whole sequences; with targets the last item of each is a target only."""
+    kept = [s[: MAX_LENGTH + with_targets] for s in sequences if len(s) > with_targets]
+    flat = histories(kept)
+    windows = Windows(flat.offsets[:-1], flat.lengths - int(with_targets))
+    batch = pack(flat.items, windows, MAX_LENGTH, with_targets=with_targets)
+    return TokenBatch.from_packed(batch, torch.device("cpu")), kept
+
+
+def by_sequence(batch: TokenBatch, values: torch.Tensor) -> list[torch.Tensor]:
+    """Cut a [R, L, D] result back into its sequences, in the order in which they were packed."""
+    pieces = []
+    for row, segments in enumerate(batch.segments):
+        for segment in range(1, int(segments.max()) + 1):
+            pieces.append(values[row][segments == segment])
+    return pieces
+
+
+def test_id_encoder_equals_the_naive_one_for_every_token_of_a_packed_batch(id_encoder):
+    batch, kept = packed_tokens(SEQUENCES, with_targets=False)
+    found = by_sequence(batch, id_encoder.encode(batch))
+    assert len(found) == len(kept)
+    for states, items in zip(found, kept, strict=True):
+        expected = torch.stack(naive.id_states(id_encoder, items))
+        torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_sicsrec_equals_the_naive_one_for_every_token_of_a_packed_batch(sicsrec):
+    batch, kept = packed_tokens(SEQUENCES, with_targets=False)
+    for states, items in zip(by_sequence(batch, sicsrec.encode(batch)), kept, strict=True):
+        expected = torch.stack(naive.sicsrec_states(sicsrec, items)["user"])
+        torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_scores_equal_the_naive_ones_under_both_rules(sicsrec):
+    # An empty history in the middle, and one longer than the positions, cut to its end.
+    sequences = [*SEQUENCES[:2], [], *SEQUENCES[2:]]
+    scores = sicsrec.score(histories(sequences))
+    table = sicsrec.id_encoder.item_embedding.weight[1:]
+    assert scores.shape == (len(sequences), N_ITEMS)
+    for row, items in enumerate(sequences):
+        if not items:
+            assert (scores[row] == 0).all()
+            continue
+        user = naive.sicsrec_states(sicsrec, items[-MAX_LENGTH:])["user"][-1]
+        for item in range(N_ITEMS):
+            vector = table[item] if sicsrec.scoring == "raw" else naive.unit(table[item])
+            assert float(scores[row, item]) == pytest.approx(float(user @ vector), abs=1e-5)
+
+
+def test_all_positions_give_the_loss_of_the_expanded_prefixes(id_encoder, sicsrec):
+    """One pass over a sequence gives each target the loss of its own prefix, for all towers."""
+    batch, kept = packed_tokens(SEQUENCES, with_targets=True)
+    id_user = id_encoder.encode(batch)[batch.targets > 0]
+    user = sicsrec.encode(batch)[batch.targets > 0]
+    targets = batch.targets[batch.targets > 0].tolist()
+    id_table = id_encoder.item_embedding.weight[1:]
+    table = torch.nn.functional.normalize(sicsrec.id_encoder.item_embedding.weight[1:], dim=-1)
+    row = 0
+    for sequence in kept:
+        for n in range(1, len(sequence)):
+            prefix, target = sequence[:n], sequence[n]
+            assert targets[row] == target
+            expected = naive.id_states(id_encoder, prefix)[-1]
+            assert naive.cross_entropy(id_user[row], id_table, target) == pytest.approx(
+                naive.cross_entropy(expected, id_table, target), rel=1e-4
+            )
+            expected = naive.sicsrec_states(sicsrec, prefix)["user"][-1]
+            assert naive.cross_entropy(user[row] / 0.1, table, target) == pytest.approx(
+                naive.cross_entropy(expected / 0.1, table, target), rel=1e-4
+            )
+            row += 1
+    assert row == len(targets)
+
+
+def test_the_losses_of_both_models_equal_the_naive_sums(id_encoder, sicsrec):
+    batch, kept = packed_tokens(SEQUENCES, with_targets=True)
+    id_table = id_encoder.item_embedding.weight[1:]
+    table = sicsrec.id_encoder.item_embedding.weight[1:]
+    unit_table = torch.stack([naive.unit(row) for row in table])
+    id_losses, rec, users, contents, targets = [], [], [], [], []
+    for sequence in kept:
+        states = naive.id_states(id_encoder, sequence[:-1])
+        user_vectors = naive.sicsrec_states(sicsrec, sequence[:-1])["user"]
+        for t, target in enumerate(sequence[1:]):
+            id_losses.append(naive.cross_entropy(states[t], id_table, target))
+            rec.append(naive.cross_entropy(user_vectors[t] / 0.1, unit_table, target))
+            users.append(user_vectors[t])
+            contents.append(naive.content_of(sicsrec, target))
+            targets.append(target)
+    assert len(set(targets)) < len(targets), "the batch must hold the same target twice"
+    con = naive.contrast(users, contents, targets, 0.1)
+    tables = [table, *(a.table.weight[1:] for a in sicsrec.content_embedding.adapters.values())]
+    norms = sum(float((t**2).sum() ** 0.5) for t in tables)
+    assert float(id_encoder.loss(batch)["loss"]) == pytest.approx(np.mean(id_losses), rel=1e-4)
+    parts = {name: float(value) for name, value in sicsrec.loss(batch).items()}
+    assert parts["loss_rec"] == pytest.approx(np.mean(rec), rel=1e-4)
+    assert parts["loss_con"] == pytest.approx(con, rel=1e-4)
+    assert parts["table_norms"] == pytest.approx(norms, rel=1e-5)
+    assert parts["loss"] == pytest.approx(np.mean(rec) + 0.3 * con + 0.02 * norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("max_logits", [1, 30, 1 << 26])
+def test_cross_entropy_in_chunks_has_the_same_value_and_gradients(max_logits):
+    torch.manual_seed(0)
+    user = torch.randn(13, 4, requires_grad=True)
+    items = torch.randn(7, 4, requires_grad=True)
+    targets = torch.randint(1, 8, (13,))
+    loss = next_item_cross_entropy(user, items, targets, max_logits)
+    expected = np.mean(
+        [naive.cross_entropy(u, items, int(t)) for u, t in zip(user, targets, strict=True)]
+    )
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    whole = torch.nn.functional.cross_entropy(user @ items.T, targets - 1)
+    for found, wanted in zip(
+        (user.grad, items.grad), torch.autograd.grad(whole, (user, items)), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_contrast_of_a_batch_of_one_item_is_zero_and_small_temperatures_do_not_overflow():
+    torch.manual_seed(0)
+    user = torch.nn.functional.normalize(torch.randn(5, 4), dim=-1).requires_grad_()
+    content = torch.nn.functional.normalize(torch.randn(5, 4), dim=-1)
+    assert float(content_contrast(user, content, torch.full((5,), 3), 0.1)) == 0.0
+    loss = content_contrast(user, content, torch.tensor([1, 2, 1, 4, 5]), 1e-3)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(user.grad).all()
+
+
+def test_same_item_pairs_add_nothing_to_the_contrast():
+    """Replacing the content of a doubled target by anything leaves the other rows' loss alone."""
+    torch.manual_seed(1)
+    user = torch.nn.functional.normalize(torch.randn(2, 4), dim=-1)
+    content = torch.nn.functional.normalize(torch.randn(2, 4), dim=-1)
+    assert float(content_contrast(user, content, torch.tensor([7, 7]), 0.05)) == 0.0
+
+
+def test_table_norms_sums_the_norms():
+    assert float(table_norms([torch.full((2, 2), 2.0), torch.tensor([[3.0, 4.0]])])) == 9.0
+
+
+def test_padding_is_no_class_and_gets_no_gradient(id_encoder, sicsrec):
+    rng = np.random.default_rng(0)
+    [packed] = training_batches(histories(SEQUENCES), MAX_LENGTH, 1000, rng)
+    batch = TokenBatch.from_packed(packed, torch.device("cpu"))
+    assert (batch.items == 0).any(), "the batch must hold padding"
+    for model in (id_encoder, sicsrec):
+        model.zero_grad()
+        model.loss(batch)["loss"].backward()
+    for table in (id_encoder.item_embedding, sicsrec.id_encoder.item_embedding):
+        assert (table.weight.grad[0] == 0).all()
+        assert torch.isfinite(table.weight.grad).all()
+    for adapter in sicsrec.content_embedding.adapters.values():
+        assert (adapter.table.weight.grad[0] == 0).all()
+    assert id_encoder.score(histories([[1]])).shape == (1, N_ITEMS)

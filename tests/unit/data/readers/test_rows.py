@@ -1,0 +1,136 @@
+from collections import Counter
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
+from sicsrec.data.readers.delimited import Table
+from sicsrec.data.readers.rows import (
+    interaction_rows,
+    is_header_row,
+    item_rows,
+    parse_timestamps,
+    sequence_rows,
+    split_topics,
+)
+
+
+def table(**columns):
+    n = len(next(iter(columns.values())))
+    text = {name: pl.Series(values, dtype=pl.String) for name, values in columns.items()}
+    return Table("f.csv", pl.DataFrame({**text, "row": pl.Series(range(1, n + 1), dtype=pl.Int64)}))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("881250949", 881250949_000),
+        (" 881250949 ", 881250949_000),
+        ("1609459200123", 1609459200123),
+        ("1609459200.5", 1609459200500),
+        ("0", 0),
+        ("2021-01-01", 1609459200000),
+        ("2021-01-01T00:00:00Z", 1609459200000),
+        ("2021-01-01 01:00:00+01:00", 1609459200000),
+        ("-5", None),
+        ("1e20", None),
+        ("nan", None),
+        ("inf", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+        ("2021-13-01", None),
+        ("1969-12-31", None),
+    ],
+)
+def test_parse_timestamps(text, expected):
+    assert parse_timestamps(pl.Series([text], dtype=pl.String)).to_list() == [expected]
+
+
+@given(st.datetimes(datetime(1973, 3, 4), datetime(2200, 1, 1)))
+def test_seconds_milliseconds_and_iso_agree(moment):
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    seconds = int(moment.timestamp())
+    texts = [str(seconds), str(seconds * 1000), moment.isoformat()]
+    assert parse_timestamps(pl.Series(texts)).to_list() == [seconds * 1000] * 3
+
+
+def test_items_without_id_are_refused_and_others_trimmed():
+    quarantine = QuarantineLog()
+    items = item_rows(
+        table(i=[" 7 ", "", None, "8"], t=["  A ", "B", "C", " "], g=["x| y ||", "", None, "z"]),
+        quarantine,
+        item_id="i",
+        title="t",
+        topics=split_topics("g"),
+    )
+    assert dict(items.schema) == dict(RAW_ITEMS)
+    assert items.select("item_id", "title", "topics", "row").rows() == [
+        ("7", "A", ["x", "y"], 1),
+        ("8", None, ["z"], 4),
+    ]
+    assert quarantine.frame().select("row", "reason").rows() == [(2, "empty_id"), (3, "empty_id")]
+
+
+def test_interactions_that_cannot_be_read_are_refused_once_each():
+    quarantine = QuarantineLog()
+    rows = interaction_rows(
+        table(
+            u=["a", "", "a", "a", "", "a"],
+            i=["1", "1", "", "1", "", "2"],
+            t=["5", "5", "5", "soon", "soon", "6"],
+            r=["1", "1", "1", "1", "1", "five"],
+        ),
+        quarantine,
+        user_id="u",
+        item_id="i",
+        timestamp="t",
+        rating="r",
+    )
+    assert dict(rows.schema) == dict(RAW_INTERACTIONS)
+    assert rows.select("user_id", "item_id", "timestamp", "rating", "row").rows() == [
+        ("a", "1", 5000, 1.0, 1)
+    ]
+    assert quarantine.frame().select("row", "reason", "detail").rows() == [
+        (2, "empty_id", "the user id is empty"),
+        (3, "empty_id", "the item id is empty"),
+        (4, "bad_timestamp", "'soon' cannot be read as a time"),
+        (5, "empty_id", "the user id is empty"),
+        (6, "bad_rating", "'five' cannot be read as a number"),
+    ]
+
+
+def test_without_timestamp_the_rows_give_the_order():
+    rows = interaction_rows(
+        table(u=["a", "a"], i=["2", "1"]), QuarantineLog(), user_id="u", item_id="i"
+    )
+    assert rows["timestamp"].to_list() == [None, None]
+    assert rows["order"].to_list() == [0, 1]
+
+
+def test_sequences():
+    n_rows, quarantine = Counter({"f.csv": 5}), QuarantineLog()
+    rows = sequence_rows(
+        table(line=["u1 3 1 2 ", "u2\t7,8", "u3", "u1 9", "   "]), n_rows, quarantine
+    )
+    assert rows.select("user_id", "item_id", "order", "row").rows() == [
+        ("u1", "3", 0, 1), ("u1", "1", 1, 1), ("u1", "2", 2, 1), ("u2", "7", 3, 2), ("u2", "8", 4, 2),
+    ]  # fmt: skip
+    assert quarantine.frame().select("row", "reason").rows() == [
+        (3, "wrong_field_count"),
+        (4, "duplicate_id"),
+        (5, "empty_id"),
+    ]
+    assert n_rows["f.csv"] == 5 + 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [(["user_id", "x"], True), (["Item", "title"], True), (["12", "title"], False), ([], False)],
+)
+def test_is_header_row(fields, expected):
+    assert is_header_row(fields) == expected

@@ -1,0 +1,248 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sicsrec.config import EvaluateConfig
+from sicsrec.data.sequences import Histories
+from sicsrec.data.split import HeldOut
+from sicsrec.errors import DataError, LeakageError
+from sicsrec.models.storage import load_model
+from sicsrec.steps import evaluate
+from sicsrec.steps.context import StepContext
+from sicsrec.steps.evaluate import MODELS, SICSREC
+from sicsrec.steps.runner import StepResult, run_step
+from tests.unit.steps.tiny_store import (
+    COLD_ITEM,
+    N_ITEMS,
+    N_USERS,
+    MemoryProgress,
+    MemoryTracker,
+    TinyStore,
+    expected_rank,
+    folder_of,
+    histories_by_user,
+    make_catalog,
+    make_config,
+    make_tiny_store,
+)
+
+N_RANKED = N_USERS - 1  # user 1 has two interactions only
+METRICS = ["hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    return make_tiny_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny: TinyStore) -> tuple[StepResult, MemoryTracker, MemoryProgress]:
+    tracker, progress = MemoryTracker(), MemoryProgress()
+    result = run_step(
+        "evaluate",
+        make_config(),
+        tiny.refs,
+        tiny.store,
+        open_tracker=tracker.open,
+        progress=progress,
+    )
+    return result, tracker, progress
+
+
+def per_user(tiny: TinyStore, result: StepResult) -> pl.DataFrame:
+    folder = folder_of(tiny.store, result.refs["evaluate/per_user"])
+    return pl.read_parquet(folder / "per_user.parquet")
+
+
+def test_results_list_every_model_on_both_splits(evaluated) -> None:
+    result, _, _ = evaluated
+    rows = result.report.content["results"]
+    assert [(row["split"], row["model"]) for row in rows] == [
+        ("valid", model) for model in MODELS if model != "transitions (train + valid)"
+    ] + [("test", model) for model in MODELS]
+    for row in rows:
+        assert row["users"] == N_RANKED
+        assert set(row) == {"model", "split", "users"} | {
+            f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")
+        }
+        for metric in METRICS:
+            assert 0 <= row[f"{metric}_low"] <= row[f"{metric}_high"] <= 1
+    assert result.report.rows == N_RANKED * 9
+    assert not result.was_reused
+
+
+def test_order_is_easy_for_transitions_and_hard_for_popularity(evaluated) -> None:
+    rows = {(row["split"], row["model"]): row for row in evaluated[0].report.content["results"]}
+    # All users but the first go round in the catalogue by ones.
+    assert rows["test", "transitions"]["hr_at_5"] == pytest.approx(1 - 1 / N_RANKED)
+    assert rows["test", "popularity"]["hr_at_5"] < 0.8
+
+
+@pytest.mark.parametrize("remove_seen", [False, True])
+def test_ranks_equal_a_loop_over_all_items(tiny: TinyStore, remove_seen: bool) -> None:
+    config = make_config(evaluate=EvaluateConfig(n_bootstrap=10, remove_seen=remove_seen))
+    result = run_step("evaluate", config, tiny.refs, tiny.store)
+    frame = per_user(tiny, result).filter(pl.col("model") == SICSREC)
+    model = load_model(folder_of(tiny.store, tiny.refs["train_sicsrec/model"]))
+    catalog = make_catalog()
+    assert frame.height == 2 * N_RANKED
+    for user_id, items in histories_by_user().items():
+        for split, cut in (("valid", 2), ("test", 1)):
+            found = frame.filter(pl.col("user_id") == user_id, pl.col("split") == split)
+            if len(items) < 3:
+                assert found.is_empty()
+                continue
+            context = catalog.indices_of(items[:-cut])
+            history = Histories(
+                pl.Series("user_id", [user_id]), np.array([0, len(context)]), context
+            )
+            scores = model.score(history)[0].numpy()
+            target = int(catalog.indices_of([items[-cut]])[0])
+            rank = expected_rank(scores, target, set(context.tolist()) if remove_seen else set())
+            assert found.row(0, named=True) | {"is_head": None} == {
+                "user_id": user_id,
+                "split": split,
+                "model": SICSREC,
+                "item_id": items[-cut],
+                "rank": rank,
+                "history_length": len(context),
+                "is_cold": items[-cut] == COLD_ITEM,
+                "is_head": None,
+            }
+
+
+def test_tables_are_written_and_recorded(tiny: TinyStore, evaluated) -> None:
+    result, tracker, _ = evaluated
+    folder = folder_of(tiny.store, result.refs["evaluate/metrics"])
+    for file, name in (("metrics", "results"), ("cohorts", "cohorts")):
+        frame = pl.read_parquet(folder / f"{file}.parquet")
+        assert frame.to_dicts() == result.report.content[name]
+        assert frame.equals(tracker.tables[name])
+    assert set(tracker.figures) == {"results", "cohorts"}
+
+
+def test_metrics_have_the_trackers_names(evaluated) -> None:
+    result, tracker, _ = evaluated
+    rows = {(row["split"], row["model"]): row for row in result.report.content["results"]}
+    assert tracker.metrics["test/ndcg_at_10"] == rows["test", SICSREC]["ndcg_at_10"]
+    assert tracker.metrics["valid/mrr"] == rows["valid", SICSREC]["mrr"]
+    for slug, model in {
+        "popularity": "popularity",
+        "transitions": "transitions",
+        "transitions_train_valid": "transitions (train + valid)",
+        "id_encoder": "ID encoder",
+    }.items():
+        name = f"rivals/{slug}/test/hr_at_5"
+        assert tracker.metrics[name] == rows["test", model]["hr_at_5"]
+    assert len(tracker.metrics) == 9 * len(METRICS)
+
+
+def test_differences_are_paired_and_of_test(evaluated) -> None:
+    result, _, _ = evaluated
+    rows = {(row["split"], row["model"]): row for row in result.report.content["results"]}
+    differences = result.report.content["differences"]
+    assert [(row["rival"], row["metric"]) for row in differences] == [
+        (rival, metric) for rival in ("ID encoder", "transitions") for metric in METRICS
+    ]
+    for row in differences:
+        ours, theirs = rows["test", SICSREC], rows["test", row["rival"]]
+        assert row["difference"] == pytest.approx(ours[row["metric"]] - theirs[row["metric"]])
+        assert row["low"] <= row["high"]
+        assert 0 <= row["share_below_zero"] <= 1
+
+
+def test_cohorts_share_out_all_users(evaluated) -> None:
+    rows = evaluated[0].report.content["cohorts"]
+    users = {(row["split"], row["cohort"]): row["users"] for row in rows if row["model"] == SICSREC}
+    assert users["test", "cold_target"] == 1
+    assert users["valid", "cold_target"] == 0
+    for split in ("valid", "test"):
+        for first, second in (("warm", "cold"), ("head", "tail")):
+            both = users[split, f"{first}_target"] + users[split, f"{second}_target"]
+            assert both == N_RANKED
+        assert users[split, "short_history"] + users[split, "long_history"] == N_RANKED
+    empty = [row for row in rows if row["users"] == 0]
+    assert all(row["ndcg_at_10"] is None for row in empty)
+
+
+def test_protocol_and_policies_are_stated(evaluated) -> None:
+    content = evaluated[0].report.content
+    assert content["protocol"]["remove_seen"] is False
+    assert content["protocol"]["n_items"] == N_ITEMS
+    assert content["protocol"]["ranking"] == "full"
+    assert content["protocol"]["split"] == "leave_one_out"
+    assert content["splits"]["test"] == {
+        "users": N_RANKED,
+        "cold_targets": 1,
+        "empty_contexts": 0,
+    }
+
+
+def test_progress_reaches_its_totals(evaluated) -> None:
+    assert evaluated[2].stages == {
+        "rank valid targets": (4 * N_RANKED, 4 * N_RANKED),
+        "rank test targets": (5 * N_RANKED, 5 * N_RANKED),
+    }
+
+
+def test_a_second_run_is_reused_and_a_refresh_is_equal(tiny: TinyStore, evaluated) -> None:
+    first = evaluated[0]
+    again = run_step("evaluate", make_config(), tiny.refs, tiny.store)
+    assert again.was_reused
+    assert again.report == first.report
+    refreshed = run_step("evaluate", make_config(), tiny.refs, tiny.store, refresh=True)
+    assert not refreshed.was_reused
+    digests = {name: ref.digest for name, ref in first.refs.items()}
+    assert {name: ref.digest for name, ref in refreshed.refs.items()} == digests
+
+
+def test_a_model_that_saw_test_is_refused_by_runner_and_step(tmp_path: Path) -> None:
+    tiny = make_tiny_store(tmp_path, model_sees=("test", "train", "valid"))
+    with pytest.raises(LeakageError, match="train_sicsrec/model"):
+        run_step("evaluate", make_config(), tiny.refs, tiny.store)
+    readers = {name: tiny.store.open(ref) for name, ref in tiny.refs.items()}
+    pending = tiny.store.begin("tiny", "evaluate", "f" * 16)
+    with pytest.raises(LeakageError, match=r"train_sicsrec/model .* seen the test targets"):
+        evaluate.run(StepContext(make_config(), readers, pending))
+
+
+def test_users_with_an_empty_context_count(tmp_path: Path) -> None:
+    tiny = make_tiny_store(tmp_path)
+    folder = folder_of(tiny.store, tiny.refs["split/test"])
+    held_out = HeldOut.read(folder)
+    without = HeldOut(held_out.context.filter(pl.col("user_id") != "u05"), held_out.targets)
+    tiny.commit("split", {"test": (("test", "train", "valid"), without.write)})
+    result = run_step("evaluate", make_config(), tiny.refs, tiny.store)
+    assert result.report.content["splits"]["test"]["empty_contexts"] == 1
+    frame = per_user(tiny, result).filter(pl.col("user_id") == "u05", pl.col("split") == "test")
+    assert frame["history_length"].to_list() == [0] * 5
+    ranks = dict(zip(frame["model"], frame["rank"], strict=True))
+    # Without a history all scores of the trained models are equal, which earns nothing.
+    assert ranks["SICSRec"] == ranks["ID encoder"] == N_ITEMS
+    assert ranks["transitions"] == ranks["popularity"]
+
+
+def test_a_split_without_targets_is_an_error(tmp_path: Path) -> None:
+    tiny = make_tiny_store(tmp_path)
+    held_out = HeldOut.read(folder_of(tiny.store, tiny.refs["split/test"]))
+    nothing = HeldOut(held_out.context.clear(), held_out.targets.clear())
+    tiny.commit("split", {"test": (("test", "train", "valid"), nothing.write)})
+    with pytest.raises(DataError, match="split/test holds no target"):
+        run_step("evaluate", make_config(), tiny.refs, tiny.store)
+
+
+def test_reports_hold_finite_numbers_only(evaluated) -> None:
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            for entry in value.values():
+                check(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                check(entry)
+        elif isinstance(value, float):
+            assert math.isfinite(value)
+
+    check(evaluated[0].report.content)
