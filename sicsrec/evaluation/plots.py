@@ -58,7 +58,8 @@ def plot_results(results: Sequence[Row], models: Sequence[str], metrics: Sequenc
         _finish(axes, models, metric_label(metric))
         # Room for the numbers right of the longest interval.
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-    panels[0].legend(loc="lower right", frameon=False)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -97,7 +98,8 @@ def plot_cohorts(
         )
     ticks = [f"{text}\n({users.get(cohort, 0):,} users)" for cohort, text in cohort_labels.items()]
     _finish(axes, ticks, metric_label(metric))
-    axes.set_xlim(left=0)
+    # Markers at 0 stay whole.
+    axes.set_xlim(left=-0.015 * axes.get_xlim()[1])
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
