@@ -377,11 +377,15 @@ class TrainSicsrecConfig(SequenceModelConfig):
     """Weight of the sum of the norms of the item, text and image tables."""
     item_dropout: Rate = 0.5
     """Dropout of the item vectors inside L_rec."""
+    fusion_dropout: Rate = 0.0
+    """Dropout of the towers' joined hidden states before W; the paper has none. It stands in for
+    the regularisation that the reference gets from dropout left on in its frozen ID encoder."""
     adapter_rank: PositiveInt = 4
     """Rank of the low-rank residual adapters in the frozen ID encoder."""
     scoring: Literal["raw", "normalised"] = "normalised"
     """Whether item vectors are scaled to unit length in scoring. The loss always does, so
-    ``normalised`` is the rule that was trained; ``raw`` is the reference's."""
+    ``normalised`` is the rule that was trained; ``raw`` is the reference's. Validation, test and
+    export all use the one that is set."""
 
 
 # --------------------------------------------------------------------------- evaluate, export

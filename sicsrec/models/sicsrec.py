@@ -71,6 +71,7 @@ class SICSRec(SequenceModel):
         dropout: of input, attention weights and blocks.
         max_history_length: number of positions.
         vector_widths: modality to the width of its vectors; at least one modality.
+        fusion_dropout: of [H_id; H_c; H_mix] before W.
         adapter_rank: rank of the low-rank adapters in the frozen ID encoder.
         alpha: weight of L_con.
         temperature: τ of L_rec and L_con.
@@ -96,6 +97,7 @@ class SICSRec(SequenceModel):
         dropout: float,
         max_history_length: int,
         vector_widths: dict[str, int],
+        fusion_dropout: float,
         adapter_rank: int,
         alpha: float,
         temperature: float,
@@ -127,6 +129,7 @@ class SICSRec(SequenceModel):
         )
         self.content_encoder = Transformer(dropout=dropout, **tower)
         self.mix_decoder = MixDecoder(dropout=dropout, **tower)
+        self.fusion_dropout = nn.Dropout(fusion_dropout)
         self.fusion = nn.Linear(3 * width, width)
         for module in (self.content_encoder, self.mix_decoder, self.fusion):
             module.apply(initialise)
@@ -163,6 +166,7 @@ class SICSRec(SequenceModel):
         """See :meth:`SequenceModel.settings`."""
         return self.id_encoder.settings() | {
             "vector_widths": self.vector_widths,
+            "fusion_dropout": self.fusion_dropout.p,
             "adapter_rank": self.adapter_rank,
             "alpha": self.alpha,
             "temperature": self.temperature,
@@ -179,8 +183,8 @@ class SICSRec(SequenceModel):
         positions = self.id_encoder.position_embedding(batch.positions)
         content_states = self.content_encoder(content + positions, mask)
         mix_states = self.mix_decoder(id_states, content_states, mask)
-        fused = self.fusion(torch.cat([id_states, content_states, mix_states], dim=-1))
-        return F.normalize(fused, dim=-1)
+        joined = torch.cat([id_states, content_states, mix_states], dim=-1)
+        return F.normalize(self.fusion(self.fusion_dropout(joined)), dim=-1)
 
     def _content_of(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return c of every token's item, adapting each distinct item once."""

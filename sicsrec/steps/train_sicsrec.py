@@ -57,6 +57,7 @@ def build_sicsrec(
         dropout=section.dropout,
         max_history_length=section.max_history_length,
         vector_widths={entry.modality: entry.matrix.shape[1] for entry in vectors},
+        fusion_dropout=section.fusion_dropout,
         adapter_rank=section.adapter_rank,
         alpha=section.alpha,
         temperature=section.temperature,
