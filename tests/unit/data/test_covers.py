@@ -88,7 +88,7 @@ def test_asking_for_an_item_without_cover_is_an_error(data, tmp_path):
     covers = CoverStore(tmp_path / "out")
     assert "i1" in covers
     assert "i2" not in covers
-    with pytest.raises(DataError, match="1 items have no cover, e.g. .'i2'"):
+    with pytest.raises(DataError, match=r"1 items have no cover, e\.g\. .'i2'"):
         covers.read(["i1", "i2"])
 
 
@@ -151,7 +151,7 @@ def test_link_in_a_circle_is_refused(data, tmp_path):
 
 def test_too_many_bytes_are_not_read(data, tmp_path):
     (data / "covers" / "big.png").write_bytes(b"\x89PNG" + bytes(100_001))
-    outcome, refused = store(data, [CoverFile("big", "covers/big.png")], tmp_path / "out")
+    _, refused = store(data, [CoverFile("big", "covers/big.png")], tmp_path / "out")
     assert refused["reason"].to_list() == ["too_many_bytes"]
     assert "100005 bytes, at most 100000" in refused["detail"][0]
 

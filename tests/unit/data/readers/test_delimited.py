@@ -10,8 +10,10 @@ from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.errors import DataError
 
+CSV = Dialect()
 
-def read(tmp_path, content, dialect=Dialect(), wanted=("a", "b")):
+
+def read(tmp_path, content, dialect=CSV, wanted=("a", "b")):
     path = tmp_path / "file.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     n_rows, quarantine = Counter(), QuarantineLog()
