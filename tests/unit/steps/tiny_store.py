@@ -96,6 +96,7 @@ def make_sicsrec() -> SICSRec:
     model = SICSRec(
         **TOWER,
         vector_widths={"text": 4},
+        fusion_dropout=0.0,
         adapter_rank=2,
         alpha=0.2,
         temperature=0.05,
