@@ -1,7 +1,7 @@
 """A temporary Prefect server for one run, started while everything else is still being imported.
 
 Prefect can start one by itself, but only after importing its whole server into the client, and
-then one waits for it. The command is the one that Prefect uses.
+then one waits for it.
 """
 
 import os
@@ -69,13 +69,9 @@ class TemporaryServer:
         with self.log.open("ab") as stream:
             # A session of its own: Ctrl-C is for the run, which then still reports to the server.
             self._process = subprocess.Popen(  # noqa: S603
-                [
-                    *(sys.executable, "-m", "uvicorn", "--factory"),
-                    "prefect.server.api.server:create_app",
-                    *("--host", "127.0.0.1", "--port", str(self.port)),
-                    *("--log-level", "error", "--lifespan", "on"),
-                ],
+                [sys.executable, "-m", "flows.server_process", str(self.port)],
                 env=environment,
+                stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
@@ -104,7 +100,8 @@ class TemporaryServer:
         trace: TracebackType | None,
     ) -> None:
         """Stop the server."""
-        self._process.terminate()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -48,6 +50,8 @@ def run_pipeline(
     Raises:
         SicsrecError: what a step raised, or when the temporary server does not start.
     """
+    # So that a run that is told to end says goodbye to MLflow and Prefect like one that failed.
+    signal.signal(signal.SIGTERM, _stop)
     server_log = settings.log_folder / "prefect-server.log"
     with (
         logging_to(log, console),
@@ -56,8 +60,6 @@ def run_pipeline(
     ):
         try:
             # Imported while the server starts: each of the two takes seconds.
-            from prefect.logging.handlers import APILogHandler
-
             from flows.pipeline import sicsrec
             from tasks.record import warm_up
 
@@ -74,14 +76,29 @@ def run_pipeline(
                     seed=request.seed,
                     return_state=True,
                 )
-                # The last log lines must reach the server while it is there.
-                APILogHandler().flush()
                 outcome: RunOutcome = state.result()
         except BaseException:
             view.mark_failed()
             logger.exception("the run ended with an error")
             raise
+        finally:
+            _send_last_log_lines()
         return FinishedRun(outcome, str(state.state_details.flow_run_id))
+
+
+def _send_last_log_lines() -> None:
+    """Let Prefect send what it holds back, while the server is there to take it.
+
+    At the end of the process it would try for more than a minute.
+    """
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def print_results(

@@ -1,0 +1,34 @@
+"""The process of a temporary Prefect server; it ends with the process that started it.
+
+Started as ``python -m flows.server_process PORT`` with a pipe as its standard input. The pipe
+closes when the starting process ends, however it ends, so that a killed run leaves no server.
+"""
+
+import sys
+import threading
+
+import uvicorn
+
+
+def serve(port: int) -> None:
+    """Serve until told to stop or until standard input ends."""
+    settings = uvicorn.Config(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        lifespan="on",
+    )
+    server = uvicorn.Server(settings)
+
+    def stop_with_parent() -> None:
+        sys.stdin.buffer.read()
+        server.should_exit = True
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    server.run()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
