@@ -41,12 +41,22 @@ class QuarantineLog:
     def add(
         self, kind: str, file: str, row: int | None, key: str | None, reason: str, detail: str
     ) -> None:
-        """Record one row or cover; the arguments are the columns of the schema QUARANTINE."""
+        """Record one row or cover; the arguments are the columns of the schema QUARANTINE.
+
+        Raises:
+            ValueError: if the reason is not one of :data:`REASONS`.
+        """
+        _check_reasons({reason})
         self._rows.append((kind, file, row, key, reason, detail))
 
     def extend(self, frame: pl.DataFrame) -> None:
-        """Record a table of the schema QUARANTINE."""
+        """Record a table of the schema QUARANTINE.
+
+        Raises:
+            ValueError: if a reason is not one of :data:`REASONS`.
+        """
         if frame.height:
+            _check_reasons(set(frame["reason"]))
             self._frames.append(
                 frame.select(pl.col(name).cast(t) for name, t in QUARANTINE.items())
             )
@@ -63,3 +73,9 @@ class QuarantineLog:
         for kind, reason in self.frame().select("kind", "reason").iter_rows():
             counted.setdefault(kind, Counter())[reason] += 1
         return {kind: dict(sorted(reasons.items())) for kind, reasons in sorted(counted.items())}
+
+
+def _check_reasons(reasons: set[str]) -> None:
+    unknown = reasons - set(REASONS)
+    if unknown:
+        raise ValueError(f"REASONS does not explain {sorted(unknown)}")

@@ -14,6 +14,7 @@ from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, Table, read_delimited
 from sicsrec.data.readers.folders import inside, list_covers
 from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
+from sicsrec.data.schema import Schema
 from sicsrec.errors import DataError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -189,15 +190,15 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
         missing = [name for name in wanted if name not in schema]
         if missing:
             raise DataError(f"{file} has no column {missing}; it has {list(schema)}")
-        frame = lazy.select([_as_text(name, schema[name]) for name in wanted]).collect()
+        frame = lazy.select([_as_text(name, schema) for name in wanted]).collect()
     except pl.exceptions.PolarsError as err:
         raise DataError(f"{path} cannot be read as Parquet: {err}") from err
     n_rows[file] += frame.height
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
 
 
-def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
-    column = pl.col(name)
+def _as_text(name: str, schema: Schema) -> pl.Expr:
+    column, dtype = pl.col(name), schema[name]
     if isinstance(dtype, pl.List):
         return column.cast(pl.List(pl.String)).list.join("|")
     if isinstance(dtype, pl.Datetime):

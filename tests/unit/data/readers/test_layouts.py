@@ -1,0 +1,331 @@
+"""Every layout, written on the spot as it is downloaded."""
+
+import json
+from datetime import UTC, datetime
+from typing import get_args
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from sicsrec.config import (
+    IngestConfig,
+    MicroLensReaderConfig,
+    MovieLensReaderConfig,
+    NineRecReaderConfig,
+    ReaderConfig,
+    TablesReaderConfig,
+)
+from sicsrec.data.readers import READERS, read_raw
+from sicsrec.errors import ConfigError, DataError
+
+FLAGS = "Action,Adventure,Animation,Children,Comedy,Crime,Documentary,Drama,Fantasy,FilmNoir"
+FLAGS += ",Horror,Musical,Mystery,Romance,SciFi,Thriller,War,Western"
+
+
+def put(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def put_image(folder, name):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(folder / name)
+
+
+def read(folder, reader):
+    return read_raw(IngestConfig(path=str(folder), reader=reader), folder)
+
+
+def rows(frame, *columns):
+    return frame.select(*columns).rows()
+
+
+def test_movielens_with_plots_and_posters(tmp_path):
+    flags = ",".join(["0", "1"] + ["0"] * 16)
+    put(tmp_path, "u.data", "196\t242\t3\t881250949\n186\t302\t1\t891717742\nbroken\n")
+    put(
+        tmp_path,
+        "items.csv",
+        f"movie_id,title,genre_unknown,{FLAGS},year,overview,original_language\n"
+        f'242,"Kolya, a film",0,{flags},1996.0,"A plot, with comma",cs\n'
+        f"302,L.A.,0,{flags},1997.0,,en\n",
+    )
+    put_image(tmp_path, "posters/242.jpg")
+    put(tmp_path, "posters/readme.txt", "no poster")
+    raw = read(tmp_path, MovieLensReaderConfig())
+    assert rows(raw.items, "item_id", "title", "description", "language", "topics", "row") == [
+        ("242", "Kolya, a film", "A plot, with comma", "cs", ["Adventure"], 1),
+        ("302", "L.A.", None, "en", ["Adventure"], 2),
+    ]
+    assert rows(raw.interactions, "user_id", "item_id", "timestamp", "rating") == [
+        ("196", "242", 881250949000, 3.0),
+        ("186", "302", 891717742000, 1.0),
+    ]
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [("242", "posters/242.jpg")]
+    assert raw.counts == {"cover_files_ignored": 1}
+    assert rows(raw.quarantine.frame(), "file", "row", "reason") == [
+        ("u.data", 3, "wrong_field_count")
+    ]
+
+
+def test_movielens_as_released(tmp_path):
+    put(tmp_path, "u.data", "1\t1\t5\t881250949\n")
+    line = "1|Les Misérables|01-Jan-1995||http://x|1|" + "|".join(["1"] + ["0"] * 17)
+    put(tmp_path, "u.item", line.encode("latin-1"))
+    raw = read(tmp_path, MovieLensReaderConfig())
+    assert rows(raw.items, "title", "description", "topics") == [
+        ("Les Misérables", None, ["Action"])
+    ]
+    assert raw.covers_root is None
+
+
+NINEREC_ITEMS = '7,中文，标题,"An English, ""quoted"" title"\n12,二,Two\n'
+
+
+def test_ninerec_reference_layout(tmp_path):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "sequential_data.txt", "0 7 12 7 \n1 12 7\n")
+    raw = read(tmp_path, NineRecReaderConfig(title_language="en"))
+    assert rows(raw.items, "item_id", "title", "language") == [
+        ("7", 'An English, "quoted" title', "en"),
+        ("12", "Two", "en"),
+    ]
+    assert rows(raw.interactions, "user_id", "item_id", "order", "row") == [
+        ("0", "7", 0, 1),
+        ("0", "12", 1, 1),
+        ("0", "7", 2, 1),
+        ("1", "12", 3, 2),
+        ("1", "7", 4, 2),
+    ]
+    assert raw.interactions["timestamp"].null_count() == 5
+
+
+@pytest.mark.parametrize("header", ["", "user_id,item_id,timestamp\n"])
+def test_ninerec_release_layout_with_times(tmp_path, header):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "X_pair.csv", header + "u1,7,1600000000\nu1,12,1600000001000\n")
+    put(tmp_path, "X_behaviour.tsv", "u1\t12 7\n")
+    put(tmp_path, "X_url.csv", "7,http://x\n")
+    put_image(tmp_path, "X_cover/7.jpg")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert raw.items["title"].to_list() == ["中文，标题", "二"]
+    assert rows(raw.interactions, "item_id", "timestamp", "row") == [
+        ("7", 1600000000000, 1),
+        ("12", 1600000001000, 2),
+    ]
+    assert [cover.path for cover in raw.covers] == ["X_cover/7.jpg"]
+
+
+def test_ninerec_release_layout_with_order_only(tmp_path):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "X_behaviour.tsv", "u1\t12 7\n")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert raw.interactions["item_id"].to_list() == ["12", "7"]
+    assert raw.n_rows == {"X_item.csv": 2, "X_behaviour.tsv": 2}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], r"no file of items: looked for \*_item.csv, found nothing"),
+        (
+            ["X_item.csv"],
+            r"no file of interactions: looked for \*_pair.csv .*sequential_data.txt, found X_i",
+        ),
+        (
+            ["X_item.csv", "Y_item.csv"],
+            "several files that may be the file of items: X_item.csv, Y",
+        ),
+    ],
+)
+def test_missing_or_ambiguous_files_are_named(tmp_path, files, message):
+    for name in files:
+        put(tmp_path, name, NINEREC_ITEMS)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, NineRecReaderConfig())
+
+
+@pytest.mark.parametrize("name", ["X_pairs.csv", "X_pairs.tsv"])
+def test_microlens(tmp_path, name):
+    put(tmp_path, "X_titles.csv", 'item,title\n1,"One, two"\n2,Two\n')
+    put(tmp_path, "X_pairs.csv", "user,item,timestamp\n9,2,1583378629552\n9,1,1583378629553\n")
+    put(tmp_path, "X_pairs.tsv", "9\t2 1\n")
+    for other in {"X_pairs.csv", "X_pairs.tsv"} - {name}:
+        (tmp_path / other).unlink()
+    put_image(tmp_path, "X_covers/2.jpg")
+    put(tmp_path, "X_videos/2.mp4", "not read")
+    raw = read(tmp_path, MicroLensReaderConfig())
+    assert rows(raw.items, "item_id", "title") == [("1", "One, two"), ("2", "Two")]
+    assert rows(raw.interactions, "user_id", "item_id") == [("9", "2"), ("9", "1")]
+    has_times = raw.interactions["timestamp"].null_count() == 0
+    assert has_times == name.endswith("csv")
+    assert [cover.item_id for cover in raw.covers] == ["2"]
+
+
+RECORDS = [
+    {"id": "1", "name": "One, two", "plot": "p", "lang": "en", "tags": "a|b", "pic": "one.png"},
+    {"id": "2", "name": "Tab\tand | bar", "plot": "", "lang": "", "tags": "", "pic": ""},
+]
+LOG = [
+    {"u": "x", "i": "1", "t": "2021-01-01T00:00:00Z", "stars": "4.5"},
+    {"u": "x", "i": "2", "t": "1609459201", "stars": "3"},
+]
+MAPPING = {
+    "item_id": "id",
+    "title": "name",
+    "description": "plot",
+    "language": "lang",
+    "topics": "tags",
+    "interaction_user": "u",
+    "interaction_item": "i",
+    "timestamp": "t",
+    "rating": "stars",
+}
+
+
+def write_table(path, records):
+    frame = pl.DataFrame(records)
+    if path.suffix == ".csv":
+        frame.write_csv(path)
+    elif path.suffix == ".tsv":
+        frame.write_csv(path, separator="\t")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        frame.write_parquet(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_tables_of_every_kind_say_the_same(tmp_path, suffix):
+    write_table(tmp_path / f"videos{suffix}", RECORDS)
+    write_table(tmp_path / f"log{suffix}", LOG)
+    put_image(tmp_path, "pictures/1.png")
+    reader = TablesReaderConfig(
+        items=f"videos{suffix}", interactions=f"log{suffix}", covers="pictures", **MAPPING
+    )
+    raw = read(tmp_path, reader)
+    assert rows(raw.items, "item_id", "title", "description", "language", "topics", "row") == [
+        ("1", "One, two", "p", "en", ["a", "b"], 1),
+        ("2", "Tab\tand | bar", None, None, [], 2),
+    ]
+    assert rows(raw.interactions, "item_id", "timestamp", "rating") == [
+        ("1", 1609459200000, 4.5),
+        ("2", 1609459201000, 3.0),
+    ]
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [("1", "pictures/1.png")]
+    assert raw.quarantine.frame().height == 0
+
+
+def test_covers_named_in_a_column(tmp_path):
+    write_table(tmp_path / "videos.csv", RECORDS)
+    write_table(tmp_path / "log.csv", LOG)
+    put_image(tmp_path, "pictures/one.png")
+    reader = TablesReaderConfig(
+        items="videos.csv", interactions="log.csv", covers="pictures", image="pic", **MAPPING
+    )
+    raw = read(tmp_path, reader)
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [("1", "pictures/one.png")]
+    assert raw.covers_root == tmp_path / "pictures"
+
+
+def test_parquet_types_become_the_same_strings(tmp_path):
+    pl.DataFrame(
+        {"item_id": [1.0, 2.0, None], "title": ["a", "b", "c"], "topics": [["x", "y"], [], None]}
+    ).write_parquet(tmp_path / "i.parquet")
+    moments = [datetime(2021, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, 0, 0, 1, tzinfo=UTC)]
+    pl.DataFrame(
+        {"user_id": [7, 7], "item_id": pl.Series([1, 2], dtype=pl.UInt8), "timestamp": moments}
+    ).write_parquet(tmp_path / "l.parquet")
+    raw = read(
+        tmp_path, TablesReaderConfig(items="i.parquet", interactions="l.parquet", topics="topics")
+    )
+    assert rows(raw.items, "item_id", "topics") == [("1", ["x", "y"]), ("2", [])]
+    assert rows(raw.interactions, "user_id", "item_id", "timestamp") == [
+        ("7", "1", 1609459200000),
+        ("7", "2", 1609459201000),
+    ]
+    assert rows(raw.quarantine.frame(), "row", "reason") == [(3, "empty_id")]
+
+
+def test_bad_json_lines_are_refused_one_by_one(tmp_path):
+    lines = [b'{"item_id": 5, "title": "A"}', b"{broken", b"", b"[1]", b'{"item_id": "\xff"}']
+    lines += [b'{"item_id": "a\\u0000", "title": "B"}', b'{"item_id": "6"}']
+    put(tmp_path, "i.jsonl", b"\n".join(lines))
+    put(tmp_path, "l.csv", "user_id,item_id,timestamp\nu,5,1\n")
+    raw = read(tmp_path, TablesReaderConfig(items="i.jsonl", interactions="l.csv"))
+    assert rows(raw.items, "item_id", "title", "row") == [("5", "A", 1), ("6", None, 6)]
+    assert rows(raw.quarantine.frame(), "row", "reason") == [
+        (2, "invalid_json"),
+        (3, "invalid_json"),
+        (4, "invalid_utf8"),
+        (5, "null_byte"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"items": "none.csv"}, r"ingest.reader.items: the data folder .* has no 'none.csv'"),
+        ({"items": "../secret.csv"}, r"'../secret.csv' leads out of the data folder"),
+        ({"items": "/etc/passwd"}, "leads out of the data folder"),
+        ({"covers": "../covers"}, "ingest.reader.covers: .* leads out of the data folder"),
+        ({"interactions": "log.xlsx"}, r"'log.xlsx' has an unknown extension; known: .csv, .tsv"),
+        ({"title": "headline"}, r"videos.csv has no column \['headline'\]; it has \['id', 'name'"),
+    ],
+)
+def test_wrong_configuration_is_named(tmp_path, change, message):
+    root = tmp_path / "data"
+    root.mkdir()
+    write_table(root / "videos.csv", RECORDS)
+    write_table(root / "log.csv", LOG)
+    put(root, "log.xlsx", "x")
+    put(tmp_path, "secret.csv", "id,name\n")
+    reader = {"items": "videos.csv", "interactions": "log.csv", **MAPPING, **change}
+    with pytest.raises(DataError, match=message):
+        read(root, TablesReaderConfig(**reader))
+
+
+def test_file_that_is_no_parquet_is_an_error(tmp_path):
+    put(tmp_path, "i.parquet", "no parquet")
+    put(tmp_path, "l.csv", "user_id,item_id,timestamp\n")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read(tmp_path, TablesReaderConfig(items="i.parquet", interactions="l.csv"))
+
+
+def test_linked_file_that_leaves_the_folder_is_refused(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    (root / "X_item.csv").symlink_to(tmp_path / "X_item.csv")
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        read(root, NineRecReaderConfig())
+
+
+def test_second_cover_of_an_item_is_refused(tmp_path):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "sequential_data.txt", "0 7\n")
+    put_image(tmp_path, "X_cover/7.jpg")
+    put_image(tmp_path, "X_cover/7.png")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert [cover.path for cover in raw.covers] == ["X_cover/7.jpg"]
+    assert rows(raw.quarantine.frame(), "file", "key", "reason", "detail") == [
+        ("X_cover/7.png", "7", "duplicate_cover", "7.jpg is kept")
+    ]
+
+
+def test_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        read(tmp_path / "none", NineRecReaderConfig())
+
+
+def test_every_kind_of_reader_is_registered():
+
+    kinds = {
+        section.model_fields["kind"].default for section in get_args(get_args(ReaderConfig)[0])
+    }
+    assert kinds == set(READERS.names())
+    assert all(callable(READERS.get(kind)) for kind in kinds)
+    with pytest.raises(ConfigError, match="known: demo"):
+        READERS.get("csv")
