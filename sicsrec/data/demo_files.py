@@ -179,4 +179,5 @@ def _draw_emblem(draw: ImageDraw.ImageDraw, series: int) -> None:
     n_corners = 3 + series % 5
     x, y, radius = 16 + 16 * (series % 3), 44 - 12 * (series % 2), 11
     draw.ellipse((x - 13, y - 13, x + 13, y + 13), fill=_colour(hue + 0.4, 0.3, 1.0))
-    draw.regular_polygon((x, y, radius), n_corners, rotation=series * 17, fill=_colour(hue, 1, 0.7))
+    badge = _colour(hue, 1.0, 0.7)
+    draw.regular_polygon((x, y, radius), n_corners, rotation=series * 17, fill=badge)

@@ -28,9 +28,9 @@ def run(context: StepContext) -> StepReport:
     content = _report(interactions, split, context.config.split)
     context.tracker.log_metrics(
         {
-            "train/interactions": split.train.interactions.height,
-            "valid/users": split.valid.targets.height,
-            "test/users": split.test.targets.height,
+            "train/interactions": float(split.train.interactions.height),
+            "valid/users": float(split.valid.targets.height),
+            "test/users": float(split.test.targets.height),
             "test/cold_target_share": content["test"]["cold_target_share"],
         }
     )

@@ -1,0 +1,229 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.covers import CoverStore
+from sicsrec.data.schema import INTERACTIONS, QUARANTINE, check_schema
+from sicsrec.errors import DataError
+from sicsrec.progress import NoProgress
+from sicsrec.steps.context import StepContext
+from sicsrec.steps.ingest import run
+from sicsrec.steps.runner import run_step
+from sicsrec.tracking import NullTracker
+
+
+class Record(NullTracker):
+    def __init__(self):
+        self.tables, self.figures = {}, {}
+
+    def log_table(self, name, frame):
+        self.tables[name] = frame
+
+    def log_figure(self, name, figure):
+        self.figures[name] = figure
+
+
+def configuration(folder, reader=None, **ingest):
+    section = {
+        "path": None if folder is None else str(folder),
+        "reader": reader or {"kind": "tables", "items": "items.csv", "interactions": "log.csv"},
+        **ingest,
+    }
+    architecture = {"library": "open_clip", "architecture": {}}
+    return PipelineConfig.model_validate(
+        {"dataset": "t", "ingest": section, "align_encoders": {"text_encoder": architecture}}
+    )
+
+
+def ingest(tmp_path, config, name="run"):
+    store = ArtifactStore(tmp_path / "store")
+    pending = store.begin("t", "ingest", name)
+    tracker = Record()
+    context = StepContext(config, {}, pending, tracker, NoProgress())
+    return run(context), pending.folder / "data", tracker
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "data"
+    (root / "covers").mkdir(parents=True)
+    items = ["item_id,title"] + [f"{number},Video  {number}" for number in range(1, 31)]
+    (root / "items.csv").write_text("\n".join(items) + "\n")
+    rows = [f"u{n % 7},{1 + n % 30},{1_600_000_000 + n // 2}" for n in range(100)]
+    (root / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    for number in range(1, 11):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(root / "covers" / f"{number}.png")
+    return root
+
+
+def append(path, text):
+    path.write_text(path.read_text() + text)
+
+
+def test_outputs_follow_their_schemas(data, tmp_path):
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
+    report, out, tracker = ingest(tmp_path, configuration(data, reader))
+    catalog = ItemCatalog.read(out / "catalog")
+    assert catalog.item_ids.to_list() == [str(number) for number in range(1, 31)]
+    assert catalog.texts[0] == "Video 1"
+    statuses = catalog.frame["image_status"].to_list()
+    assert statuses == ["ok"] * 10 + ["missing"] * 20
+    assert catalog.frame["image_path"][0] == "covers/1.png"
+    assert catalog.frame["image_path"][10] is None
+    log = check_schema(
+        pl.read_parquet(out / "interactions" / "interactions.parquet"), INTERACTIONS, "log"
+    )
+    assert report.rows == log.height == 100
+    quarantine = pl.read_parquet(out / "quarantine" / "quarantine.parquet")
+    assert check_schema(quarantine, QUARANTINE, "quarantine").height == 0
+    covers = CoverStore(out / "covers")
+    assert covers.item_ids == catalog.item_ids.head(10).to_list()
+    assert covers.read(["7"])[0].getpixel((0, 0)) == (7, 0, 0)
+    assert set(tracker.tables) == {"quarantine"}
+    assert len(tracker.figures["popularity"].axes) == 2
+
+
+def test_report_counts_everything(data, tmp_path):
+    append(data / "items.csv", "3,Video  3\n31,\n")
+    append(data / "log.csv", "u1,999,1600000000\n")
+    (data / "covers" / "1.png").write_bytes(b"")
+    Image.new("CMYK", (90, 90)).save(data / "covers" / "2.jpg")
+    (data / "covers" / "2.png").unlink()
+    Image.new("RGB", (8, 8)).save(data / "covers" / "777.png")
+    (data / "covers" / "Thumbs.db").write_bytes(b"x")
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
+    report, out, tracker = ingest(
+        tmp_path, configuration(data, reader, filters={"min_history_length": 15})
+    )
+    content = report.content
+    assert content["rows_read"] == {"items.csv": 32, "log.csv": 101}
+    assert content["items"] == 31
+    assert content["duplicate_item_rows"] == 1
+    assert content["missing_titles"] == content["missing_texts"] == 1
+    assert content["missing_descriptions"] == 31
+    assert content["covers"] == {
+        "ok": 9,
+        "missing": 21,
+        "broken": 1,
+        "converted": 1,
+        "changes": {"cmyk": 1},
+        "files_without_item": 1,
+    }
+    assert content["cover_files_ignored"] == 1
+    assert content["quarantine"] == {
+        "cover": {"empty_file": 1},
+        "interaction": {"item_not_in_catalog": 1},
+        "item": {"duplicate_id": 1},
+    }
+    assert content["users"] == 2
+    assert content["interactions"] == 30
+    assert content["history_length"]["q50"] == 15
+    assert content["density"] == pytest.approx(30 / (2 * 31))
+    assert [entry["name"] for entry in content["filters"]] == ["min_history_length"]
+    assert content["filters"][0]["interactions_before"] == 100
+    assert tracker.tables["quarantine"]["rows"].sum() == 3
+    broken = ItemCatalog.read(out / "catalog").frame.filter(image_status="broken")
+    assert broken["item_id"].to_list() == ["1"]
+
+
+def test_catalogue_keeps_items_whose_interactions_are_filtered_out(data, tmp_path):
+    config = configuration(data, filters={"until": "2020-09-13T12:26:50Z"})
+    _, out, _ = ingest(tmp_path, config)
+    assert ItemCatalog.read(out / "catalog").n_items == 30
+    log = pl.read_parquet(out / "interactions" / "interactions.parquet")
+    assert log["item_id"].n_unique() == 20
+
+
+def test_order_of_rows_decides_nothing_but_ties(data, tmp_path):
+    header, *rows = (data / "log.csv").read_text().splitlines()
+    times = [f"u{n % 7},{1 + n % 30},{1_600_000_000 + n}" for n in range(100)]
+    tables = []
+    for name, order in (("a", times), ("b", times[::-1])):
+        (data / "log.csv").write_text("\n".join([header, *order]) + "\n")
+        _, out, _ = ingest(tmp_path, configuration(data), name)
+        tables.append((out / "interactions" / "interactions.parquet").read_bytes())
+    assert tables[0] == tables[1]
+    assert len(rows) == 100
+
+
+def test_too_many_bad_rows_stop_the_step(data, tmp_path):
+    append(data / "log.csv", "broken\n" * 10)
+    with pytest.raises(DataError, match=r"10 of 110 rows of log.csv.*ingest.max_bad_row_share"):
+        ingest(tmp_path, configuration(data))
+    report, _, _ = ingest(tmp_path, configuration(data, max_bad_row_share=0.1))
+    assert report.rows == 100
+
+
+def test_too_many_bad_covers_stop_the_step(data, tmp_path):
+    for number in (1, 2, 3):
+        (data / "covers" / f"{number}.png").write_bytes(b"text")
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
+    with pytest.raises(DataError, match=r"3 of 10 covers .*3 not_an_image.*max_bad_cover_share"):
+        ingest(tmp_path, configuration(data, reader))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "limit", "message"),
+    [
+        ("items.csv", "item_id,title\n", 1.0, "no usable item"),
+        ("items.csv", "item_id,title\nx,t\n", 1.0, r"no usable interaction .* e\.g\. \['x'\]"),
+        ("log.csv", "user_id,item_id,timestamp\n", 1.0, "no usable interaction"),
+    ],
+)
+def test_nothing_usable_is_a_clear_error(data, tmp_path, file, content, limit, message):
+    (data / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        ingest(tmp_path, configuration(data, max_bad_row_share=limit))
+
+
+def test_filters_that_leave_nothing_are_named(data, tmp_path):
+    with pytest.raises(DataError, match=r"leave nothing of 100 interactions"):
+        ingest(tmp_path, configuration(data, filters={"user_core": 1000}))
+
+
+def test_scratch_files_do_not_stay(tmp_path):
+    config = configuration(None, {"kind": "demo", "n_items": 60, "n_users": 40})
+    _, out, _ = ingest(tmp_path, config)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "catalog", "covers", "interactions", "quarantine",
+    ]  # fmt: skip
+    assert not list((out.parent / "work").iterdir())
+
+
+def test_demo_gives_equal_digests_twice(tmp_path):
+    config = configuration(None, {"kind": "demo", "n_items": 80, "n_users": 60})
+    first, second = (
+        run_step("ingest", config, {}, ArtifactStore(tmp_path / name)).refs for name in "ab"
+    )
+    assert {name: ref.digest for name, ref in first.items()} == {
+        name: ref.digest for name, ref in second.items()
+    }
+
+
+def test_movielens(real_data: Path, tmp_path):
+    config = configuration(real_data / "movielens-100k", {"kind": "movielens_100k"})
+    report, _, _ = ingest(tmp_path, config)
+    content = report.content
+    assert (content["items"], content["users"], content["interactions"]) == (1682, 943, 100_000)
+    assert content["duplicate_item_rows"] == 64
+    assert content["missing_descriptions"] == 18
+    assert content["covers"]["missing"] == 19
+    assert content["covers"]["ok"] == 1663
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("Bili_Food", (1579, 6549, 39_740)), ("Bili_Movie", (3509, 16_525, 115_576))],
+)
+def test_ninerec(real_data: Path, tmp_path, name, counts):
+    report, _, _ = ingest(
+        tmp_path, configuration(real_data / "ninerec" / name, {"kind": "ninerec"})
+    )
+    content = report.content
+    assert (content["items"], content["users"], content["interactions"]) == counts
+    assert content["quarantine"] == {}
