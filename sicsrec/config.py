@@ -268,6 +268,9 @@ class AlignEncodersConfig(Section):
     """None: items have no image vectors."""
     trained: Literal["last_block", "full", "none"] = "last_block"
     """Which weights of the encoders move; the paper trains the last block and the head."""
+    image_trained: Literal["last_block", "full", "none"] | None = None
+    """The same for the image encoder alone; None: as ``trained``. A tower made on the spot has to
+    be trained in full beside a pretrained text encoder."""
     adapter_hidden_width: PositiveInt = 128
     """Inner width of the two-layer adapters that the losses are computed on."""
     adapter_width: PositiveInt = 64
@@ -280,6 +283,8 @@ class AlignEncodersConfig(Section):
     """Passes over the pairs."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
     """Of the encoders' trained weights."""
+    image_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """The same for the image encoder alone; None: as ``learning_rate``."""
     adapter_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Of the adapters, which start from random weights."""
 

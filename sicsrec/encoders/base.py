@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -99,7 +99,7 @@ class ItemEncoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+    def load(cls, folder: Path, description: dict[str, Any]) -> "ItemEncoder":
         """Read what :meth:`save` wrote, strictly and without a hub.
 
         Raises:
@@ -147,7 +147,7 @@ class ItemEncoder(nn.Module, ABC):
         """Return the weights that move, by name."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "ItemEncoder":
         """Set the mode of the moving parts; frozen parts stay in evaluation mode.
 
         "Frozen" with active dropout is a moving target: the reference leaves it on.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
@@ -51,7 +51,7 @@ class ImageTransformerEncoder(TransformerEncoder):
         self._probe(self.prepare([gradient.convert("RGB") for gradient in gradients]))
 
     @classmethod
-    def build(cls, config: TransformersEncoderConfig, seed: int) -> Self:
+    def build(cls, config: TransformersEncoderConfig, seed: int) -> "ImageTransformerEncoder":
         """Load a pretrained model.
 
         Raises:
@@ -80,7 +80,7 @@ class ImageTransformerEncoder(TransformerEncoder):
         self.processor.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+    def load(cls, folder: Path, description: dict[str, Any]) -> "ImageTransformerEncoder":
         """See :meth:`ItemEncoder.load`."""
         model = load_saved_model(folder)
         try:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import open_clip
 import torch
@@ -75,7 +75,7 @@ class OpenClipEncoder(ItemEncoder):
         raise NotImplementedError
 
     @classmethod
-    def build(cls, config: OpenClipEncoderConfig, seed: int) -> Self:
+    def build(cls, config: OpenClipEncoderConfig, seed: int) -> "OpenClipEncoder":
         """Load a pretrained model, or make a small one with random weights.
 
         Raises:
@@ -160,7 +160,7 @@ class OpenClipEncoder(ItemEncoder):
         save_file(weights, folder / _WEIGHTS_FILE)
 
     @classmethod
-    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+    def load(cls, folder: Path, description: dict[str, Any]) -> "OpenClipEncoder":
         """See :meth:`ItemEncoder.load`."""
         try:
             content = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ class OpenClipEncoder(ItemEncoder):
     @classmethod
     def _from_folder(
         cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> Self:
+    ) -> "OpenClipEncoder":
         del folder
         return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin)
 
@@ -315,7 +315,7 @@ class OpenClipTextEncoder(OpenClipEncoder):
     @classmethod
     def _from_folder(
         cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> Self:
+    ) -> "OpenClipTextEncoder":
         tokenizer = _tokenizer_of(content["model_cfg"], f"local-dir:{folder}")
         return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin, tokenizer)
 

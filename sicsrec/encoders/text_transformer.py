@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
@@ -63,7 +63,7 @@ class TextTransformerEncoder(TransformerEncoder):
         self._probe(self.prepare(_PROBE))
 
     @classmethod
-    def build(cls, config: TransformersEncoderConfig, seed: int) -> Self:
+    def build(cls, config: TransformersEncoderConfig, seed: int) -> "TextTransformerEncoder":
         """Load a pretrained model.
 
         Raises:
@@ -101,7 +101,7 @@ class TextTransformerEncoder(TransformerEncoder):
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path, description: dict[str, Any]) -> Self:
+    def load(cls, folder: Path, description: dict[str, Any]) -> "TextTransformerEncoder":
         """See :meth:`ItemEncoder.load`."""
         model = load_saved_model(folder)
         try:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging as transformers_logging
 
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
@@ -22,6 +23,9 @@ from sicsrec.encoders.location import local_model_folder
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)
+
+# The library never writes to a terminal, and loading a model would draw a bar there.
+transformers_logging.disable_progress_bar()
 
 Pooling = Literal["cls", "mean", "pooler"]
 Loaded = TypeVar("Loaded")

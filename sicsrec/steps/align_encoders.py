@@ -59,7 +59,10 @@ def run(context: StepContext) -> StepReport:
             key: value.contiguous() for key, value in result.adapters[name].state_dict().items()
         }
         save_file(weights, folder / name / ADAPTER_FILE)
-    summary = {"trained": config.trained, "trained_weights": list(result.trained_weights)}
+    summary = {
+        "trained": result.report["trained"],
+        "trained_weights": list(result.trained_weights),
+    }
     (folder / ALIGNMENT_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     for moment in ("before", "after"):
         context.tracker.log_metrics(

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sicsrec.config import AlignEncodersConfig
 from sicsrec.encoders.adapters import LossAdapter
-from sicsrec.encoders.base import ItemEncoder
+from sicsrec.encoders.base import ItemEncoder, Trained
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.losses import batch_negatives, cross_modal_contrast, pair_contrast
 from sicsrec.errors import DataError, TrainingDivergedError
@@ -61,8 +61,8 @@ def align(
 ) -> AlignmentResult:
     """Train encoders and adapters in place.
 
-    With ``trained: none`` nothing is trained, adapters included: vectors of frozen encoders do not
-    depend on adapters.
+    Where no weight of any encoder may move, nothing is trained, adapters included: the vectors of
+    frozen encoders do not depend on adapters.
 
     Args:
         encoders: by modality, text, image or both.
@@ -88,7 +88,7 @@ def align(
         batches = Batches(kept, _in_no_pair(both, kept), config.batch_size)
         before = measure_quality(towers, aside, both, seed)
         epochs: list[dict[str, float]] = []
-        if config.trained != "none":
+        if any(tower.encoder.trained_parameters() for tower in towers.values()):
             if len(kept) == 0 and len(both) < 2:
                 raise DataError(
                     "there is nothing to align on: no pair of items and no two items with text and "
@@ -100,10 +100,10 @@ def align(
     for tower in towers.values():
         tower.encoder.eval()
     report = {
-        "trained": config.trained,
-        "trained_weights": sum(
-            len(tower.encoder.trained_parameters()) for tower in towers.values()
-        ),
+        "trained": {modality: _trained_of(modality, config) for modality in towers},
+        "trained_weights": {
+            modality: len(tower.encoder.trained_parameters()) for modality, tower in towers.items()
+        },
         "inputs_kept_in": {modality: tower.inputs.where for modality, tower in towers.items()},
         "pairs": {"trained_on": len(kept), "held_aside": len(aside)},
         "items_with_text_and_image": len(both),
@@ -131,7 +131,7 @@ def _make_towers(
                 f"align_encoders.{modality}_encoder is set but no item has a usable {modality}; "
                 f"set it to null"
             )
-        encoder.set_trained(config.trained)
+        encoder.set_trained(_trained_of(modality, config))
         encoder.eval()
         inputs = tabulate_inputs(
             encoder, content, batch_size=config.batch_size, work=work, progress=progress
@@ -142,6 +142,14 @@ def _make_towers(
         device = next(encoder.parameters()).device
         towers[modality] = Tower(encoder, adapter.to(device), inputs, has_modality)
     return towers
+
+
+def _trained_of(modality: str, config: AlignEncodersConfig) -> Trained:
+    return (config.image_trained if modality == "image" else None) or config.trained
+
+
+def _rate_of(modality: str, config: AlignEncodersConfig) -> float:
+    return (config.image_learning_rate if modality == "image" else None) or config.learning_rate
 
 
 def _with_both(towers: Mapping[str, Tower]) -> NDArray[np.int32]:
@@ -168,17 +176,14 @@ def _trained_weights(towers: Mapping[str, Tower]) -> Iterator[str]:
 def _make_optimizer(
     towers: Mapping[str, Tower], config: AlignEncodersConfig
 ) -> torch.optim.Optimizer:
-    encoder_weights: list[nn.Parameter] = []
-    adapter_weights: list[nn.Parameter] = []
-    for tower in towers.values():
-        encoder_weights.extend(tower.encoder.trained_parameters().values())
-        adapter_weights.extend(tower.adapter.parameters())
-    return torch.optim.AdamW(
-        [
-            {"params": encoder_weights, "lr": config.learning_rate},
-            {"params": adapter_weights, "lr": config.adapter_learning_rate},
-        ]
-    )
+    groups: list[dict[str, Any]] = []
+    for modality, tower in towers.items():
+        weights = list(tower.encoder.trained_parameters().values())
+        if weights:
+            groups.append({"params": weights, "lr": _rate_of(modality, config)})
+        adapter = list(tower.adapter.parameters())
+        groups.append({"params": adapter, "lr": config.adapter_learning_rate})
+    return torch.optim.AdamW(groups)
 
 
 def batch_losses(

@@ -24,6 +24,8 @@ MAX_MEMORY_BYTES = 1 << 30
 MAX_FILE_BYTES = 32 << 30
 """Larger tables are not kept at all."""
 
+_ITEMS_AT_A_TIME = 64
+
 
 class ItemInputs(Protocol):
     """Encodes items while their encoder is trained."""
@@ -62,6 +64,13 @@ class TabulatedInputs:
     def encode(self, indices: NDArray[np.integer]) -> Float[Tensor, "items width"]:
         """See :meth:`ItemInputs.encode`."""
         parts = [self._parts[index] for index in indices.tolist()]
+        # By length and some at a time: little is spent on padding, and it stays near the processor.
+        order = np.argsort([len(part) for part in parts], kind="stable")
+        chunks = np.array_split(order, -(-len(order) // _ITEMS_AT_A_TIME))
+        encoded = torch.cat([self._encode_some([parts[row] for row in rows]) for rows in chunks])
+        return encoded[torch.from_numpy(np.argsort(order)).to(encoded.device)]
+
+    def _encode_some(self, parts: Sequence[NDArray[np.generic]]) -> Tensor:
         lengths = torch.tensor([len(part) for part in parts])
         shape = (len(parts), int(lengths.max()), *parts[0].shape[1:])
         values = np.zeros(shape, dtype=parts[0].dtype)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -20,7 +19,7 @@ class Pairs:
     negatives: tuple[NDArray[np.int32], ...]
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame, catalog: ItemCatalog) -> Self:
+    def from_frame(cls, frame: pl.DataFrame, catalog: ItemCatalog) -> "Pairs":
         """Read a pairs table; answers that name no similar item make no pair.
 
         Raises:

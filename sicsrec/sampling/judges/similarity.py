@@ -13,7 +13,7 @@ from sicsrec.data.catalog import ItemCatalog
 from sicsrec.errors import DataError
 from sicsrec.sampling.protocol import Answer, Question, Unreadable
 
-_NGRAM_RANGE = (1, 3)
+_NGRAM_RANGE = (2, 4)
 _MAX_FEATURES = 200_000
 
 
@@ -36,9 +36,10 @@ class TextVectors:
 
 
 def tfidf_vectors(catalog: ItemCatalog) -> TextVectors:
-    """Return TF-IDF vectors of the character 1-3-grams inside words of all texts.
+    """Return TF-IDF vectors of the character 2-4-grams inside words of all texts.
 
-    Character n-grams need no word segmentation, so Chinese and English are treated alike.
+    Character n-grams need no word segmentation, so Chinese and English are treated alike. Single
+    letters are left out: every English text has most of them, so all would look similar.
 
     Raises:
         DataError: if no item has a text.
