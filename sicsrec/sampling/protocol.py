@@ -7,7 +7,7 @@ The numbers keep dataset ids out of prompts and make every answer checkable agai
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 ANCHOR_NUMBER = 0
 """Local number of the anchor; candidates count from 1."""
@@ -57,6 +57,7 @@ class Verdict:
     negative_ids: tuple[str, ...]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Answers questions about item pairs."""
 

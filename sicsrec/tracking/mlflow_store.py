@@ -4,12 +4,13 @@ The only importer of MLflow. Runs are always named by their id; MLflow's fluent 
 active run in module state, which threads and task runners mix up.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import polars as pl
 from filelock import FileLock
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
 
@@ -163,6 +164,7 @@ class MlflowTracker:
         self.store = store
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self._tables: list[dict[str, str]] = []
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_metrics`."""
@@ -170,8 +172,12 @@ class MlflowTracker:
 
     def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_table`."""
-        columns: dict[str, Any] = frame.to_dict(as_series=False)
-        self.store.client.log_table(self.run_id, columns, f"tables/{name}.json")
+        # The layout that MLflow's page shows as a table; its own function goes through pandas.
+        path = f"tables/{name}.json"
+        content = {"columns": frame.columns, "data": [list(row) for row in frame.rows()]}
+        self.store.client.log_text(self.run_id, json.dumps(content, default=str), path)
+        self._tables.append({"path": path, "type": "table"})
+        self.store.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(self._tables))
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
