@@ -1,0 +1,155 @@
+"""Which weights move in step 1 and in step 2, by name, and that no other does."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sicsrec.data.packing import training_batches
+from sicsrec.data.sequences import Histories
+from sicsrec.models.base import SequenceModel, TokenBatch
+from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.layers import LowRankAdapter
+from sicsrec.models.sicsrec import SICSRec
+from sicsrec.models.storage import load_model, save_model
+
+N_ITEMS = 12
+TOWER = {
+    "n_items": N_ITEMS,
+    "width": 8,
+    "inner_width": 8,
+    "n_layers": 2,
+    "n_heads": 2,
+    "dropout": 0.2,
+    "max_history_length": 5,
+}
+
+
+def make_sicsrec(*, all_present: bool) -> SICSRec:
+    torch.manual_seed(0)
+    model = SICSRec(
+        **TOWER,
+        vector_widths={"text": 6},
+        fusion_dropout=0.1,
+        adapter_rank=2,
+        alpha=0.5,
+        temperature=0.1,
+        table_penalty=0.01,
+        item_dropout=0.2,
+        scoring="normalised",
+    )
+    present = torch.ones(N_ITEMS, dtype=torch.bool)
+    present[3] = all_present
+    model.content_embedding.load_vectors("text", torch.randn(N_ITEMS, 6), present)
+    return model
+
+
+def train_some(model: SequenceModel) -> set[str]:
+    """Take a few optimiser steps and return the names of the weights that moved."""
+    items = np.random.default_rng(0).integers(1, N_ITEMS + 1, size=60).astype(np.int32)
+    users = pl.Series("user_id", [str(n) for n in range(10)])
+    histories = Histories(users, np.arange(0, 61, 6), items)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=0.05)
+    model.train()
+    for epoch in range(3):
+        rng = np.random.default_rng(epoch)
+        for packed in training_batches(histories, model.max_history_length, 20, rng):
+            optimiser.zero_grad()
+            model.loss(TokenBatch.from_packed(packed, model.device))["loss"].backward()
+            optimiser.step()
+    after = model.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_in_step_one_every_weight_moves():
+    torch.manual_seed(0)
+    model = IdEncoder(**TOWER)
+    assert train_some(model) == set(dict(model.named_parameters()))
+    assert (model.item_embedding.weight[0] == 0).all(), "the padding row stays 0"
+
+
+@pytest.mark.parametrize("all_present", [True, False])
+def test_in_step_two_the_frozen_encoder_stays_and_all_the_rest_moves(all_present):
+    model = make_sicsrec(all_present=all_present)
+    frozen = {
+        name
+        for name, _ in model.named_parameters()
+        if (name.startswith("id_encoder.transformer.") and "_adapter." not in name)
+        or name == "id_encoder.position_embedding.weight"
+    }
+    if all_present:
+        frozen.add("content_embedding.adapters.text.placeholder")
+    moved = train_some(model)
+    assert moved == set(dict(model.named_parameters())) - frozen
+    assert {name for name in moved if "adapter.lora" in name} == {
+        f"id_encoder.transformer.layers.{layer}.{block}_adapter.{part}.weight"
+        for layer in range(2)
+        for block in ("attention", "feed_forward")
+        for part in ("lora_a", "lora_b")
+    }
+
+
+def test_the_frozen_encoder_drops_nothing_out_while_the_rest_trains():
+    model = make_sicsrec(all_present=True).train()
+    assert model.content_encoder.training
+    assert not any(module.training for module in model.id_encoder.modules())
+
+
+def test_adapters_start_as_the_identity():
+    adapter = LowRankAdapter(width=8, rank=2)
+    x = torch.randn(3, 8)
+    assert torch.equal(adapter(x), x)
+
+
+def test_step_two_starts_with_the_hidden_states_of_step_one():
+    torch.manual_seed(1)
+    pretrained = IdEncoder(**TOWER).eval()
+    model = make_sicsrec(all_present=True)
+    model.load_id_encoder(pretrained)
+    histories = Histories(pl.Series("user_id", ["a"]), np.array([0, 3]), np.array([1, 5, 2], "i4"))
+    expected = pretrained.user_vectors(histories)
+    assert torch.equal(model.id_encoder.user_vectors(histories), expected)
+
+
+def test_weights_of_another_width_are_refused():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make_sicsrec(all_present=True).load_id_encoder(IdEncoder(**(TOWER | {"width": 16})))
+
+
+def test_weights_start_small_norms_at_the_identity_and_padding_at_zero():
+    """The reference starts embeddings at N(0, 1), where positions drown the content."""
+    big = TOWER | {"n_items": 2000, "width": 64, "inner_width": 64}
+    model = SICSRec(
+        **big,
+        **{
+            k: make_sicsrec(all_present=True).settings()[k]
+            for k in (
+                "vector_widths",
+                "fusion_dropout",
+                "adapter_rank",
+                "alpha",
+                "temperature",
+                "table_penalty",
+                "item_dropout",
+                "scoring",
+            )
+        },
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+        elif isinstance(module, torch.nn.Linear) and not name.endswith("lora_b"):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.3), name
+    assert model.id_encoder.item_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (model.id_encoder.item_embedding.weight[0] == 0).all()
+
+
+def test_a_saved_model_scores_the_same(tmp_path):
+    model = make_sicsrec(all_present=False)
+    train_some(model)
+    histories = Histories(pl.Series("user_id", ["a"]), np.array([0, 3]), np.array([1, 4, 2], "i4"))
+    save_model(model.eval(), tmp_path)
+    assert torch.equal(load_model(tmp_path).score(histories), model.score(histories))

@@ -1,0 +1,124 @@
+"""The training loop: early stop, best weights, resuming, refusal of what cannot be trained."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sicsrec.data.sequences import Histories
+from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.progress import NoProgress
+from sicsrec.tracking import NullTracker
+from sicsrec.training.sequential import CHECKPOINT, FitSettings, fit
+
+SETTINGS = FitSettings(
+    learning_rate=0.01,
+    batch_targets=30,
+    max_epochs=6,
+    patience=3,
+    selection_metric="hr_at_10",
+    seed=5,
+)
+
+
+def make_model() -> IdEncoder:
+    torch.manual_seed(0)
+    return IdEncoder(
+        n_items=9,
+        width=8,
+        inner_width=8,
+        n_layers=1,
+        n_heads=2,
+        dropout=0.3,
+        max_history_length=5,
+    )
+
+
+def make_histories(length: int = 8) -> Histories:
+    """Users who watch the items in a circle, each from a place of his own."""
+    starts = np.random.default_rng(1).integers(0, 9, size=(12, 1))
+    items = ((starts + np.arange(length)) % 9 + 1).astype(np.int32).ravel()
+    users = pl.Series("user_id", [f"{n:02}" for n in range(12)])
+    return Histories(users, np.arange(0, 12 * length + 1, length), items)
+
+
+class Validation:
+    """Gives the values of a list, one per epoch, and may stop the process's work at one of them."""
+
+    def __init__(self, values: list[float], killed_at: int | None = None) -> None:
+        self.values = values
+        self.killed_at = killed_at
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, model) -> dict[str, float]:
+        if len(self.weights) + 1 == self.killed_at:
+            raise KeyboardInterrupt
+        self.weights.append({name: v.clone() for name, v in model.state_dict().items()})
+        return {"hr_at_10": self.values[len(self.weights) - 1]}
+
+
+def run(model, validation, work, **changes):
+    settings = FitSettings(**(SETTINGS.__dict__ | changes))
+    return fit(
+        model,
+        make_histories(),
+        validation,
+        settings,
+        work=work,
+        tracker=NullTracker(),
+        progress=NoProgress(),
+    )
+
+
+def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path):
+    model, validation = make_model(), Validation([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
+    state = run(model, validation, tmp_path)
+    assert (state.best_epoch, state.best_value, state.epoch) == (2, 0.5, 5)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, validation.weights[1][name])
+    assert [record["epoch"] for record in state.log] == [1, 2, 3, 4, 5]
+
+
+def test_the_loss_falls(tmp_path):
+    state = run(make_model(), Validation([0.1 * n for n in range(1, 30)]), tmp_path, max_epochs=25)
+    assert state.log[-1]["train/loss"] < 0.5 * state.log[0]["train/loss"]
+
+
+def test_a_run_cut_off_and_resumed_gives_the_bits_of_an_undisturbed_one(tmp_path):
+    values = [0.1, 0.3, 0.2, 0.4, 0.1, 0.2]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected = make_model()
+    expected_state = run(expected, Validation(values), whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(), Validation(values, killed_at=4), broken)
+    assert (broken / CHECKPOINT).exists()
+    torch.manual_seed(99)  # another process has drawn other numbers
+    resumed = make_model()
+    state = run(resumed, Validation(values[3:]), broken)
+    assert state == expected_state
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.item_embedding.weight[3] = float("nan")
+    with pytest.raises(TrainingDivergedError, match=r"id_encoder.*epoch 1.*learning_rate"):
+        run(model, Validation([0.1]), tmp_path)
+
+
+def test_histories_of_one_item_are_refused(tmp_path):
+    with pytest.raises(DataError, match="two items"):
+        fit(
+            make_model(),
+            make_histories(length=1),
+            Validation([0.1]),
+            SETTINGS,
+            work=tmp_path,
+            tracker=NullTracker(),
+            progress=NoProgress(),
+        )
