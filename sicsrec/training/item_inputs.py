@@ -7,7 +7,7 @@ file; beyond a bound nothing is kept and every batch is computed anew.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 32 << 30
 _ITEMS_AT_A_TIME = 64
 
 
+@runtime_checkable
 class ItemInputs(Protocol):
     """Encodes items while their encoder is trained."""
 
