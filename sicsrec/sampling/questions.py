@@ -129,7 +129,7 @@ class QuestionSource:
         return matrix
 
     def _most_frequent(
-        self, anchor: int, items: NDArray[np.int32], counts: NDArray[np.int32]
+        self, anchor: int, items: NDArray[np.integer], counts: NDArray[np.integer]
     ) -> NDArray[np.int32]:
         order = np.argsort(items)
         items, counts = items[order], counts[order]

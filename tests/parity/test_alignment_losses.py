@@ -1,0 +1,149 @@
+"""The losses of stage 1 against loops that follow their equations term by term."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from sicsrec.encoders.losses import batch_negatives, cross_modal_contrast, pair_contrast
+
+
+def naive_pair_contrast(vectors, pairs, own_negatives, known, present, temperature):
+    """Pairs are (anchor, positive) rows; negatives and known positives are sets of rows."""
+    losses = []
+    targets = {positive for _, positive in pairs}
+    for (anchor, positive), own, similar in zip(pairs, own_negatives, known, strict=True):
+        negatives = (targets | own) - similar - {anchor, positive}
+        negatives = [row for row in negatives if present[row]]
+        if not (present[anchor] and present[positive] and negatives):
+            continue
+
+        def term(row, anchor=anchor):
+            cosine = sum(float(a * vectors[row][k]) for k, a in enumerate(vectors[anchor]))
+            return math.exp(cosine / temperature)
+
+        losses.append(-math.log(term(positive) / (term(positive) + sum(map(term, negatives)))))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def naive_cross_modal(text, image, ids, present, temperature):
+    rows = [row for row in range(len(ids)) if present[row]]
+    if len({ids[row] for row in rows}) < 2:
+        return 0.0
+
+    def term(i, j):
+        return math.exp(float(text[i] @ image[j]) / temperature)
+
+    total = 0.0
+    for i in rows:
+        others = [j for j in rows if j == i or ids[j] != ids[i]]
+        total -= math.log(term(i, i) / sum(term(i, j) for j in others))
+        total -= math.log(term(i, i) / sum(term(j, i) for j in others))
+    return total / (2 * len(rows))
+
+
+def unit(n, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return functional.normalize(torch.randn(n, width, generator=generator).double(), dim=1)
+
+
+def mark(sets, n):
+    marks = torch.zeros(len(sets), n, dtype=torch.bool)
+    for row, items in enumerate(sets):
+        marks[row, list(items)] = True
+    return marks
+
+
+CASES = {
+    "plain": (6, [(0, 1), (2, 3), (4, 5)], [set(), set(), set()], [{1}, {3}, {5}], range(6)),
+    "batch of two": (4, [(0, 1), (2, 3)], [set(), set()], [{1}, {3}], range(4)),
+    "one pair, own negatives": (4, [(0, 1)], [{2, 3}], [{1}], range(4)),
+    "one pair, nothing else": (2, [(0, 1)], [set()], [{1}], range(2)),
+    "shared positive": (5, [(0, 4), (1, 4), (2, 3)], [set()] * 3, [{4}, {4}, {3}], range(5)),
+    "doubled pair": (4, [(0, 1), (0, 1), (2, 3)], [set()] * 3, [{1}, {1}, {3}], range(4)),
+    "two positives of an anchor": (
+        5, [(0, 1), (0, 2), (3, 4)], [set()] * 3, [{1, 2}, {1, 2}, {4}], range(5)
+    ),
+    "positives in a circle": (3, [(0, 1), (1, 2), (2, 0)], [set()] * 3, [{1}, {2}, {0}], range(3)),
+    "known beats the judge": (4, [(0, 1), (2, 3)], [{3}, {1}], [{1, 3}, {3}], range(4)),
+    "anchor among its negatives": (4, [(0, 1), (2, 3)], [{0}, {2}], [{1}, {3}], range(4)),
+    "missing modality": (7, [(0, 1), (2, 3), (4, 5)], [{6}, {6}, set()], [{1}, {3}, {5}],
+                         [0, 1, 3, 4, 5]),
+    "negatives all missing": (4, [(0, 1), (2, 3)], [set(), set()], [{1}, {3}], [0, 1]),
+    "nobody there": (4, [(0, 1), (2, 3)], [set(), set()], [{1}, {3}], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_pair_contrast_follows_its_equation(case, temperature):
+    n, pairs, own, known, there = case
+    vectors = unit(n, 7, seed=n)
+    present = torch.zeros(n, dtype=torch.bool)
+    present[list(there)] = True
+    anchors, positives = torch.tensor(pairs).T
+    negatives = batch_negatives(anchors, positives, mark(own, n), mark(known, n))
+    loss = pair_contrast(vectors, anchors, positives, negatives, present, temperature)
+    expected = naive_pair_contrast(vectors, pairs, own, known, present.tolist(), temperature)
+    assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize(
+    ("ids", "there"),
+    [
+        ([1, 2, 3, 4, 5], [True] * 5),
+        ([1, 2], [True, True]),
+        ([1, 2, 1, 3, 1], [True] * 5),
+        ([1, 2, 3, 4], [True, False, True, False]),
+        ([1, 1, 1], [True] * 3),
+        ([1, 2, 3], [True, False, False]),
+        ([1, 2, 3], [False] * 3),
+    ],
+)
+def test_cross_modal_contrast_follows_its_equation(ids, there, temperature):
+    text, image = unit(len(ids), 5, seed=1), unit(len(ids), 5, seed=2)
+    present = torch.tensor(there)
+    loss = cross_modal_contrast(text, image, torch.tensor(ids), present, temperature)
+    expected = naive_cross_modal(text, image, ids, there, temperature)
+    assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_anchor_is_in_no_denominator():
+    """With the anchor's own similarity of 1 in it, no loss could come near 0."""
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    anchors, positives = torch.tensor([0, 2]), torch.tensor([1, 3])
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    negatives = batch_negatives(anchors, positives, nothing, nothing)
+    everyone = torch.ones(4, dtype=torch.bool)
+    assert float(pair_contrast(vectors, anchors, positives, negatives, everyone, 0.05)) < 1e-6
+
+
+def test_small_temperatures_do_not_overflow():
+    vectors = unit(6, 4, seed=0).float().requires_grad_()
+    anchors, positives = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
+    nothing = torch.zeros(3, 6, dtype=torch.bool)
+    negatives = batch_negatives(anchors, positives, nothing, nothing)
+    everyone = torch.ones(6, dtype=torch.bool)
+    loss = pair_contrast(vectors, anchors, positives, negatives, everyone, 1e-4)
+    loss = loss + cross_modal_contrast(vectors, vectors, torch.arange(6), everyone, 1e-4)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(vectors.grad).all()
+
+
+def test_absent_rows_neither_count_nor_get_gradients():
+    vectors = unit(5, 4, seed=3).float()
+    vectors[4] = float("nan")
+    vectors.requires_grad_()
+    present = torch.tensor([True, True, True, True, False])
+    anchors, positives = torch.tensor([0, 2, 0]), torch.tensor([1, 3, 4])
+    nothing = torch.zeros(3, 5, dtype=torch.bool)
+    negatives = batch_negatives(anchors, positives, nothing, nothing)
+    loss = pair_contrast(vectors, anchors, positives, negatives, present, 0.05)
+    loss = loss + cross_modal_contrast(vectors, vectors, torch.arange(5), present, 0.05)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.equal(vectors.grad[4], torch.zeros(4))
+    assert (vectors.grad[:4] != 0).any()

@@ -1,0 +1,77 @@
+import pytest
+
+from sicsrec.sampling.answers import Tally, find_fault, read_answer
+from sicsrec.sampling.protocol import Answer, Candidate, Question, Unreadable, Verdict
+
+QUESTION = Question(
+    "a", "anchor", tuple(Candidate(n, item, item) for n, item in enumerate("bcd", start=1))
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (Answer(1, (2, 3)), None),
+        (Answer(None, ()), None),
+        (Answer(None, (1,)), None),
+        (Answer(4, ()), "positive_not_a_candidate"),
+        (Answer(-1, ()), "positive_not_a_candidate"),
+        (Answer(1, (9,)), "negative_not_a_candidate"),
+        (Answer(1, (2, 2)), "negative_twice"),
+        (Answer(1, (1, 2)), "positive_among_negatives"),
+        (Answer(0, ()), "names_anchor"),
+        (Answer(1, (0,)), "names_anchor"),
+        (Unreadable("no"), "unreadable"),
+    ],
+)
+def test_an_answer_must_fit_its_question(answer, fault):
+    assert find_fault(QUESTION, answer) == fault
+    tally = Tally()
+    verdict = tally.judge(QUESTION, answer)
+    assert (verdict is None) == (fault is not None)
+    assert dict(tally.unusable) == ({} if fault is None else {fault: 1})
+
+
+def test_verdicts_are_in_item_ids_and_counted():
+    tally = Tally()
+    assert tally.judge(QUESTION, Answer(2, (3,))) == Verdict("c", ("d",))
+    assert tally.judge(QUESTION, Answer(None, (1,))) == Verdict(None, ("b",))
+    assert tally.judge(QUESTION, Answer(7)) is None
+    assert (tally.n_pairs, tally.n_none, tally.n_unusable, tally.n_answers) == (1, 1, 1, 3)
+    assert tally.unusable_share == pytest.approx(1 / 3)
+
+
+def test_nothing_asked_is_not_a_share():
+    assert Tally().unusable_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ('{"positive": 3, "negatives": [1]}', Answer(3, (1,))),
+        ('```json\n{"negatives": [], "positive": null}\n```', Answer(None, ())),
+    ],
+)
+def test_replies_in_the_form_asked_for_are_read(reply, answer):
+    assert read_answer(reply) == answer
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "-1",
+        "3",
+        "I think 3",
+        '{"positive": 3}',
+        '{"positive": "3", "negatives": []}',
+        '{"positive": true, "negatives": []}',
+        '{"positive": 1.0, "negatives": []}',
+        '{"positive": 3, "negatives": 1}',
+        '{"positive": 3, "negatives": [null]}',
+        '{"positive": 3, "negatives": [], "why": "x"}',
+        "[" * 100_000,
+    ],
+)
+def test_other_replies_are_unreadable(reply):
+    assert isinstance(read_answer(reply), Unreadable)
