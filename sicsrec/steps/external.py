@@ -5,10 +5,13 @@ from pathlib import Path
 
 from sicsrec.artifacts import canonical_json, digest_file, digest_folder
 from sicsrec.config import PipelineConfig
+from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.encoders.location import local_model_folder
 from sicsrec.errors import DataError
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mp3", ".wav", ".zip"}
+)
 
 
 def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
@@ -41,12 +44,14 @@ def _digest_given(path: str) -> str:
 
 
 def _digest_raw_data(root: Path) -> str:
-    """Digest tables by content and images, which may be millions, by size and time of change."""
+    """Digest tables by content; images and videos, which may be millions or terabytes, by size and
+    time of change.
+    """
     if not root.is_dir():
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        if path.suffix.lower() in _IMAGE_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"
         else:
