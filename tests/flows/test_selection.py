@@ -1,0 +1,41 @@
+import pytest
+
+from flows.configuration import resolve_config
+from flows.selection import select_steps
+from sicsrec.errors import ConfigError
+from sicsrec.steps import STEP_NAMES
+
+CONFIG = resolve_config("demo").config
+GIVEN = resolve_config(
+    "demo", overrides=["encode_items.source={kind: given, text: vectors.parquet}"]
+).config
+
+
+def test_all_steps_by_default() -> None:
+    assert select_steps(CONFIG) == STEP_NAMES
+
+
+def test_until_is_included() -> None:
+    assert select_steps(CONFIG, "split") == ("ingest", "split")
+
+
+def test_steps_that_are_not_needed_are_left_out() -> None:
+    assert set(STEP_NAMES) - set(select_steps(GIVEN)) == {"sample_pairs", "align_encoders"}
+
+
+@pytest.mark.parametrize(
+    ("until", "refresh", "message"),
+    [
+        ("splt", (), r"--until splt: .* Did you mean split\? Steps: ingest, split"),
+        (None, ("encode",), r"--refresh encode: .*encode_items"),
+        ("split", ("export",), "does not reach"),
+    ],
+)
+def test_wrong_names_are_refused(until: str | None, refresh: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        select_steps(CONFIG, until, refresh)
+
+
+def test_refresh_of_a_step_that_is_not_needed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="need that step"):
+        select_steps(GIVEN, refresh=("align_encoders",))

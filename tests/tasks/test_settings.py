@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import Settings
+
+
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_environment({})
+    assert settings == Settings(tmp_path / ".sicsrec", "auto", None, None)
+    assert settings.store_root == tmp_path / ".sicsrec" / "artifacts"
+
+
+def test_everything_can_be_named() -> None:
+    settings = Settings.from_environment(
+        {
+            "SICSREC_HOME": "/somewhere",
+            "SICSREC_DEVICE": "cuda:1",
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+            "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+        }
+    )
+    assert settings.home == Path("/somewhere")
+    assert settings.device == "cuda:1"
+    assert settings.mlflow_uri == "http://127.0.0.1:5000"
+    assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
+
+
+def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "/mine")
+    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+    Settings.from_environment({"SICSREC_HOME": "/somewhere"}).apply()
+    import os
+
+    assert os.environ["PREFECT_HOME"] == "/mine"
+    assert os.environ["DO_NOT_TRACK"] == "1"

@@ -1,0 +1,45 @@
+"""What holds for every task."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from sicsrec.errors import BackendUnavailableError, DataError
+from sicsrec.steps import STEP_NAMES
+from tasks._run import is_worth_a_retry
+
+
+def task_of(name: str) -> Task:
+    task = getattr(importlib.import_module(f"tasks.{name}"), name)
+    assert isinstance(task, Task)
+    return task
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_task_is_thin_and_leaves_reuse_to_the_store(name: str) -> None:
+    task = task_of(name)
+    assert task.cache_policy is NO_CACHE
+    assert not task.persist_result
+    assert list(inspect.signature(task.fn).parameters) == ["config", "refs", "run"]
+    source = inspect.getsourcefile(task.fn)
+    assert source is not None
+    assert len(Path(source).read_text().splitlines()) <= 40
+
+
+def test_only_a_judge_that_cannot_be_reached_is_asked_again() -> None:
+    assert {name for name in STEP_NAMES if task_of(name).retries} == {"sample_pairs"}
+    run = TaskRun.model_construct()
+    task = task_of("sample_pairs")
+    assert is_worth_a_retry(task, run, Failed(data=BackendUnavailableError("no answer")))
+    assert not is_worth_a_retry(task, run, Failed(data=DataError("no titles")))
+
+
+def test_tasks_that_compute_are_tagged() -> None:
+    tagged = {name for name in STEP_NAMES if "gpu" in task_of(name).tags}
+    assert tagged == {"align_encoders", "encode_items", "pretrain_id", "train_sicsrec"}

@@ -1,0 +1,132 @@
+import json
+import logging
+from pathlib import Path
+
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from sicsrec.tracking import NullTracker, Tracker
+from sicsrec.tracking.liveness import STARTED_TAG
+from sicsrec.tracking.mlflow_store import MlflowStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowStore:
+    return MlflowStore(tmp_path_factory.mktemp("home"))
+
+
+def read(store: MlflowStore, run_id: str) -> Run:
+    return store.client.get_run(run_id)
+
+
+def test_parent_and_child_keep_what_was_recorded(store: MlflowStore) -> None:
+    with store.begin("films", "films at noon", {"a.b": 1}, {"dataset": "films"}).closing() as run:
+        with run.step("ingest", {"kind": "demo"}) as tracker:
+            assert isinstance(tracker, Tracker)
+            tracker.log_metrics({"train/loss": 2.0}, step=1)
+            tracker.log_metrics({"train/loss": 1.0}, step=2)
+            tracker.set_tags({"word": "value"})
+            child_id = tracker.identity()["mlflow_run_id"]
+        run.log_report(child_id, {"report/rows": 7.0})
+        run.log_metrics({"test/ndcg_at_10": 0.5})
+        run.link_reused("split", "0123")
+    parent, child = read(store, run.run_id), read(store, child_id)
+    assert parent.info.run_name == "films at noon"
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.params == {"a.b": "1"}
+    assert parent.data.metrics == {"test/ndcg_at_10": 0.5}
+    assert parent.data.tags["reused.split"] == "0123"
+    assert child.data.tags["mlflow.parentRunId"] == run.run_id
+    assert child.data.tags["word"] == "value"
+    assert child.data.metrics["report/rows"] == 7
+    history = store.client.get_metric_history(child_id, "train/loss")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_tables_and_figures_lie_below_the_home(store: MlflowStore) -> None:
+    with (
+        store.begin("films", "tables").closing() as run,
+        run.step("evaluate") as tracker,
+    ):
+        tracker.log_table("results", pl.DataFrame({"model": ["a"], "hr": [0.5]}))
+        tracker.log_figure("curve", Figure())
+    found = {
+        entry.path
+        for folder in ("tables", "figures")
+        for entry in store.client.list_artifacts(tracker.run_id, folder)
+    }
+    assert found == {"tables/results.json", "figures/curve.png"}
+    assert store.uri.endswith("/mlflow/mlflow.db")
+    folder = Path(read(store, tracker.run_id).info.artifact_uri.removeprefix("file://"))
+    assert folder.is_relative_to(Path(store.uri.removeprefix("sqlite:///")).parent)
+    table = json.loads((folder / "tables" / "results.json").read_text())
+    assert table == {"columns": ["model", "hr"], "data": [["a", 0.5]]}
+    marked = json.loads(read(store, tracker.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert marked == [{"path": "tables/results.json", "type": "table"}]
+
+
+def test_failed_step_fails_itself_and_the_parent_with_the_error(store: MlflowStore) -> None:
+    run = store.begin("films", "failing")
+    with pytest.raises(ValueError, match="no such film"), run.closing(), run.step("split") as child:
+        raise ValueError("no such film")
+    for run_id in (run.run_id, child.run_id):
+        assert read(store, run_id).info.status == "FAILED"
+        assert read(store, run_id).data.tags["error"] == "ValueError: no such film"
+
+
+def test_interrupted_run_is_killed(store: MlflowStore) -> None:
+    run = store.begin("films", "stopped")
+    with pytest.raises(KeyboardInterrupt), run.closing():
+        raise KeyboardInterrupt
+    assert read(store, run.run_id).info.status == "KILLED"
+
+
+def test_next_run_closes_what_a_dead_process_left_open(store: MlflowStore) -> None:
+    dead, alive = store.begin("films", "dead"), store.begin("films", "alive")
+    store.client.set_tag(dead.run_id, STARTED_TAG, "1.00")
+    with store.begin("films", "next").closing():
+        assert read(store, dead.run_id).info.status == "KILLED"
+        assert read(store, alive.run_id).info.status == "RUNNING"
+
+
+def test_attached_run_is_the_same(store: MlflowStore) -> None:
+    run = store.begin("films", "handed down")
+    store.attach(run.run_id).set_tags({"seen": "yes"})
+    assert read(store, run.run_id).data.tags["seen"] == "yes"
+
+
+def test_many_and_long_parameters_are_taken(store: MlflowStore) -> None:
+    params: dict[str, object] = {f"p{index}": index for index in range(250)} | {"long": "x" * 9000}
+    run = store.begin("films", "many", params)
+    found = read(store, run.run_id).data.params
+    assert len(found) == 251
+    assert len(found["long"]) == 500
+
+
+def test_first_touch_keeps_the_logging_as_it_was(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    MlflowStore(tmp_path)
+    assert root.handlers == before
+    assert root.level == level
+    assert (tmp_path / "mlflow" / "mlflow.db").is_file()
+
+
+def test_other_uri_is_used(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'other.db'}"
+    with MlflowStore(tmp_path / "home", uri).begin("films", "there").closing() as run:
+        pass
+    assert MlflowClient(uri).get_run(run.run_id).info.status == "FINISHED"
+    assert not (tmp_path / "home" / "mlflow" / "mlflow.db").exists()
+
+
+def test_null_tracker_takes_everything() -> None:
+    tracker = NullTracker()
+    tracker.log_metrics({"a": 1.0})
+    tracker.log_table("a", pl.DataFrame())
+    tracker.log_figure("a", Figure())
+    tracker.set_tags({"a": "b"})
+    assert json.dumps(tracker.identity()) == "{}"
