@@ -6,7 +6,6 @@ the ones that say that no candidate is similar included.
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
 import polars as pl
@@ -55,19 +54,16 @@ def run(context: StepContext) -> StepReport:
         advance(sum(questions.skipped.values()))
     pairs = pl.DataFrame(rows, schema=dict(PAIRS), orient="row")
     content = _describe(pairs, tally, questions, catalog)
+    # Recorded before the share is judged: who has to find out what went wrong needs the numbers.
+    _record(context, pairs, content, catalog)
     if tally.unusable_share > config.max_unusable_share:
         raise DataError(
             f"{tally.n_unusable} of {tally.n_answers} answers of the judge {judge.name!r} are "
             f"unusable ({dict(tally.unusable)}), more than sample_pairs.max_unusable_share = "
             f"{config.max_unusable_share} allows"
         )
-    pairs.write_parquet(_file(context.output("pairs")))
-    _record(context, pairs, content, catalog)
+    pairs.write_parquet(context.output("pairs") / FILE_NAME)
     return StepReport(rows=tally.n_pairs, rows_of="pairs", content=content)
-
-
-def _file(folder: Path) -> Path:
-    return folder / FILE_NAME
 
 
 def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sicsrec.encoders.builder import build_encoder, load_encoder
+from sicsrec.errors import DataError
+from tests.unit.steps.stage_one_store import World
+
+
+def aligned(root, **values):
+    world = World(root, align_encoders=values)
+    world.run("sample_pairs")
+    report = world.run("align_encoders")
+    return world, report, world.path("align_encoders/encoders")
+
+
+def test_encoders_adapters_and_report_are_written(tmp_path):
+    world, report, folder = aligned(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["alignment.json", "image", "text"]
+    adapter = load_file(folder / "text/adapter.safetensors")
+    assert {name: tuple(value.shape) for name, value in adapter.items()} == {
+        "inner.weight": (128, 16),
+        "inner.bias": (128,),
+        "outer.weight": (64, 128),
+        "outer.bias": (64,),
+    }
+    summary = json.loads((folder / "alignment.json").read_text())
+    assert summary["trained"] == {"text": "last_block", "image": "last_block"}
+    assert "text_adapter.inner.weight" in summary["trained_weights"]
+    assert report.rows_of == "pairs"
+    assert len(report.content["epochs"]) == 1
+    assert world.recorder.metrics["after/modality_gap"] > 0
+    assert "train/loss_t2v" in world.recorder.metrics
+    assert world.refs["align_encoders/encoders"].sees == ("train",)
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_what_is_saved_is_what_was_trained(tmp_path):
+    world, _, folder = aligned(tmp_path, learning_rate=1e-2)
+    for modality in ("text", "image"):
+        config = getattr(world.config.align_encoders, f"{modality}_encoder")
+        before = dict(build_encoder(config, modality, world.config.seed).named_parameters())
+        after = dict(load_encoder(folder / modality).named_parameters())
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved
+        expected = json.loads((folder / "alignment.json").read_text())["trained_weights"]
+        assert {f"{modality}_encoder.{name}" for name in moved} <= set(expected)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    first, second = (aligned(tmp_path / name)[0] for name in ("a", "b"))
+    # The origin of the text encoder, a folder, is part of what is saved.
+    for name in ("text/model.safetensors", "text/adapter.safetensors", "image/tower.safetensors"):
+        one, two = (world.path("align_encoders/encoders") / name for world in (first, second))
+        assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_one_modality_alone(tmp_path, modality):
+    other = {"text": "image_encoder", "image": "text_encoder"}[modality]
+    _, report, folder = aligned(tmp_path, **{other: None})
+    assert sorted(path.name for path in folder.iterdir()) == ["alignment.json", modality]
+    assert set(report.content["epochs"][0]) == {
+        "loss",
+        {"text": "loss_t2t", "image": "loss_v2v"}[modality],
+    }
+
+
+def test_nothing_trained_leaves_the_encoders_as_they_are(tmp_path):
+    world, report, folder = aligned(tmp_path, trained="none")
+    before = build_encoder(world.config.align_encoders.text_encoder, "text", 5).state_dict()
+    after = load_encoder(folder / "text").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert report.content["trained_weights"] == {"text": 0, "image": 0}
+    assert report.content["epochs"] == []
+
+
+def test_no_pairs_is_an_error_that_says_what_to_do(tmp_path):
+    judge = {"min_positive": 1.0}
+    world = World(tmp_path, sample_pairs={"judge": judge}, align_encoders={"image_encoder": None})
+    world.run("sample_pairs")
+    with pytest.raises(DataError, match="min_positive"):
+        world.run("align_encoders")

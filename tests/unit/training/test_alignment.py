@@ -1,0 +1,255 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sicsrec.config import AlignEncodersConfig
+from sicsrec.data.schema import PAIRS
+from sicsrec.encoders.builder import build_encoder
+from sicsrec.encoders.content import encode_content, open_content
+from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.tracking import NullTracker
+from sicsrec.training import alignment
+from sicsrec.training.alignment import align
+from sicsrec.training.pair_batches import Pairs
+from tests.unit.stage_one import SMALL_CLIP, bert, make_catalog, save_tiny_bert, write_covers
+
+ROWS = [
+    ("i0", "i1", ["i6"], "s"), ("i2", "i3", ["i0", "i8"], "s"), ("i4", "i5", [], "s"),
+    ("i9", "i2", ["i4"], "s"), ("i6", None, ["i8"], "s"),
+]  # fmt: skip
+
+
+class Recorder(NullTracker):
+    def __init__(self):
+        self.metrics = []
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.append((step, dict(metrics)))
+
+
+class World:
+    """Encoders, contents and pairs of one small catalogue."""
+
+    def __init__(self, root, modalities=("text", "image"), rows=ROWS, text="bert", statuses=None):
+        self.root = root
+        self.catalog = make_catalog(statuses=statuses)
+        write_covers(root / "covers", self.catalog)
+        text_config = bert(save_tiny_bert(root / "bert")) if text == "bert" else SMALL_CLIP
+        configs = {"text": text_config, "image": SMALL_CLIP}
+        self.encoders = {name: build_encoder(configs[name], name, seed=0) for name in modalities}
+        self.contents = {
+            name: open_content(name, self.catalog, root / "covers") for name in modalities
+        }
+        frame = pl.DataFrame(rows, schema=dict(PAIRS), orient="row")
+        self.pairs = Pairs.from_frame(frame, self.catalog)
+
+    def align(self, tracker=None, seed=7, **values):
+        config = AlignEncodersConfig(
+            **{
+                "batch_size": 2,
+                "n_epochs": 2,
+                "learning_rate": 1e-2,
+                "adapter_hidden_width": 6,
+                "adapter_width": 4,
+                **values,
+            }
+        )
+        return align(
+            self.encoders,
+            self.contents,
+            self.pairs,
+            config,
+            n_items=self.catalog.n_items,
+            seed=seed,
+            work=self.root,
+            tracker=tracker,
+        )
+
+    def weights(self):
+        return {
+            f"{modality}_encoder.{name}": weight.detach().clone()
+            for modality, encoder in self.encoders.items()
+            for name, weight in encoder.named_parameters()
+        }
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def initial_adapters(world, monkeypatch):
+    """Record the adapters' weights as they are made."""
+    made = {}
+    original = alignment._make_towers
+
+    def record(*arguments):
+        towers = original(*arguments)
+        for modality, tower in towers.items():
+            for name, weight in tower.adapter.named_parameters():
+                made[f"{modality}_adapter.{name}"] = weight.detach().clone()
+        return towers
+
+    monkeypatch.setattr(alignment, "_make_towers", record)
+    return made
+
+
+@pytest.mark.parametrize("trained", ["last_block", "full", "none"])
+def test_exactly_what_is_named_learns(tmp_path, monkeypatch, trained):
+    world = World(tmp_path)
+    made = initial_adapters(world, monkeypatch)
+    before = world.weights()
+    result = world.align(trained=trained)
+    adapters = {
+        f"{modality}_adapter.{name}": weight
+        for modality, adapter in result.adapters.items()
+        for name, weight in adapter.named_parameters()
+    }
+    changed = moved(before, world.weights()) | moved(made, adapters)
+    assert changed <= set(result.trained_weights)
+    if trained == "none":
+        assert result.trained_weights == ()
+        assert result.report["epochs"] == []
+        assert result.report["before"] == result.report["after"]
+        return
+    assert set(adapters) <= changed
+    blocks = ("text_encoder.model.encoder.layer.1.", "image_encoder.tower.transformer.resblocks.1.")
+    for block in blocks:
+        assert any(name.startswith(block) for name in changed)
+    below = ("text_encoder.model.encoder.layer.0.", "image_encoder.tower.transformer.resblocks.0.")
+    for block in below:
+        assert any(name.startswith(block) for name in changed) == (trained == "full")
+
+
+def test_the_image_tower_can_follow_a_rule_of_its_own(tmp_path):
+    world = World(tmp_path)
+    before = world.weights()
+    result = world.align(trained="last_block", image_trained="full", image_learning_rate=1e-2)
+    changed = moved(before, world.weights())
+    assert "image_encoder.tower.conv1.weight" in changed
+    assert not any(name.startswith("text_encoder.model.encoder.layer.0.") for name in changed)
+    assert result.report["trained"] == {"text": "last_block", "image": "full"}
+    untouched = World(tmp_path / "second")
+    before = untouched.weights()
+    untouched.align(trained="last_block", image_trained="none")
+    assert not any(name.startswith("image_") for name in moved(before, untouched.weights()))
+
+
+@pytest.mark.parametrize("trained", ["last_block", "full"])
+def test_same_seed_same_bits(tmp_path, trained):
+    results = []
+    for run in ("one", "two"):
+        world = World(tmp_path / run)
+        torch.rand(len(results) + 1)  # whatever was drawn before must not matter
+        results.append((world.align(trained=trained).report, world.weights()))
+    (first, first_weights), (second, second_weights) = results
+    assert first == second
+    assert not moved(first_weights, second_weights)
+    other = World(tmp_path / "three")
+    assert other.align(trained=trained, seed=8).report["epochs"] != first["epochs"]
+
+
+def test_training_leaves_global_state_alone(tmp_path):
+    world = World(tmp_path)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    world.align()
+    assert torch.equal(torch.rand(1), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("modalities", "terms"), [(("text",), {"loss_t2t"}), (("image",), {"loss_v2v"})]
+)
+def test_one_modality_has_its_own_term_only(tmp_path, modalities, terms):
+    tracker = Recorder()
+    result = World(tmp_path, modalities).align(tracker=tracker)
+    for epoch in result.report["epochs"]:
+        assert set(epoch) == {"loss", *terms}
+    assert set(result.adapters) == set(modalities)
+    assert "modality_gap" not in result.report["after"]
+    assert [step for step, _ in tracker.metrics] == [1, 2]
+    assert set(tracker.metrics[0][1]) == {"train/loss", *(f"train/{term}" for term in terms)}
+
+
+def test_both_modalities_add_their_terms(tmp_path):
+    result = World(tmp_path).align()
+    for epoch in result.report["epochs"]:
+        parts = [epoch[name] for name in ("loss_t2t", "loss_v2v", "loss_t2v")]
+        assert epoch["loss"] == pytest.approx(sum(parts), abs=1e-5)
+    assert result.report["items_with_text_and_image"] == 7
+
+
+def test_items_without_an_image_do_not_reach_the_image_tower(tmp_path):
+    """With no two covers there is nothing for v2v and t2v to learn from, and nothing breaks."""
+    statuses = ["ok", *["missing"] * 9]
+    world = World(tmp_path, statuses=statuses)
+    before = world.weights()
+    result = world.align()
+    assert all(epoch["loss_v2v"] == epoch["loss_t2v"] == 0 for epoch in result.report["epochs"])
+    assert not any(
+        name.startswith("image_") and not torch.allclose(before[name], now, rtol=0.01, atol=1e-3)
+        for name, now in world.weights().items()
+    )
+
+
+def test_learning_brings_pairs_and_modalities_together(tmp_path):
+    world = World(tmp_path, text="clip")
+    result = world.align(
+        trained="full", n_epochs=40, learning_rate=3e-3, adapter_learning_rate=1e-2, batch_size=8,
+        temperature=0.2, adapter_hidden_width=32, adapter_width=16,
+    )  # fmt: skip
+    epochs, after = result.report["epochs"], result.report["after"]
+    for term in ("loss_t2t", "loss_v2v", "loss_t2v"):
+        assert epochs[-1][term] < 0.5 * epochs[0][term]
+    assert after["t2v_recall_at_1"] > result.report["before"]["t2v_recall_at_1"]
+    assert after["t2v_recall_at_1"] >= 0.85
+    assert after["v2t_recall_at_1"] >= 0.85
+
+
+def test_exported_vectors_are_those_that_were_tuned(tmp_path):
+    world = World(tmp_path)
+    captured = {}
+    original = alignment.measure_quality
+
+    def capture(towers, *arguments):
+        for modality, tower in towers.items():
+            tower.encoder.eval()
+            with torch.no_grad():
+                captured[modality] = tower.inputs.encode(world.contents[modality].indices)
+        return original(towers, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "measure_quality", capture)
+        world.align()
+    for modality, encoder in world.encoders.items():
+        _, matrix = encode_content(encoder, world.contents[modality], batch_size=3, normalise=False)
+        np.testing.assert_allclose(matrix, captured[modality].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    world = World(tmp_path, ("text",))
+    with torch.no_grad():
+        next(iter(world.encoders["text"].last_block().modules)).attention.output.dense.weight.fill_(
+            float("nan")
+        )
+    with pytest.raises(TrainingDivergedError, match="epoch 1"):
+        world.align()
+
+
+def test_nothing_to_train_on_says_what_to_do(tmp_path):
+    nothing = [("i6", None, ["i8"], "s")]
+    with pytest.raises(DataError, match="min_positive"):
+        World(tmp_path, ("text",), rows=nothing).align()
+    report = World(tmp_path / "both", rows=nothing).align().report
+    assert report["epochs"][-1]["loss_t2v"] > 0
+    assert report["epochs"][-1]["loss_t2t"] == 0
+    assert (
+        World(tmp_path / "n", ("text",), rows=nothing).align(trained="none").report["epochs"] == []
+    )
+
+
+def test_a_modality_that_no_item_has_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="image_encoder"):
+        World(tmp_path, statuses=["missing"] * 10).align()

@@ -1,0 +1,90 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from sicsrec.data.schema import PAIRS
+from sicsrec.errors import DataError
+from sicsrec.training.pair_batches import Batches, Pairs
+from tests.unit.stage_one import make_catalog
+
+ROWS = [
+    ("i0", "i1", ["i4", "i6"], "similarity"),
+    ("i2", "i3", [], "similarity"),
+    ("i5", None, ["i0"], "similarity"),
+    ("i4", "i5", ["i8"], "similarity"),
+]
+
+
+def read(rows=ROWS):
+    return Pairs.from_frame(pl.DataFrame(rows, schema=dict(PAIRS), orient="row"), make_catalog())
+
+
+def test_pairs_are_item_indices_and_none_makes_no_pair():
+    pairs = read()
+    assert pairs.anchors.tolist() == [1, 3, 5]
+    assert pairs.positives.tolist() == [2, 4, 6]
+    assert [negatives.tolist() for negatives in pairs.negatives] == [[5, 7], [], [9]]
+
+
+def test_no_pairs_at_all():
+    pairs = read(ROWS[2:3])
+    assert len(pairs) == 0
+    (batch,) = Batches(pairs, np.array([1, 2, 9], dtype=np.int32), 4).epoch(
+        np.random.default_rng(0)
+    )
+    assert batch.items.tolist() == [1, 2, 9]
+    assert batch.own_negatives.shape == (0, 3)
+
+
+def test_unknown_items_are_an_error():
+    with pytest.raises(DataError, match="not in the catalogue"):
+        read([("i0", "nobody", [], "similarity")])
+
+
+def test_a_batch_names_every_item_once():
+    pairs = read([("i0", "i1", ["i4"], "s"), ("i1", "i0", ["i4"], "s"), ("i2", "i1", ["i0"], "s")])
+    batch = Batches(pairs, np.zeros(0, dtype=np.int32), 8).collate(
+        pairs, np.array([10], dtype=np.int32)
+    )
+    assert batch.items.tolist() == [1, 2, 3, 5, 10]
+    assert batch.items[batch.anchors].tolist() == [1, 2, 3]
+    assert batch.items[batch.positives].tolist() == [2, 1, 2]
+    negatives = [batch.items[row].tolist() for row in batch.own_negatives]
+    assert negatives == [[5], [5], [1]]
+    # i1 is similar to i0 and i2, in whichever direction the judge said so.
+    known = [batch.items[row].tolist() for row in batch.known_positives]
+    assert known == [[2], [1, 3], [2]]
+
+
+def test_an_epoch_holds_every_pair_and_other_item_once():
+    rows = [(f"i{n}", f"i{(n + 1) % 9}", [], "s") for n in range(9)]
+    pairs = read(rows)
+    batches = Batches(pairs, np.array([9, 10], dtype=np.int32), 4)
+    assert batches.n_batches == 3
+    epoch = list(batches.epoch(np.random.default_rng(0)))
+    seen = [
+        (int(batch.items[a]), int(batch.items[p]))
+        for batch in epoch
+        for a, p in zip(batch.anchors, batch.positives, strict=True)
+    ]
+    expected = list(zip(pairs.anchors.tolist(), pairs.positives.tolist(), strict=True))
+    assert sorted(seen) == sorted(expected)
+    assert seen != expected
+    assert sum(10 in batch.items for batch in epoch) == 1
+
+
+def test_the_order_follows_the_seed():
+    rows = [(f"i{n}", f"i{(n + 1) % 9}", [], "s") for n in range(9)]
+    batches = Batches(read(rows), np.zeros(0, dtype=np.int32), 3)
+
+    def order(seed):
+        return [b.items[b.anchors].tolist() for b in batches.epoch(np.random.default_rng(seed))]
+
+    assert order(1) == order(1) != order(2)
+
+
+def test_held_aside_pairs_are_not_kept():
+    rows = [(f"i{n % 9}", f"i{(n + 1) % 9}", [], "s") for n in range(40)]
+    kept, aside = read(rows).hold_aside(0.05, np.random.default_rng(0))
+    assert (len(kept), len(aside)) == (38, 2)
+    assert len(read().hold_aside(0.05, np.random.default_rng(0))[1]) == 0
