@@ -1,10 +1,13 @@
 """One Prefect server for all flow tests, and a pipeline small enough to run in seconds."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
+
+from sicsrec.tracking.mlflow_store import MlflowStore
 
 SMALL = [
     "ingest.reader.n_items=60",
@@ -29,9 +32,18 @@ def prefect_server() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs; making one takes seconds, copying none."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowStore(folder)
+    return folder / "mlflow"
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
     """A home of the test's own."""
     folder = tmp_path / "home"
+    shutil.copytree(empty_database, folder / "mlflow")
     monkeypatch.setenv("SICSREC_HOME", str(folder))
     return folder

@@ -1,0 +1,156 @@
+"""The command line as a person meets it, in processes of its own where it runs anything."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.configuration import preset_names
+from sicsrec.steps import STEP_NAMES
+from sicsrec.tracking.mlflow_store import database_uri
+from tests.flows.conftest import SMALL
+
+OVERRIDES = [part for override in SMALL for part in ("--set", override)]
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    # The database of Prefect is shared, as making one takes seconds; settings are the program's own.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PREFECT_HOME" or not name.startswith("PREFECT_")
+    }
+    return subprocess.Popen(
+        [Path(sys.executable).parent / "sicsrec", *arguments],
+        env=environment | {"COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_version_and_help() -> None:
+    assert call("--version") == (0, "sicsrec 0.1.0\n")
+    code, text = call("run", "--help")
+    assert code == 0
+    assert "--refresh" in text
+
+
+def test_help_is_quick() -> None:
+    started = time.monotonic()
+    output, _ = start("--help").communicate(timeout=60)
+    assert "Commands" in output
+    assert time.monotonic() - started < 5.0  # 0.4 s on an idle machine; tests run on busy ones
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_config_shows_every_value_with_its_origin(preset: str) -> None:
+    data = [] if preset == "demo" else ["--data", "/data"]
+    code, text = call("config", preset, *data, "--set", "train_sicsrec.alpha=0.3")
+    assert code == 0
+    lines = text.splitlines()
+    assert f'dataset: "{preset}"' in lines[0]
+    assert next(line for line in lines if "alpha: 0.3" in line).endswith("# --set")
+    values = [line for line in lines if not line.rstrip().endswith(":")]
+    assert all("# " in line for line in values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "dmeo"), "did you mean demo?"),
+        (("run", "--until", "splt"), "Did you mean split?"),
+        (("run", "--refresh", "exprot"), "Did you mean export?"),
+        (("run", "--set", "train_sicsrec.alfa=1"), "did you mean train_sicsrec.alpha?"),
+        (("config", "bili_food"), "--data FOLDER"),
+        (("status", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
+    ],
+)
+def test_errors_are_one_message_and_exit_1(arguments: tuple[str, ...], message: str) -> None:
+    code, text = call(*arguments)
+    assert code == 1
+    words = " ".join(text.replace("│", " ").split())
+    assert message in words
+    assert "Traceback" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_steps_lists_all() -> None:
+    code, text = call("steps")
+    assert code == 0
+    assert all(name in text for name in STEP_NAMES)
+
+
+def test_run_reuse_and_status_without_a_server(home: Path) -> None:
+    arguments = ("run", *OVERRIDES, "--until", "split")
+    first, _ = start(*arguments).communicate(timeout=120)
+    assert "ingest" in first
+    assert "ran" in first
+    second, _ = start(*arguments).communicate(timeout=120)
+    table = [line.split()[:2] for line in second.splitlines() if "cached" in line]
+    assert ["ingest", "cached"] in table
+    assert ["split", "cached"] in table
+    for place in ("sicsrec ui", "sicsrec ui --prefect", "runs/flow-run/", "artifacts/demo/split"):
+        assert place in second
+    code, text = call("status", *OVERRIDES)
+    assert code == 0
+    states = {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) > 1}
+    assert (states["split"], states["export"]) == ("cached", "to")
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_failing_run_shows_one_message_and_keeps_the_traceback_in_the_log(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "raw").mkdir()
+    process = start("run", "bili_food", "--data", str(tmp_path / "raw"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "The data cannot be used" in output
+    (log,) = (home / "logs").glob("*-bili_food.log")
+    assert "Traceback" in log.read_text()
+
+
+def test_stopped_run_says_goodbye(home: Path) -> None:
+    # Many users make ingest long enough to be stopped in the middle of it.
+    process = start("run", "--set", "ingest.reader.n_users=50000", "--until", "ingest")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _open_runs(home):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "What was finished is kept" in output
+    client = MlflowClient(database_uri(home))
+    runs = client.search_runs(["1"])
+    assert runs
+    assert {run.info.status for run in runs} == {"KILLED"}
+
+
+def _open_runs(home: Path) -> bool:
+    return (home / "artifacts" / "demo" / "ingest").exists()
+
+
+def test_every_command_has_help() -> None:
+    command = typer.main.get_command(app)
+    names = set(command.commands)  # type: ignore[attr-defined]
+    assert names == {"run", "status", "config", "steps", "ui", "serve"}

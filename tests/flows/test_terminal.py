@@ -1,0 +1,109 @@
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from flows.terminal import (
+    RunView,
+    error_panel,
+    format_age,
+    format_bytes,
+    format_seconds,
+    results_tables,
+)
+from tasks.outcome import StepOutcome
+
+RESULTS = [
+    {
+        "model": model,
+        "split": split,
+        "users": 2000,
+        "hr_at_5": 0.1 * rank,
+        "hr_at_10": 0.2 * rank,
+        "ndcg_at_5": 0.05 * rank,
+        "ndcg_at_10": 0.07 * rank,
+        "mrr": 0.06 * rank,
+        "ndcg_at_10_low": 0.06 * rank,
+        "ndcg_at_10_high": 0.08 * rank,
+    }
+    for split in ("valid", "test")
+    for rank, model in enumerate(("popularity", "transitions", "ID encoder", "SICSRec"), start=1)
+]
+
+
+def outcome(name: str, was_reused: bool) -> StepOutcome:
+    return StepOutcome(name, was_reused, 18069, "interactions", 7.25, "0" * 16, 1_500_000, {}, "/x")
+
+
+def console(*, is_terminal: bool) -> Console:
+    return Console(file=io.StringIO(), width=80, force_terminal=is_terminal)
+
+
+def text_of(shown: Console) -> str:
+    assert isinstance(shown.file, io.StringIO)
+    return shown.file.getvalue()
+
+
+def test_results_fit_80_columns_and_put_test_first() -> None:
+    shown = console(is_terminal=False)
+    for table in results_tables(RESULTS):
+        shown.print(table)
+    text = text_of(shown)
+    assert text.index("test, 2,000 users") < text.index("valid, 2,000 users")
+    assert ".2800" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "…" not in text
+
+
+def test_missing_numbers_leave_cells_empty() -> None:
+    row = {"model": "popularity", "split": "test", "users": 1, "hr_at_10": 0.5}
+    shown = console(is_terminal=False)
+    shown.print(results_tables([row])[0])
+    assert ".5000" in text_of(shown)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_run_view_leaves_a_table_of_steps(is_terminal: bool) -> None:
+    shown = console(is_terminal=is_terminal)
+    with RunView(shown, ["ingest", "split", "export"]) as view:
+        view.started("ingest")
+        with view.progress.stage("open covers", 3) as advance:
+            advance()
+            advance(2, note="two [broken]")
+        view.ended(outcome("ingest", was_reused=False))
+        view.started("split")
+        view.ended(outcome("split", was_reused=True))
+        view.started("export")
+        view.mark_failed()
+    lines = text_of(shown).splitlines()
+    last = [line for line in lines if "export" in line][-1]
+    assert "failed" in last
+    assert any("split" in line and "cached" in line for line in lines)
+    assert any("ingest" in line and "7.2 s" in line and "1.5 MB" in line for line in lines)
+
+
+def test_error_message_is_shown_as_it_is() -> None:
+    shown = console(is_terminal=False)
+    shown.print(error_panel("The data [bold]", "row 3: 'a' [red] is no number", None))
+    assert "row 3: 'a' [red] is no number" in text_of(shown)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.4, "59.4 s"), (75, "1:15 min"), (7384, "2:03 h")]
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5_400_000_000, "5.4 GB")]
+)
+def test_bytes(size: int, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+def test_age() -> None:
+    now = datetime.now(UTC)
+    assert format_age((now - timedelta(minutes=61)).isoformat()) == "1 h"
+    assert format_age((now - timedelta(days=3)).isoformat()) == "3 d"
