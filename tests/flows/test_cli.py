@@ -32,7 +32,7 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    # The database of Prefect is shared, as making one takes seconds; settings are the program's own.
+    # The database of Prefect is shared, as making one takes seconds; the settings are not.
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -69,6 +69,7 @@ class Finished:
                 LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.flow_run_id])),
                 sort=LogSort.TIMESTAMP_ASC,
                 limit=200,
+                offset=0,
             )
         return [log.message for log in logs]
 
