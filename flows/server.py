@@ -145,14 +145,20 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
             f"a Prefect server answers on port {chosen} already. To use it, set "
             f"PREFECT_API_URL={api_url}; for one of its own, give --port"
         )
-    process = subprocess.Popen(  # noqa: S603
-        _prefect_command(chosen), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    log = settings.log_folder / "prefect-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(  # noqa: S603
+            _prefect_command(chosen), stdout=stream, stderr=stream
+        )
     try:
         deadline = time.monotonic() + 120
         while not is_answering(api_url):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SicsrecError(f"the Prefect server did not start on port {chosen}")
+                raise SicsrecError(
+                    f"the Prefect server did not start on port {chosen}; "
+                    f"what it printed is in {log}"
+                )
             time.sleep(0.2)
         os.environ["PREFECT_API_URL"] = api_url
         yield api_url
@@ -191,6 +197,8 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
 
 
 def _prefect_command(port: int) -> list[str]:
+    # Prefect makes its home, but not the folders above it.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     return [
         *(sys.executable, "-m", "prefect", "server", "start"),
         *("--host", "127.0.0.1", "--port", str(port)),
