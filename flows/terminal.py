@@ -54,6 +54,8 @@ class BarProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
+            # Epochs are minutes apart; over a short period there is nothing to estimate from.
+            speed_estimate_period=3600,
         )
 
     @contextmanager

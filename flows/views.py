@@ -35,7 +35,7 @@ def status_table(config: PipelineConfig, store_root: Path) -> Table:
         table.add_row(
             step.name,
             state,
-            f"{step.rows:,} {step.rows_of}",
+            f"{step.rows:,}",
             format_bytes(step.manifest.n_bytes),
             format_age(step.manifest.started),
             step.key,
