@@ -426,6 +426,9 @@ class ExportConfig(Section):
 
     top_k: PositiveInt = 20
     """Recommendations per user."""
+    score: Literal["sicsrec", "blend"] = "sicsrec"
+    """What ranks: SICSRec alone, as the paper, or its blend with the ID encoder, counts and
+    content (see :mod:`sicsrec.models.blend`)."""
     remove_seen: bool = True
     """Whether items of the user's history are left out."""
 

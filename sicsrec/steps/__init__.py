@@ -139,7 +139,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -147,13 +147,13 @@ STEPS: tuple[Step, ...] = (
             Input("encode_items/vectors", TRAIN),
             Input("pretrain_id/model", TRAIN_VALID),
         ),
-        outputs=(Output("model"),),
+        outputs=(Output("model"), Output("blend")),
         is_seeded=True,
         further_sections=_ranking_protocol,
     ),
     Step(
         name="evaluate",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -161,17 +161,20 @@ STEPS: tuple[Step, ...] = (
             Input("split/test", WHOLE_LOG),
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
+            Input("train_sicsrec/blend", TRAIN_VALID),
         ),
         outputs=(Output("metrics"), Output("per_user")),
         is_seeded=True,
     ),
     Step(
         name="export",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/interactions", WHOLE_LOG),
+            Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
+            Input("train_sicsrec/blend", TRAIN_VALID),
         ),
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
     ),
