@@ -8,6 +8,7 @@
       data/<output>/...     one folder per output: Parquet, safetensors, JSON; never pickle
     <root>/<dataset>/<step>/.<key>.lock       held by the process that makes the key
     <root>/<dataset>/<step>/.<key>.partial/   being written; its ``work/`` outlives a kill
+    <root>/<dataset>/<step>/.cache/           what a step keeps beyond one key, e.g. paid answers
 
 The key is a digest over step, version, configuration and the *digests* of the inputs, so a step
 that is run again and gives identical output lets everything after it be reused.
@@ -188,6 +189,8 @@ class PendingArtifact:
         self.folder = folder
         self.work = folder / "work"
         """For checkpoints: kept when the process dies, removed by the commit."""
+        self.cache = folder.parent / ".cache"
+        """Shared by all keys of the step, kept for good; whoever uses it creates it."""
         shutil.rmtree(folder / "data", ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
 
