@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sicsrec.sampling.protocol import ANCHOR_NUMBER, Answer, Question, Unreadable, Verdict
+from sicsrec.sampling.protocol import ANCHOR_NUMBER, Answer, NotAsked, Question, Unreadable, Verdict
 
 Fault = Literal[
     "unreadable",
@@ -126,6 +126,8 @@ class Tally:
     """Answers that say no candidate is similar."""
     unusable: Counter[str] = field(default_factory=Counter)
     """Answers that cannot be used, by reason."""
+    n_not_asked: int = 0
+    """Questions without an answer; none of the shares knows them."""
 
     @property
     def n_unusable(self) -> int:
@@ -142,8 +144,11 @@ class Tally:
         """Share of the answers that cannot be used; 0 when nothing was asked."""
         return self.n_unusable / self.n_answers if self.n_answers else 0.0
 
-    def judge(self, question: Question, answer: Answer | Unreadable) -> Verdict | None:
-        """Check and count one reply; None when it cannot be used."""
+    def judge(self, question: Question, answer: Answer | Unreadable | NotAsked) -> Verdict | None:
+        """Check and count one reply; None when it cannot be used or there is none."""
+        if isinstance(answer, NotAsked):
+            self.n_not_asked += 1
+            return None
         fault = find_fault(question, answer)
         if fault is not None or isinstance(answer, Unreadable):
             self.unusable[fault or "unreadable"] += 1

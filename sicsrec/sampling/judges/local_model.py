@@ -104,7 +104,8 @@ class LocalModel:
             ) from err
         seconds = (time.monotonic() - started) / len(batch)
         answers = output[:, length:]
-        ends = torch.isin(answers, torch.tensor(_end_tokens(model, tokenizer)).to(answers.device))
+        end_tokens = torch.tensor(_end_tokens(model, tokenizer), dtype=answers.dtype)
+        ends = torch.isin(answers, end_tokens.to(answers.device))
         return [
             self._reply(tokenizer, answer, is_end, int(mask.sum()), seconds)
             for answer, is_end, mask in zip(answers, ends, inputs["attention_mask"], strict=True)
