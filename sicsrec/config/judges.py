@@ -8,7 +8,16 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from sicsrec.config.base import PositiveFloat, PositiveInt, Section
 
 _OWN_FIELDS = frozenset(
-    {"model", "messages", "temperature", "seed", "response_format", "max_tokens", "stream", "n"}
+    {
+        "model",
+        "messages",
+        "temperature",
+        "response_format",
+        "max_tokens",
+        "max_completion_tokens",
+        "stream",
+        "n",
+    }
 )
 """Fields of a request that have a setting of their own, or that answers are read by."""
 
@@ -111,7 +120,7 @@ class OpenAIJudgeConfig(LanguageModelJudgeConfig):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must be an address like http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            # The address is recorded and shown in messages. The message does not repeat it.
+            # The address is recorded and shown in messages.
             raise ValueError("must hold no user, password or query; name a key's variable instead")
         return value.rstrip("/")
 

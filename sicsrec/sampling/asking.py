@@ -226,7 +226,7 @@ class LanguageModelJudge:
 
     def _model_seconds(self) -> float:
         replies = (self._log.get(key) for key in self._admitted)
-        return sum(reply.seconds for reply in replies if reply is not None)
+        return sum((reply.seconds for reply in replies if reply is not None), 0.0)
 
     def _note(self) -> str:
         spent = self._ledger.spent

@@ -136,9 +136,9 @@ def test_the_wait_a_server_asks_for_is_kept_by_all():
 
 
 def test_a_wait_that_is_too_long_stops():
-    with serving(faulty(Refuse(429, headers={"Retry-After": "3600"}))) as server:
-        with pytest.raises(BackendUnavailableError, match=r"3600 s.*max_wait_seconds"):
-            Client(server).ask()
+    too_long = pytest.raises(BackendUnavailableError, match=r"3600 s.*max_wait_seconds")
+    with serving(faulty(Refuse(429, headers={"Retry-After": "3600"}))) as server, too_long:
+        Client(server).ask()
     assert server.n_requests == 1
 
 
@@ -183,9 +183,9 @@ def test_what_is_our_own_fault_is_never_tried_again(fault, error, words):
 
 
 def test_a_refused_key_without_a_name_says_how_to_name_it():
-    with serving(lambda *_: Refuse(401)) as server:
-        with pytest.raises(ConfigError, match="api_key_variable"):
-            Client(server, api_key=None).ask()
+    without_a_name = pytest.raises(ConfigError, match="api_key_variable")
+    with serving(lambda *_: Refuse(401)) as server, without_a_name:
+        Client(server, api_key=None).ask()
 
 
 def test_answers_under_way_are_kept_when_another_request_fails():
@@ -235,9 +235,8 @@ def test_requests_under_way_are_bounded():
 
 
 def test_the_first_request_goes_alone():
-    with serving(lambda *_: Refuse(401)) as server:
-        with pytest.raises(ConfigError):
-            Client(server, concurrency=8).ask(20)
+    with serving(lambda *_: Refuse(401)) as server, pytest.raises(ConfigError):
+        Client(server, concurrency=8).ask(20)
     assert server.n_requests == 1
 
 
@@ -258,9 +257,9 @@ def test_a_server_that_refuses_a_schema_is_found_out_once():
 
 
 def test_a_schema_that_was_asked_for_is_not_given_up():
-    with serving(refuses_schema) as server:
-        with pytest.raises(BackendError, match="response_format"):
-            Client(server, structured_output="json_schema").ask()
+    refused = pytest.raises(BackendError, match="response_format")
+    with serving(refuses_schema) as server, refused:
+        Client(server, structured_output="json_schema").ask()
     assert server.n_requests == 1
 
 
@@ -268,9 +267,8 @@ def test_a_schema_is_not_given_up_once_it_went_through():
     def behave(prompt, n_before, body):
         return Refuse(400) if prompt.startswith("3\n") else first_candidate(prompt)
 
-    with serving(behave) as server:
-        with pytest.raises(BackendError):
-            Client(server, concurrency=1).ask(6)
+    with serving(behave) as server, pytest.raises(BackendError):
+        Client(server, concurrency=1).ask(6)
     assert all("response_format" in body for body in server.bodies)
 
 
