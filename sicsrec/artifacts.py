@@ -35,6 +35,7 @@ SCHEMA_VERSION = 1
 """Version of the manifest's layout."""
 
 _CHUNK_BYTES = 1 << 20
+_CACHE = ".cache"
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class PendingArtifact:
         self.folder = folder
         self.work = folder / "work"
         """For checkpoints: kept when the process dies, removed by the commit."""
-        self.cache = folder.parent / ".cache"
+        self.cache = folder.parent / _CACHE
         """Shared by all keys of the step, kept for good; whoever uses it creates it."""
         shutil.rmtree(folder / "data", ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -227,6 +228,10 @@ class ArtifactStore:
     def folder(self, dataset: str, step: str, key: str) -> Path:
         """Return the folder of a committed step, whether or not it exists."""
         return resolve_inside(self.root, f"{dataset}/{step}/{key}")
+
+    def cache(self, dataset: str, step: str) -> Path:
+        """Return the folder that all keys of a step share, whether or not it exists."""
+        return resolve_inside(self.root, f"{dataset}/{step}/{_CACHE}")
 
     @contextmanager
     def lock(self, dataset: str, step: str, key: str) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """The judge that asks a language model: plan, budget, log, one repair, checked answers."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sicsrec.config.judges import BudgetConfig, PricesConfig
@@ -33,6 +34,18 @@ class Terms:
     repair: bool
     budget: BudgetConfig
     prices: PricesConfig | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a judge that asks a language model is given beside its configuration."""
+
+    cache: Path
+    """Folder of the response log."""
+    device: str = "cpu"
+    """Torch device of a model that runs in the step."""
+    read_secret: Callable[[str], str | None] = field(default=lambda _: None, repr=False)
+    """Gives the secret that goes by a name."""
 
 
 class LanguageModelJudge:
@@ -124,7 +137,8 @@ class LanguageModelJudge:
                 repairs = {repair.key: repair for repair in self._repairs(questions)}
                 self._n_repairs = len(repairs)
                 n_open = sum(self._log.get(key) is None for key in repairs)
-                self._round("repairs", n_open, repairs.values(), progress, is_question=False)
+                if repairs:
+                    self._round("repairs", n_open, repairs.values(), progress, is_question=False)
         if self._ledger.stopped_by is not None:
             logger.warning(
                 "judge %s: stopped by sample_pairs.judge.budget.%s after %d questions; a larger "
@@ -191,7 +205,7 @@ class LanguageModelJudge:
         for question in questions:
             request = self._request(question)
             reply = self._log.get(request.key) if request.key in self._admitted else None
-            if reply is not None and (fault := find_fault(question, _read(question, reply))):
+            if reply is not None and (fault := find_fault(question, self._read(question, reply))):
                 yield self._repair(request, fault)
 
     def _answer(self, question: Question) -> Answer | Unreadable | NotAsked:
@@ -199,13 +213,21 @@ class LanguageModelJudge:
         reply = self._log.get(request.key)
         if reply is None or request.key not in self._admitted:
             return NotAsked()
-        answer = _read(question, reply)
+        answer = self._read(question, reply)
         fault = find_fault(question, answer)
         if fault is None or not self._terms.repair:
             return answer
         repair = self._repair(request, fault)
         second = self._log.get(repair.key) if repair.key in self._admitted else None
-        return answer if second is None else _read(question, second)
+        return answer if second is None else self._read(question, second)
+
+    def _read(self, question: Question, reply: Reply) -> Answer | Unreadable:
+        titles = [question.anchor_text, *(candidate.text for candidate in question.candidates)]
+        answer = read_answer(reply.text, titles)
+        if isinstance(answer, Unreadable):
+            return answer
+        # Least similar first, so those beyond the number asked for are the doubtful ones.
+        return Answer(answer.positive, answer.negatives[: self._terms.n_negatives])
 
     def _request(self, question: Question) -> Request:
         terms = self._terms
@@ -233,8 +255,3 @@ class LanguageModelJudge:
         if spent.cost is None or spent.prices is None:
             return f"{spent.tokens} tokens"
         return f"{spent.tokens} tokens, {spent.cost:.2f} {spent.prices.currency}"
-
-
-def _read(question: Question, reply: Reply) -> Answer | Unreadable:
-    titles = [question.anchor_text, *(candidate.text for candidate in question.candidates)]
-    return read_answer(reply.text, titles)

@@ -86,13 +86,15 @@ class ResponseLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_suffix(".lock")):
             self.read()
-            with self.path.open("a+b") as self._stream:
-                _end_last_line(self._stream)
+            with self.path.open("a+b") as stream:
+                _end_last_line(stream)
+                self._stream = stream
                 try:
                     yield
                 finally:
-                    os.fsync(self._stream.fileno())
-            self._stream = None
+                    self._stream = None
+                    stream.flush()
+                    os.fsync(stream.fileno())
 
     def append(self, key: str, reply: Reply) -> None:
         """Add one reply; only inside :meth:`writing`.

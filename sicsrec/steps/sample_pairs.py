@@ -17,7 +17,7 @@ from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.content import TextContent, encode_content
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.answers import Tally
-from sicsrec.sampling.asking import LanguageModelJudge
+from sicsrec.sampling.asking import LanguageModelJudge, Surroundings
 from sicsrec.sampling.judges import JUDGES
 from sicsrec.sampling.judges.similarity import TextVectors, tfidf_vectors
 from sicsrec.sampling.protocol import Judge, Question
@@ -84,17 +84,15 @@ def _read_answers(
 
 def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:
     config = context.config.sample_pairs
-    build = cast("Any", JUDGES.get(config.judge.kind))
-    further: tuple[Any, ...]
-    if config.judge.kind == "openai":
-        further = (context.cache, context.read_secret)
-    elif config.judge.kind == "transformers":
-        further = (context.cache, context.device)
+    given: TextVectors | Surroundings
+    if config.judge.kind != "similarity":
+        given = Surroundings(context.cache, context.device, context.read_secret)
     elif config.judge.vectors == "encoder":
-        further = (_encoder_vectors(context, catalog),)
+        given = _encoder_vectors(context, catalog)
     else:
-        further = (tfidf_vectors(catalog),)
-    judge: Judge = build(config.judge, config.n_negatives, *further)
+        given = tfidf_vectors(catalog)
+    build = cast("Any", JUDGES.get(config.judge.kind))
+    judge: Judge = build(config.judge, config.n_negatives, given)
     return judge
 
 

@@ -1,9 +1,8 @@
 """The table of judges: who answers which candidate is similar and which are unrelated.
 
-An entry is a function ``build(config, n_negatives, ...) -> Judge``. What follows differs:
-``similarity`` is given the :class:`~sicsrec.sampling.judges.similarity.TextVectors` of the
-catalogue, ``openai`` the folder of its response log and what reads secrets, ``transformers`` that
-folder and the device.
+An entry is a function ``build(config, n_negatives, given) -> Judge``. ``similarity`` is given the
+:class:`~sicsrec.sampling.judges.similarity.TextVectors` of the catalogue, the others, which ask a
+language model, :class:`~sicsrec.sampling.asking.Surroundings`.
 """
 
 from sicsrec.registry import Registry

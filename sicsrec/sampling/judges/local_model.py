@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from sicsrec.artifacts import digest_folder
 from sicsrec.config.judges import TransformersJudgeConfig
 from sicsrec.errors import BackendError, ConfigError
 from sicsrec.model_files import find_model_folder, load_local_first
-from sicsrec.sampling.asking import LanguageModelJudge, Terms
+from sicsrec.sampling.asking import LanguageModelJudge, Surroundings, Terms
 from sicsrec.sampling.language_model import Reply, Request
 from sicsrec.sampling.responses import ResponseLog
 
@@ -200,16 +199,16 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def build_local_judge(
-    config: TransformersJudgeConfig, n_negatives: int, cache: Path, device: str
+    config: TransformersJudgeConfig, n_negatives: int, surroundings: Surroundings
 ) -> LanguageModelJudge:
     """Make the judge its configuration describes.
 
     Raises:
         ConfigError: if the model is named as local but does not exist.
     """
-    model = LocalModel(config, device)
+    model = LocalModel(config, surroundings.device)
     terms = Terms(
         config.language, n_negatives, config.max_answer_tokens, config.repair, config.budget
     )
-    log = ResponseLog(cache, model.name, model.identity)
+    log = ResponseLog(surroundings.cache, model.name, model.identity)
     return LanguageModelJudge(model, log, terms)

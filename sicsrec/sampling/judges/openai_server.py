@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any
 
 from sicsrec.config.judges import OpenAIJudgeConfig
 from sicsrec.errors import BackendError, BackendUnavailableError, ConfigError, SicsrecError
-from sicsrec.sampling.asking import LanguageModelJudge, Terms
+from sicsrec.sampling.asking import LanguageModelJudge, Surroundings, Terms
 from sicsrec.sampling.judges.server_trouble import Trouble, Waiting, read_trouble
 from sicsrec.sampling.language_model import Reply, Request
 from sicsrec.sampling.responses import ResponseLog
@@ -301,10 +300,7 @@ class _Round:
 
 
 def build_openai_judge(
-    config: OpenAIJudgeConfig,
-    n_negatives: int,
-    cache: Path,
-    read_secret: Callable[[str], str | None],
+    config: OpenAIJudgeConfig, n_negatives: int, surroundings: Surroundings
 ) -> LanguageModelJudge:
     """Make the judge its configuration describes.
 
@@ -313,7 +309,7 @@ def build_openai_judge(
     """
     api_key = None
     if config.api_key_variable is not None:
-        api_key = read_secret(config.api_key_variable)
+        api_key = surroundings.read_secret(config.api_key_variable)
         if api_key is None:
             raise ConfigError(
                 f"the environment variable {config.api_key_variable}, which "
@@ -328,5 +324,5 @@ def build_openai_judge(
         config.budget,
         config.prices,
     )
-    log = ResponseLog(cache, server.name, server.identity)
+    log = ResponseLog(surroundings.cache, server.name, server.identity)
     return LanguageModelJudge(server, log, terms)

@@ -151,6 +151,12 @@ def test_none_is_an_answer(tmp_path):
     assert model.asked.total() == 10
 
 
+def test_more_negatives_than_asked_for_are_cut(tmp_path):
+    model = Model(answer_json(None, (3, 1, 2)))
+    assert run(tmp_path, model, n_negatives=2)[1] == [Answer(None, (3, 1))] * 10
+    assert run(tmp_path, model, n_negatives=0)[1] == [Answer(None, ())] * 10
+
+
 def test_a_new_reader_reads_old_replies(tmp_path, monkeypatch):
     model = Model("The number is 2")
     run(tmp_path, model, repair=False)

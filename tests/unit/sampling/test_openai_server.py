@@ -11,6 +11,7 @@ import pytest
 
 from sicsrec.config.judges import OpenAIJudgeConfig
 from sicsrec.errors import BackendError, BackendUnavailableError, ConfigError
+from sicsrec.sampling.asking import Surroundings
 from sicsrec.sampling.judges.openai_server import ChatServer, build_openai_judge
 from sicsrec.sampling.judges.server_trouble import Waiting, read_retry_after
 from sicsrec.sampling.language_model import Request
@@ -297,7 +298,7 @@ def test_the_key_appears_nowhere(status, caplog):
 def test_a_variable_that_is_not_set_is_named(tmp_path):
     config = OpenAIJudgeConfig(base_url="http://x/v1", model="m", api_key_variable="MY_KEY")
     with pytest.raises(ConfigError, match=r"MY_KEY.*not set"):
-        build_openai_judge(config, 3, tmp_path, lambda name: None)
+        build_openai_judge(config, 3, Surroundings(tmp_path))
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch, tmp_path):
@@ -311,7 +312,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(builtins, "__import__", without_openai)
     config = OpenAIJudgeConfig(base_url="http://x/v1", model="m")
     with pytest.raises(ConfigError, match=r"pip install 'sicsrec\[llm\]'"):
-        build_openai_judge(config, 3, tmp_path, lambda name: None)
+        build_openai_judge(config, 3, Surroundings(tmp_path))
 
 
 def test_the_address_is_no_part_of_what_an_answer_is():

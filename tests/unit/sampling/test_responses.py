@@ -92,6 +92,10 @@ def test_nothing_is_written_unless_it_is_open(tmp_path):
     log = fill(tmp_path, "a")
     with pytest.raises(BackendError, match="not open"):
         log.append("b", Reply("x"))
+    with pytest.raises(ZeroDivisionError), log.writing():
+        _ = 1 / 0
+    with pytest.raises(BackendError, match="not open"):
+        log.append("b", Reply("x"))
 
 
 def test_a_second_writer_waits_and_sees_what_the_first_wrote(tmp_path):
