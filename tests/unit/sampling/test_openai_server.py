@@ -197,6 +197,9 @@ def test_answers_under_way_are_kept_when_another_request_fails():
             return first_candidate(prompt)
         if prompt.startswith(("1", "2")):
             both.wait()
+        if prompt.startswith("2"):
+            # Long enough for the failure to be seen first.
+            server.closing.wait(0.5)
         return Refuse(400) if prompt.startswith("1") else first_candidate(prompt)
 
     got = []
