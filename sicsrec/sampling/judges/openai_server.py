@@ -89,8 +89,9 @@ class ChatServer:
         """
         source = iter(requests)
         # Threads and the blocking client: whoever runs the step may have an event loop already.
-        # The client never retries by itself. It would wait half a minute at most and give up
-        # unheard, hold other requests back for nobody, and retry 409 and what has no credit left.
+        # The client never retries by itself. Its waits grow to eight seconds only and are not
+        # logged; it lets other requests through while the server asks for rest, and it tries 409
+        # and an account without credit again.
         pool = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="judge")
         with self._openai.OpenAI(
             api_key=self._api_key or _NO_KEY,
