@@ -8,6 +8,7 @@ from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.encoders.location import local_model_folder
 from sicsrec.errors import DataError
+from sicsrec.model_files import find_model_folder
 
 _VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mp3", ".wav", ".zip"}
@@ -27,13 +28,24 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
         source = config.encode_items.source
         files = {"text": source.text, "image": source.image}
         return {name: _digest_given(path) for name, path in files.items() if path is not None}
+    folders: dict[str, Path | None] = {}
     if step_name == "align_encoders":
         encoders = {
             "text_encoder": config.align_encoders.text_encoder,
             "image_encoder": config.align_encoders.image_encoder,
         }
         folders = {name: local_model_folder(entry) for name, entry in encoders.items() if entry}
-        return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+    if step_name == "sample_pairs":
+        folders = _judge_folders(config)
+    return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+
+
+def _judge_folders(config: PipelineConfig) -> dict[str, Path | None]:
+    judge, encoder = config.sample_pairs.judge, config.align_encoders.text_encoder
+    if judge.kind == "transformers":
+        return {"judge": find_model_folder(judge.model, "judge")}
+    if judge.kind == "similarity" and judge.vectors == "encoder" and encoder is not None:
+        return {"text_encoder": local_model_folder(encoder)}
     return {}
 
 
