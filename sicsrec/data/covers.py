@@ -101,6 +101,15 @@ class CoverStore:
         """
         return [open_cover(content) for content in self.read_bytes(item_ids)]
 
+    def read_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of every cover by item id."""
+        digests: dict[str, str] = {}
+        for path in self._paths:
+            table = pq.read_table(path, columns=["item_id", "sha256"])
+            ids, values = table["item_id"].to_pylist(), table["sha256"].to_pylist()
+            digests |= dict(zip(ids, values, strict=True))
+        return digests
+
     def _read_group(self, shard: int, group: int) -> list[bytes]:
         key = (shard, group)
         if key in self._cache:

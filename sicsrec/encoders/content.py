@@ -31,6 +31,10 @@ class ItemContent(ABC):
             DataError: if an item does not have the modality.
         """
 
+    @abstractmethod
+    def groups(self) -> NDArray[np.int64]:
+        """Return a number for each of :attr:`indices`, equal where the content is the same."""
+
     def reading_order(self) -> NDArray[np.int32]:
         """Return :attr:`indices` in the order in which encoding them is cheapest."""
         return self.indices
@@ -57,6 +61,11 @@ class TextContent(ItemContent):
         if len(found) != len(texts):
             raise DataError(f"{len(texts) - len(found)} of the items asked for have no text")
         return found
+
+    def groups(self) -> NDArray[np.int64]:
+        """See :meth:`ItemContent.groups`; case and space do not count."""
+        plain = [" ".join((self._texts[i - 1] or "").split()).casefold() for i in self.indices]
+        return _number_equal(plain)
 
     def reading_order(self) -> NDArray[np.int32]:
         """Return the items by length of text: a batch is padded to its longest."""
@@ -94,6 +103,17 @@ class ImageContent(ItemContent):
     def get(self, indices: NDArray[np.integer]) -> list[Image.Image]:
         """See :meth:`ItemContent.get`."""
         return self._covers.read([self._ids[int(index) - 1] for index in indices])
+
+    def groups(self) -> NDArray[np.int64]:
+        """See :meth:`ItemContent.groups`; covers are the same when their files are."""
+        digests = self._covers.read_digests()
+        return _number_equal([digests[self._ids[index - 1]] for index in self.indices])
+
+
+def _number_equal(values: Sequence[str]) -> NDArray[np.int64]:
+    numbers: dict[str, int] = {}
+    rows = [numbers.setdefault(value, len(numbers)) for value in values]
+    return np.array(rows, dtype=np.int64)
 
 
 def open_content(modality: Modality, catalog: ItemCatalog, covers_folder: Path) -> ItemContent:

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
+from sicsrec.encoders.identity import digest_weights, portable_name
 from sicsrec.encoders.location import local_model_folder
 from sicsrec.errors import EncoderError
 
@@ -27,8 +28,11 @@ logger = logging.getLogger(__name__)
 # The library never writes to a terminal, and loading a model would draw a bar there.
 transformers_logging.disable_progress_bar()
 
-Pooling = Literal["cls", "mean", "pooler"]
+Pooling = Literal["cls", "mean", "pooler", "model"]
 Loaded = TypeVar("Loaded")
+
+ORIGIN = ("model", "revision", "source_digest")
+"""What a description says of where a model came from."""
 
 _BLOCK_LISTS = ("encoder.layer", "encoder.layers", "encoder.stages", "layers", "layer", "blocks")
 """Where models keep their blocks, relative to the model, or to the last block of an outer list."""
@@ -45,7 +49,7 @@ class TransformerEncoder(ItemEncoder):
         model: the model without task heads.
         pooling: ``cls``: first vector; ``mean``: mean of all vectors that are not padding;
             ``pooler``: the model's own pooler.
-        origin: where the model came from: model, revision.
+        origin: where the model came from: model, revision, digest of its weights.
 
     Raises:
         EncoderError: if the model has no such pooling.
@@ -263,7 +267,12 @@ def load_pretrained_model(
             "another pooling or another checkpoint"
         )
     revision = config.revision or getattr(model.config, "_commit_hash", None)
-    return model, {"model": config.model, "revision": revision}
+    origin = {
+        "model": portable_name(config.model),
+        "revision": revision,
+        "source_digest": digest_weights(model),
+    }
+    return model, origin
 
 
 def load_saved_model(folder: Path) -> nn.Module:

@@ -105,7 +105,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),
@@ -117,7 +117,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="encode_items",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),
