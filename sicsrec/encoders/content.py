@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.covers import CoverStore
-from sicsrec.encoders.base import ItemEncoder, Modality
-from sicsrec.errors import DataError, EncoderError
-from sicsrec.progress import NoProgress, Progress
+from sicsrec.encoders.base import Modality
+from sicsrec.errors import DataError
 
 
 class ItemContent(ABC):
@@ -125,58 +123,3 @@ def open_content(modality: Modality, catalog: ItemCatalog, covers_folder: Path) 
     if modality == "text":
         return TextContent(catalog)
     return ImageContent(catalog, CoverStore(covers_folder))
-
-
-def encode_content(
-    encoder: ItemEncoder,
-    content: ItemContent,
-    *,
-    batch_size: int,
-    normalise: bool,
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Encode every item that has the modality, in evaluation mode.
-
-    Args:
-        encoder: of the same modality.
-        content: what to encode.
-        batch_size: items in a batch.
-        normalise: scale every vector to unit length.
-        progress: shows how far it is.
-
-    Returns:
-        Ascending item indices [n] and their vectors [n, D].
-
-    Raises:
-        EncoderError: if a vector is not finite, or has no length and is to be normalised.
-    """
-    encoder.eval()
-    device = next(encoder.parameters()).device
-    order = content.reading_order()
-    vectors = np.empty((len(order), encoder.dim), dtype=np.float32)
-    stage = (progress or NoProgress()).stage(f"encoding {content.modality}", len(order))
-    with stage as advance, torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
-            inputs = encoder.prepare(content.get(some)).to(device)
-            vectors[start : start + len(some)] = encoder.encode(inputs).float().cpu().numpy()
-            advance(len(some))
-    by_index = np.argsort(order)
-    indices, vectors = order[by_index], vectors[by_index]
-    return indices, _checked(vectors, indices, normalise, encoder)
-
-
-def _checked(
-    vectors: NDArray[np.float32],
-    indices: NDArray[np.int32],
-    normalise: bool,
-    encoder: ItemEncoder,
-) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = ~np.isfinite(lengths[:, 0]) | ((lengths[:, 0] == 0.0) & normalise)
-    if bad.any():
-        raise EncoderError(
-            f"encoder {encoder.name} gives {int(bad.sum())} {encoder.modality} vectors that are "
-            f"not finite or have no length, e.g. of the item indices {indices[bad][:3].tolist()}"
-        )
-    return vectors / lengths if normalise else vectors

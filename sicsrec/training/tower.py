@@ -19,7 +19,7 @@ SeedChunk = Callable[[int], None]
 
 @dataclass
 class Tower:
-    """One modality in training: encoder, adapter, who has the modality, who cannot be told apart."""
+    """One modality in training."""
 
     encoder: ItemEncoder
     adapter: LossAdapter

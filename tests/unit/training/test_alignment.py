@@ -8,7 +8,8 @@ import torch
 from sicsrec.config import AlignEncodersConfig
 from sicsrec.data.schema import PAIRS
 from sicsrec.encoders.builder import build_encoder
-from sicsrec.encoders.content import encode_content, open_content
+from sicsrec.encoders.content import open_content
+from sicsrec.encoders.encoding import encode_content
 from sicsrec.errors import DataError, EncoderError, TrainingDivergedError
 from sicsrec.progress import NoProgress
 from sicsrec.tracking import NullTracker
