@@ -111,8 +111,7 @@ def read_vectors(folder: Path, modality: str, catalog: ItemCatalog) -> ItemVecto
         rows = catalog.indices_of(ids) - 1
         matrix = np.zeros((catalog.n_items, width), dtype=np.float32)
         start = 0
-        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=["vector"]):
-            values = _to_matrix(path, batch.column(0), width)
+        for values in _read_matrices(path, file, width):
             matrix[rows[start : start + len(values)]] = values
             start += len(values)
     present = np.zeros(catalog.n_items, dtype=np.bool_)
@@ -170,10 +169,13 @@ def _check_columns(path: Path, schema: pa.Schema) -> int:
     return int(vector.list_size)
 
 
-def _to_matrix(path: Path, column: pa.FixedSizeListArray, width: int) -> Matrix:
-    """Return the numbers of a column as [rows, width], in the memory they lie in."""
-    values = column.flatten()
-    if column.null_count or values.null_count:
-        raise DataError(f"{path}: some vectors or numbers in them are missing")
-    matrix: Matrix = values.to_numpy(zero_copy_only=True).reshape(-1, width)
-    return matrix
+def _read_matrices(path: Path, file: pq.ParquetFile, width: int) -> Iterator[Matrix]:
+    """Yield the numbers of the vector column as [rows, width], in the memory they are read to."""
+    try:
+        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=["vector"]):
+            values = batch.column(0).flatten()
+            if batch.column(0).null_count or values.null_count:
+                raise DataError(f"{path}: some vectors or numbers in them are missing")
+            yield values.to_numpy(zero_copy_only=True).reshape(-1, width)
+    except pa.ArrowInvalid as err:
+        raise DataError(f"{path}: some vectors are missing or of another width: {err}") from err

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from sicsrec.config import OpenClipEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, Prepare, TrainedParts, run_until
-from sicsrec.encoders.identity import digest_weights, portable_name
+from sicsrec.encoders.identity import digest_weights
+from sicsrec.encoders.location import portable_name
 from sicsrec.encoders.open_clip_models import (
     describe_small,
     find_tokenizer,

@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
-from sicsrec.encoders.identity import digest_weights, portable_name
-from sicsrec.encoders.location import local_model_folder
+from sicsrec.encoders.identity import digest_weights
+from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)

@@ -57,6 +57,8 @@ class Step:
     """Whether the pipeline's seed is part of the key."""
     is_needed: Callable[[PipelineConfig], bool] = _always
     """Steps that are not needed are skipped, and so are inputs that come from them."""
+    without_effect: tuple[str, ...] = ()
+    """Values of the own section that say how fast and not what; not part of the key."""
     further_sections: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
     """Dotted paths of config values outside the own section that the output depends on."""
 
@@ -124,6 +126,7 @@ STEPS: tuple[Step, ...] = (
             Input("align_encoders/encoders", TRAIN),
         ),
         outputs=(Output("vectors"),),
+        without_effect=("n_workers",),
     ),
     Step(
         name="pretrain_id",

@@ -1,12 +1,14 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sicsrec.artifacts import canonical_json, digest_file, digest_folder
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
-from sicsrec.encoders.location import local_model_folder
+from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
 
 _VIDEO_SUFFIXES = frozenset(
@@ -27,14 +29,37 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
         source = config.encode_items.source
         files = {"text": source.text, "image": source.image}
         return {name: _digest_given(path) for name, path in files.items() if path is not None}
-    if step_name == "align_encoders":
+    if step_name in ("sample_pairs", "align_encoders"):
         encoders = {
             "text_encoder": config.align_encoders.text_encoder,
             "image_encoder": config.align_encoders.image_encoder,
         }
+        if step_name == "sample_pairs":
+            has_encoder = config.sample_pairs.judge.vectors == "encoder"
+            encoders = {"text_encoder": encoders["text_encoder"]} if has_encoder else {}
         folders = {name: local_model_folder(entry) for name, entry in encoders.items() if entry}
         return {name: digest_folder(folder) for name, folder in folders.items() if folder}
     return {}
+
+
+def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config values with names in place of paths that only hold on one machine.
+
+    What lies there is known by its digest, see :func:`external_inputs`.
+
+    Args:
+        values: of one section, as JSON.
+    """
+    plain: dict[str, Any] = {
+        name: without_places(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+    if isinstance(plain.get("library"), str) and isinstance(plain.get("model"), str):
+        plain["model"] = portable_name(plain["model"])
+    if plain.get("kind") == "given":
+        for name in ("text", "image"):
+            plain[name] = plain[name] and Path(plain[name]).name
+    return plain
 
 
 def _digest_given(path: str) -> str:

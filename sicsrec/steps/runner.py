@@ -26,7 +26,7 @@ from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingE
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.steps import Step, get_step, inputs_of
 from sicsrec.steps.context import StepContext, StepReport
-from sicsrec.steps.external import external_inputs
+from sicsrec.steps.external import external_inputs, without_places
 from sicsrec.tracking import NullTracker, Tracker
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def step_identity(
     if step.name == "ingest":
         # Where the raw data lies says nothing about what it holds; their digests do.
         section.pop("path")
+    for name in step.without_effect:
+        section.pop(name)
     for path in step.further_sections(config):
         value: Any = config
         for part in path.split("."):
@@ -81,7 +83,7 @@ def step_identity(
     return {
         "step": step.name,
         "step_version": step.version,
-        "config": section,
+        "config": without_places(section),
         "seed": config.seed if step.is_seeded else None,
         "inputs": digests,
         "external_inputs": external_inputs(step.name, config),
