@@ -93,8 +93,8 @@ def write_vectors(
 def read_vectors(folder: Path, modality: str, catalog: ItemCatalog) -> ItemVectors | None:
     """Read one modality for all items of ``catalog``; None when there is no such file.
 
-    Numbers go from the file's pages to the matrix, some rows at a time; none of them ever becomes
-    a Python object, and beside the matrix there is little in memory.
+    Numbers go from the file's pages to the matrix, a row group at a time; none of them ever
+    becomes a Python object, and beside the matrix there is one row group in memory.
 
     Raises:
         SchemaError: if the file's columns are not those of a vector table.
@@ -171,11 +171,14 @@ def _check_columns(path: Path, schema: pa.Schema) -> int:
 
 def _read_matrices(path: Path, file: pq.ParquetFile, width: int) -> Iterator[Matrix]:
     """Yield the numbers of the vector column as [rows, width], in the memory they are read to."""
-    try:
-        for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=["vector"]):
-            values = batch.column(0).flatten()
-            if batch.column(0).null_count or values.null_count:
+    # Not iter_batches, which keeps every row group in memory until the last one is read.
+    for group in range(file.num_row_groups):
+        try:
+            column = file.read_row_group(group, columns=["vector"])["vector"]
+        except pa.ArrowInvalid as err:
+            raise DataError(f"{path}: some vectors are missing or of another width") from err
+        for chunk in column.chunks:
+            values = chunk.flatten()
+            if chunk.null_count or values.null_count:
                 raise DataError(f"{path}: some vectors or numbers in them are missing")
             yield values.to_numpy(zero_copy_only=True).reshape(-1, width)
-    except pa.ArrowInvalid as err:
-        raise DataError(f"{path}: some vectors are missing or of another width: {err}") from err

@@ -87,8 +87,8 @@ def test_kept_activations_beat_the_whole_model(
             f"pairs in {CONFIG.n_epochs} epochs, {N_THREADS} threads"
             f"\nkept: text {build_seconds['text']:.1f} s, image {build_seconds['image']:.1f} s, "
             f"{sizes} MiB"
-            f"\nper batch: kept {ours:.2f} s (mean of {OUR_BATCHES - 1}), whole model {naive:.2f} s "
-            f"(measured on {NAIVE_BATCHES})"
+            f"\nper batch: kept {ours:.2f} s (mean of {OUR_BATCHES - 1}), whole model "
+            f"{naive:.2f} s (measured on {NAIVE_BATCHES})"
             f"\na run, from these: kept {our_run:.0f} s, whole model {naive_run:.0f} s, "
             f"{naive_run / our_run:.1f} times as long"
         )
