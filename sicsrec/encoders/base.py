@@ -100,6 +100,10 @@ class ItemEncoder(nn.Module, ABC):
             EncoderError: if the architecture has no last block that can be named.
         """
 
+    def whole(self) -> TrainedParts:
+        """Return everything that a vector is computed with."""
+        return TrainedParts(tuple(self.children()))
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return library, model, revision, pooling and preprocessing as JSON values."""
@@ -139,7 +143,7 @@ class ItemEncoder(nn.Module, ABC):
         self.requires_grad_(False)
         parts = TrainedParts(())
         if trained == "full":
-            parts = TrainedParts(tuple(self.children()))
+            parts = self.whole()
         elif trained == "last_block":
             parts = self.last_block()
         elif trained == "lora":

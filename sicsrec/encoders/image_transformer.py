@@ -69,7 +69,8 @@ class ImageTransformerEncoder(TransformerEncoder):
         return partial(_prepare_images, self.processor)
 
     def _run(self, inputs: EncoderInputs) -> Any:
-        return self.model(pixel_values=inputs.values)
+        call: Any = self.model.get_image_features if self.has_two_towers else self.model
+        return call(pixel_values=inputs.values)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""

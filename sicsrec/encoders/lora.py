@@ -67,10 +67,11 @@ def _linear_layers(encoder: ItemEncoder) -> list[str]:
         )
     # A pooler that pooling does not use would get weights that no gradient reaches.
     is_pooled = getattr(encoder, "pooling", "pooler") in ("pooler", "model")
+    used = {id(inner) for part in encoder.whole().modules for inner in part.modules()}
     names = [
         name
         for name, module in encoder.named_modules()
-        if type(module) is nn.Linear and (is_pooled or "pooler" not in name)
+        if type(module) is nn.Linear and id(module) in used and (is_pooled or "pooler" not in name)
     ]
     if not names:
         raise EncoderError(

@@ -50,7 +50,8 @@ class TextTransformerEncoder(TransformerEncoder):
         origin: dict[str, Any],
     ) -> None:
         super().__init__(model, pooling, origin)
-        limit = getattr(model.config, "max_position_embeddings", None)
+        text_config = getattr(model.config, "text_config", model.config)
+        limit = getattr(text_config, "max_position_embeddings", None)
         if isinstance(limit, int) and max_tokens > limit:
             raise EncoderError(
                 f"encoder {self.name} reads at most {limit} tokens, max_tokens is {max_tokens}"
@@ -83,7 +84,8 @@ class TextTransformerEncoder(TransformerEncoder):
         mask = inputs.mask
         # Some models count positions by what is not the padding token, so padding must be it.
         ids = inputs.values.masked_fill(~mask, self.tokenizer.pad_token_id)
-        return self.model(input_ids=ids, attention_mask=mask.to(torch.int64))
+        call: Any = self.model.get_text_features if self.has_two_towers else self.model
+        return call(input_ids=ids, attention_mask=mask.to(torch.int64))
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""

@@ -40,6 +40,9 @@ _NESTED_LISTS = ("blocks", "layers")
 """Where the stages of hierarchical models (Swin, ConvNeXt) keep theirs."""
 _FINAL_NORMS = ("layernorm", "norm", "final_layer_norm", "post_layernorm", "layer_norm")
 """Norms that follow the last block."""
+_POOLERS = ("pooler", "head")
+_PROJECTIONS = {"text": ("text_projection",), "image": ("visual_projection", "vision_projection")}
+"""Where models with two towers keep what maps to the shared space."""
 
 
 class TransformerEncoder(ItemEncoder):
@@ -48,7 +51,8 @@ class TransformerEncoder(ItemEncoder):
     Args:
         model: the model without task heads.
         pooling: ``cls``: first vector; ``mean``: mean of all vectors that are not padding;
-            ``pooler``: the model's own pooler.
+            ``pooler``: the model's own pooler; ``model``: the projected features of a model with a
+            text and an image tower, else its pooler.
         origin: where the model came from: model, revision, digest of its weights.
 
     Raises:
@@ -62,6 +66,7 @@ class TransformerEncoder(ItemEncoder):
         self.origin = origin
         self.name = str(origin["model"])
         self.dim = 0
+        self.has_two_towers = hasattr(model.config, "vision_config")
         self._splits = False
 
     # ------------------------------------------------------------------ forward
@@ -88,11 +93,15 @@ class TransformerEncoder(ItemEncoder):
 
     def _whole(self, inputs: EncoderInputs) -> Tensor:
         output = self._run(inputs)
-        if self.pooling == "pooler":
+        if isinstance(output, Tensor):
+            return output
+        if self.pooling in ("pooler", "model"):
             return self._flat(output.pooler_output)
         return self._pool(output.last_hidden_state, inputs)
 
     def _finish(self, states: EncoderInputs) -> Tensor:
+        if self.has_two_towers:
+            raise EncoderError(f"encoder {self.name}: how its towers end is not known")
         mask = create_bidirectional_mask(
             config=self.model.config,
             inputs_embeds=states.values,
@@ -102,7 +111,7 @@ class TransformerEncoder(ItemEncoder):
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         norm = self._final_norm()
         hidden = hidden if norm is None else norm(hidden)
-        if self.pooling == "pooler":
+        if self.pooling in ("pooler", "model"):
             return self._flat(self.model.pooler(hidden))  # type: ignore[operator]
         return self._pool(hidden, states)
 
@@ -122,7 +131,7 @@ class TransformerEncoder(ItemEncoder):
     # ------------------------------------------------------------------ structure
 
     def _last_layer(self) -> nn.Module:
-        found = _last_of(self.model, _BLOCK_LISTS)
+        found = _last_of(self._tower(), _BLOCK_LISTS)
         if found is None:
             raise EncoderError(
                 f"encoder {self.name}: no list of Transformer blocks found in "
@@ -133,14 +142,30 @@ class TransformerEncoder(ItemEncoder):
         return found
 
     def _final_norm(self) -> nn.Module | None:
-        norms = (getattr(self.model, name, None) for name in _FINAL_NORMS)
-        return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+        return _first_of(self._tower(), _FINAL_NORMS)
+
+    def _tower(self) -> nn.Module:
+        """Return the part that computes vectors of this modality, before any projection."""
+        if not self.has_two_towers:
+            return self.model
+        name = "text_model" if self.modality == "text" else "vision_model"
+        return self.model.get_submodule(name)
+
+    def _projection(self) -> nn.Module | None:
+        if not self.has_two_towers:
+            return None
+        return _first_of(self.model, _PROJECTIONS[self.modality])
+
+    def whole(self) -> TrainedParts:
+        """See :meth:`ItemEncoder.whole`; of two towers only the one that is used."""
+        parts = (self._tower(), self._projection())
+        return TrainedParts(tuple(part for part in parts if part is not None))
 
     def last_block(self) -> TrainedParts:
         """See :meth:`ItemEncoder.last_block`; the pooler counts only where pooling uses it."""
-        parts = [self._last_layer(), self._final_norm()]
-        if self.pooling == "pooler":
-            parts.append(getattr(self.model, "pooler", None))
+        parts = [self._last_layer(), self._final_norm(), self._projection()]
+        if self.pooling in ("pooler", "model"):
+            parts.append(_first_of(self._tower(), _POOLERS))
         return TrainedParts(tuple(part for part in parts if part is not None))
 
     def _probe(self, inputs: EncoderInputs) -> None:
@@ -185,6 +210,11 @@ def _last_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
             if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
                 return blocks[-1]
     return None
+
+
+def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    found = (getattr(module, name, None) for name in names)
+    return next((part for part in found if isinstance(part, nn.Module)), None)
 
 
 def _masked_mean(
@@ -251,14 +281,15 @@ def load_pretrained_model(
         return model, info
 
     model, info = load_local_first("weights", load, config)
-    if hasattr(model.config, "vision_config"):
+    if hasattr(model.config, "vision_config") and config.pooling != "model":
         raise EncoderError(
-            f"encoder {config.model!r} holds a text and an image tower; use library: open_clip"
+            f"encoder {config.model!r} holds a text and an image tower; set pooling: model, which "
+            "takes the features it projects to the shared space, or use library: open_clip"
         )
     needed = [
         key
         for key in sorted(info["missing_keys"])
-        if config.pooling == "pooler" or not key.startswith("pooler.")
+        if config.pooling in ("pooler", "model") or not key.startswith("pooler.")
     ]
     if needed or info["mismatched_keys"]:
         raise EncoderError(
