@@ -14,7 +14,7 @@ from sicsrec.encoders.encoding import EncodingSettings, encode_shards
 from sicsrec.progress import NoProgress
 from tests.benchmarks.movielens import N_THREADS, build_encoders, open_movielens
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 BATCH_SIZE, N_BATCHES, ROUNDS = 32, 3, 3
 
@@ -30,26 +30,29 @@ def test_reading_and_decoding_cost_little(
     settings = EncodingSettings(BATCH_SIZE, normalise=True)
     with torch.inference_mode():
         encoder.encode(prepared[0])
-    bare, whole = [], []
+    bare: list[tuple[float, float]] = []
+    whole: list[tuple[float, float]] = []
     # Turn by turn, because other work on the machine comes and goes.
     for number in range(ROUNDS):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             for inputs in prepared:
                 encoder.encode(inputs)
-        bare.append(time.perf_counter() - started)
+        bare.append((time.perf_counter() - started, time.process_time() - used))
         work = tmp_path / str(number)
         work.mkdir()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         encode_shards(
             encoder, content, settings, shard_items=4096, work=work, progress=NoProgress()
         )
-        whole.append(time.perf_counter() - started)
-    share = min(bare) / min(whole)
+        whole.append((time.perf_counter() - started, time.process_time() - used))
+    bare_rate, bare_cpu_rate = (n_items / min(seconds) for seconds in zip(*bare, strict=True))
+    rate, cpu_rate = (n_items / min(seconds) for seconds in zip(*whole, strict=True))
     with capsys.disabled():
         print(  # noqa: T201
             f"\n{n_items} posters, {N_THREADS} threads, best of {ROUNDS}: bare forward pass "
-            f"{n_items / min(bare):.2f} items/s, from covers to vectors on disk "
-            f"{n_items / min(whole):.2f} items/s, {share:.1%} of it"
+            f"{bare_rate:.2f} items/s, from covers to vectors on disk {rate:.2f} items/s, "
+            f"{rate / bare_rate:.1%} of it ({cpu_rate / bare_cpu_rate:.1%} by processor time, "
+            "which other work disturbs less)"
         )
-    assert share >= 0.9
+    assert cpu_rate >= 0.9 * bare_cpu_rate
