@@ -21,6 +21,7 @@ from PIL import Image
 from sicsrec.data.images import CoverError, CoverLimits, StoredCover, open_cover, prepare_cover
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.schema import COVERS
+from sicsrec.data.videos import VIDEO_SUFFIXES, take_frame
 from sicsrec.errors import DataError, SchemaError
 from sicsrec.progress import Advance
 
@@ -267,6 +268,10 @@ def _read_cover(root: Path, real_root: Path, relative: str, limits: CoverLimits)
         raise CoverError("unreadable_file", f"{type(err).__name__}: {err}") from err
     if not path.is_relative_to(real_root):
         raise CoverError("outside_folder", f"{relative!r} leads out of the covers folder")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        if not path.exists():
+            raise FileNotFoundError(path)
+        return prepare_cover(take_frame(path, limits.max_pixels), ".png", limits)
     return prepare_cover(_read_limited(path, relative, limits.max_bytes), path.suffix, limits)
 
 

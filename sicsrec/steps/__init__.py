@@ -77,7 +77,7 @@ def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG00
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=1,
+        version=2,
         inputs=(),
         outputs=(
             Output("catalog", sees=frozenset()),

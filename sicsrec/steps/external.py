@@ -8,12 +8,11 @@ from typing import Any
 from sicsrec.artifacts import canonical_json, digest_file, digest_folder
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
+from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
 
-_VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mp3", ".wav", ".zip"}
-)
+_LARGE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".mp3", ".wav", ".zip"}
 
 
 def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
@@ -76,7 +75,7 @@ def _digest_raw_data(root: Path) -> str:
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        if path.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_SUFFIXES:
+        if path.suffix.lower() in _LARGE_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"
         else:
