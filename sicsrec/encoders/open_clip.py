@@ -118,10 +118,10 @@ class OpenClipEncoder(ItemEncoder):
             "source_digest": digest_weights(clip),
         }
         preprocessing = open_clip.get_model_preprocess_cfg(clip)
-        return cls._from_source(clip, model_config, preprocessing, origin, str(config.model))
+        return cls._with_source(clip, model_config, preprocessing, origin, str(config.model))
 
     @classmethod
-    def _from_source(
+    def _with_source(
         cls,
         clip: nn.Module,
         model_config: dict[str, Any],
@@ -129,6 +129,7 @@ class OpenClipEncoder(ItemEncoder):
         origin: dict[str, Any],
         source: str,
     ) -> "OpenClipEncoder":
+        """Make the encoder of a model that has the name ``source`` for open_clip."""
         del source
         return cls(clip, model_config, preprocessing, origin)
 
@@ -216,14 +217,8 @@ class OpenClipEncoder(ItemEncoder):
             cls_tower.load_state_dict(weights, strict=True)
         except RuntimeError as err:
             raise EncoderError(f"the weights in {folder} do not fit the tower: {err}") from err
-        return cls._from_folder(folder, clip, content, origin)
-
-    @classmethod
-    def _from_folder(
-        cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> "OpenClipEncoder":
-        del folder
-        return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin)
+        model_config, preprocessing = content["model_cfg"], content["preprocess_cfg"]
+        return cls._with_source(clip, model_config, preprocessing, origin, f"local-dir:{folder}")
 
 
 class OpenClipImageEncoder(OpenClipEncoder):
@@ -308,7 +303,7 @@ class OpenClipTextEncoder(OpenClipEncoder):
         self._probe(self.prepare(["a", "a longer text of several words"]))
 
     @classmethod
-    def _from_source(
+    def _with_source(
         cls,
         clip: nn.Module,
         model_config: dict[str, Any],
@@ -375,13 +370,6 @@ class OpenClipTextEncoder(OpenClipEncoder):
         inner = getattr(self.tokenizer, "tokenizer", None)
         if inner is not None:
             inner.save_pretrained(folder)
-
-    @classmethod
-    def _from_folder(
-        cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> "OpenClipTextEncoder":
-        tokenizer = find_tokenizer(content["model_cfg"], f"local-dir:{folder}")
-        return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin, tokenizer)
 
 
 def _run_at(

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
+from sicsrec.encoders.first_position import run_first
 from sicsrec.encoders.identity import digest_weights
 from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import EncoderError
@@ -67,13 +68,13 @@ class TransformerEncoder(ItemEncoder):
         self.name = str(origin["model"])
         self.dim = 0
         self.has_two_towers = hasattr(model.config, "vision_config")
-        self._splits = False
+        self._head: Callable[[EncoderInputs], Tensor] = self._whole
 
     # ------------------------------------------------------------------ forward
 
     def trunk(self, inputs: EncoderInputs) -> EncoderInputs:
         """See :meth:`ItemEncoder.trunk`."""
-        if not self._splits:
+        if self._head == self._whole:
             return inputs
         hidden = run_until(self._last_layer(), lambda: self._run(inputs))
         # Text keeps its lengths; a vision model's patches are never padding.
@@ -83,9 +84,7 @@ class TransformerEncoder(ItemEncoder):
 
     def head(self, states: EncoderInputs) -> Float[Tensor, "batch width"]:
         """See :meth:`ItemEncoder.head`."""
-        if self._splits:
-            return self._finish(states)
-        return self._whole(states)
+        return self._head(states)
 
     def _run(self, inputs: EncoderInputs) -> Any:
         """Call the model on prepared inputs and return its output object."""
@@ -100,6 +99,7 @@ class TransformerEncoder(ItemEncoder):
         return self._pool(output.last_hidden_state, inputs)
 
     def _finish(self, states: EncoderInputs) -> Tensor:
+        """Run the last block and all after it."""
         if self.has_two_towers:
             raise EncoderError(f"encoder {self.name}: how its towers end is not known")
         mask = create_bidirectional_mask(
@@ -108,7 +108,16 @@ class TransformerEncoder(ItemEncoder):
             attention_mask=states.mask if self.modality == "text" else None,
         )
         hidden = self._last_layer()(states.values, mask)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return self._after_block(hidden[0] if isinstance(hidden, tuple) else hidden, states)
+
+    def _finish_pooled(self, states: EncoderInputs) -> Tensor:
+        """Do the same, computing the last block at the one position that is read."""
+        if self.has_two_towers or self.pooling == "mean":
+            raise EncoderError(f"encoder {self.name} reads all positions")
+        mask = states.mask if self.modality == "text" else None
+        return self._after_block(run_first(self._last_layer(), states.values, mask), states)
+
+    def _after_block(self, hidden: Tensor, states: EncoderInputs) -> Tensor:
         norm = self._final_norm()
         hidden = hidden if norm is None else norm(hidden)
         if self.pooling in ("pooler", "model"):
@@ -169,7 +178,7 @@ class TransformerEncoder(ItemEncoder):
         return TrainedParts(tuple(part for part in parts if part is not None))
 
     def _probe(self, inputs: EncoderInputs) -> None:
-        """Find the width, and whether trunk and head together give what the whole model gives.
+        """Find the width, and the cheapest head that gives what the whole model gives.
 
         How a model ends is not part of any interface, so the split is used only where it is seen
         to reproduce the model's own output on a probe.
@@ -183,19 +192,24 @@ class TransformerEncoder(ItemEncoder):
                     f"encoder {self.name} has no output for pooling {self.pooling!r}: {err}"
                 ) from err
             self.dim = whole.shape[1]
-            self._splits = True
-            halves: Tensor | None = None
-            with contextlib.suppress(
-                AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
-            ):
-                halves = self.encode(inputs)
-        self._splits = (
+            for head in (self._finish_pooled, self._finish):
+                self._head = head
+                if self._gives(inputs, whole):
+                    return
+        self._head = self._whole
+        logger.info("encoder %s: no split below its last block is known", self.name)
+
+    def _gives(self, inputs: EncoderInputs, whole: Tensor) -> bool:
+        halves: Tensor | None = None
+        with contextlib.suppress(
+            AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
+        ):
+            halves = self.encode(inputs)
+        return (
             halves is not None
             and halves.shape == whole.shape
             and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
         )
-        if not self._splits:
-            logger.info("encoder %s: no split below its last block is known", self.name)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""

@@ -118,6 +118,23 @@ def align(
     for tower in towers.values():
         tower.encoder.eval()
     report = {
+        **_describe(towers, material, config, moving),
+        "epochs": epochs,
+        "before": before.numbers,
+        "after": after.numbers,
+    }
+    adapters = {name: tower.adapter for name, tower in towers.items()}
+    return AlignmentResult(adapters, moving if epochs else (), report)
+
+
+def _describe(
+    towers: Mapping[str, Tower],
+    material: _Material,
+    config: AlignEncodersConfig,
+    moving: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what is trained, on how much, as JSON values."""
+    return {
         "trained": {modality: _trained_of(modality, config) for modality in towers},
         "trained_weights": {
             modality: sum(name.startswith(f"{modality}_encoder.") for name in moving)
@@ -128,15 +145,10 @@ def align(
         "items_with_text_and_image": len(material.both),
         "items_held_aside": len(material.both_aside),
         "items_with_a_twin": {
-            modality: int(_count_twins(tower.content_of, tower.has_modality))
+            modality: _count_twins(tower.content_of, tower.has_modality)
             for modality, tower in towers.items()
         },
-        "epochs": epochs,
-        "before": before.numbers,
-        "after": after.numbers,
     }
-    adapters = {name: tower.adapter for name, tower in towers.items()}
-    return AlignmentResult(adapters, moving if epochs else (), report)
 
 
 def _make_towers(

@@ -188,3 +188,28 @@ def test_weights_that_do_not_fit_are_refused(encoder, tmp_path):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(EncoderError, match="fit"):
         load_encoder(folder)
+
+
+READS_ONE_POSITION = {
+    *("bert_cls", "bert_pooler", "bert_model", "vit_cls", "vit_pooler", "clip_text", "clip_image")
+}
+
+
+def test_the_last_block_is_computed_where_it_is_read_only(encoder, items):
+    """And with the same gradients as when it is computed everywhere."""
+    is_pooled = encoder._head == getattr(encoder, "_finish_pooled", None)
+    assert is_pooled == (encoder.test_name in READS_ONE_POSITION)
+    if not is_pooled:
+        return
+    encoder.set_trained("last_block")
+    states = encoder.trunk(encoder.prepare(items))
+    weights = torch.linspace(-1.0, 1.0, encoder.dim)
+    gradients = []
+    for head in (encoder._finish_pooled, encoder._finish):
+        encoder.zero_grad()
+        (head(states) @ weights).sum().backward()
+        gradients.append(
+            {name: weight.grad.clone() for name, weight in encoder.trained_parameters().items()}
+        )
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
