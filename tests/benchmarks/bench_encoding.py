@@ -16,7 +16,7 @@ from tests.benchmarks.movielens import N_THREADS, build_encoders, open_movielens
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
-BATCH_SIZE, N_BATCHES, ROUNDS = 32, 3, 3
+BATCH_SIZE, N_BATCHES, ROUNDS = 32, 3, 5
 
 
 def test_reading_and_decoding_cost_little(
