@@ -107,6 +107,22 @@ def status(
 
 
 @app.command()
+def plan(
+    preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
+) -> None:
+    """Show what a language model would be asked for pairs; nothing is sent."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.views import asking_table
+        from sicsrec.artifacts import ArtifactStore
+        from sicsrec.steps.asking_plan import plan_asking
+
+        config = _resolve(preset, data, overrides, seed).config
+        numbers = plan_asking(config, ArtifactStore(settings.store_root)).describe()
+        console.print(asking_table(config, numbers))
+
+
+@app.command()
 def config(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:

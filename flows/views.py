@@ -1,7 +1,7 @@
 """Tables about configuration, plan and steps, for the command line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -40,6 +40,22 @@ def status_table(config: PipelineConfig, store_root: Path) -> Table:
             format_age(step.manifest.started),
             step.key,
         )
+    return table
+
+
+def asking_table(config: PipelineConfig, plan: Mapping[str, object]) -> Table:
+    """Return what asking the language model of ``sample_pairs`` would take.
+
+    Args:
+        config: the whole configuration.
+        plan: numbers by name, None where unknown.
+    """
+    table = new_table(f"{config.dataset}: {config.sample_pairs.judge.kind}")
+    table.add_column("", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    for name, value in plan.items():
+        words = f"{value:,}" if isinstance(value, int | float) else str(value or "unknown")
+        table.add_row(name.replace("_", " "), words)
     return table
 
 

@@ -8,6 +8,7 @@
       data/<output>/...     one folder per output: Parquet, safetensors, JSON; never pickle
     <root>/<dataset>/<step>/.<key>.lock       held by the process that makes the key
     <root>/<dataset>/<step>/.<key>.partial/   being written; its ``work/`` outlives a kill
+    <root>/<dataset>/<step>/.cache/           what a step keeps beyond one key, e.g. paid answers
 
 The key is a digest over step, version, configuration and the *digests* of the inputs, so a step
 that is run again and gives identical output lets everything after it be reused.
@@ -34,6 +35,7 @@ SCHEMA_VERSION = 1
 """Version of the manifest's layout."""
 
 _CHUNK_BYTES = 1 << 20
+_CACHE = ".cache"
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,8 @@ class PendingArtifact:
         self.folder = folder
         self.work = folder / "work"
         """For checkpoints: kept when the process dies, removed by the commit."""
+        self.cache = folder.parent / _CACHE
+        """Shared by all keys of the step, kept for good; whoever uses it creates it."""
         shutil.rmtree(folder / "data", ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
 
@@ -224,6 +228,10 @@ class ArtifactStore:
     def folder(self, dataset: str, step: str, key: str) -> Path:
         """Return the folder of a committed step, whether or not it exists."""
         return resolve_inside(self.root, f"{dataset}/{step}/{key}")
+
+    def cache(self, dataset: str, step: str) -> Path:
+        """Return the folder that all keys of a step share, whether or not it exists."""
+        return resolve_inside(self.root, f"{dataset}/{step}/{_CACHE}")
 
     @contextmanager
     def lock(self, dataset: str, step: str, key: str) -> Iterator[None]:

@@ -6,7 +6,8 @@
     recommender.recommend(["item-17", "item-4"], k=10)
 
 The folder is what the step ``export`` writes as its output ``model``: ``config.json``,
-``model.safetensors``, ``items.parquet`` and ``model_card.json``.
+``model.safetensors``, ``items.parquet`` and ``model_card.json``; and, where a blend ranks in place
+of the model alone, ``id_encoder/`` and ``blend/``.
 """
 
 import logging
@@ -19,14 +20,17 @@ import polars as pl
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, DataError
-from sicsrec.evaluation.ranking import recommend
+from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
+from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 
 logger = logging.getLogger(__name__)
 
 ITEMS_FILE = "items.parquet"
 """Columns item_id (string) and item_index (int32, 1..N)."""
+ID_ENCODER_FOLDER = "id_encoder"
+BLEND_FOLDER = "blend"
 
 
 class Recommender:
@@ -35,12 +39,15 @@ class Recommender:
     Args:
         model: a trained model.
         items: columns item_id and item_index, which must count 1..N.
+        scorer: what ranks in place of the model alone, e.g. a blend.
 
     Raises:
         ArtifactError: if the items are not those of the model.
     """
 
-    def __init__(self, model: SequenceModel, items: pl.DataFrame) -> None:
+    def __init__(
+        self, model: SequenceModel, items: pl.DataFrame, scorer: Scorer | None = None
+    ) -> None:
         missing = {"item_id", "item_index"} - set(items.columns)
         if missing:
             raise ArtifactError(f"{ITEMS_FILE} lacks the columns {sorted(missing)}")
@@ -52,6 +59,7 @@ class Recommender:
                 "the items of the model"
             )
         self.model = model
+        self.scorer: Scorer = model if scorer is None else scorer
         self._item_ids = items["item_id"]
         self._index_of = {item_id: row + 1 for row, item_id in enumerate(self._item_ids)}
         if len(self._index_of) != items.height:
@@ -73,7 +81,12 @@ class Recommender:
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
             )
-        return cls(load_model(path, device), pl.read_parquet(path / ITEMS_FILE))
+        model = load_model(path, device)
+        scorer: Scorer = model
+        if (path / BLEND_FOLDER).is_dir():
+            id_encoder = load_model(path / ID_ENCODER_FOLDER, device)
+            scorer = load_blend(path / BLEND_FOLDER, [id_encoder, model])
+        return cls(model, pl.read_parquet(path / ITEMS_FILE), scorer)
 
     @property
     def item_ids(self) -> list[str]:
@@ -123,7 +136,7 @@ class Recommender:
             np.array([0, len(known)], dtype=np.int64),
             np.array(known, dtype=np.int32),
         )
-        indices, scores = recommend(self.model, histories, k, remove_seen=remove_seen)
+        indices, scores = recommend(self.scorer, histories, k, remove_seen=remove_seen)
         found = indices[0] > 0
         return pl.DataFrame(
             {

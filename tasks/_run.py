@@ -14,7 +14,7 @@ from sicsrec.errors import BackendUnavailableError
 from sicsrec.steps.runner import StepResult, run_step
 from tasks.outcome import Refs, StepOutcome, current_observer
 from tasks.record import RunRecord, open_step_record, record_step
-from tasks.settings import Settings
+from tasks.settings import Settings, read_secret
 
 
 def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
@@ -36,6 +36,7 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
         open_tracker=open_step_record(config, run),
         progress=observer.progress,
         device=settings.device,
+        read_secret=read_secret,
     )
     record_step(result, run)
     manifest = result.manifest

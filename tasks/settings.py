@@ -1,4 +1,4 @@
-"""Everything that comes from the environment. No secret is among it, and nothing else reads it."""
+"""Everything that comes from the environment; nothing else reads it. Settings hold no secret."""
 
 import os
 from collections.abc import Mapping
@@ -65,3 +65,11 @@ class Settings:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
+
+
+def read_secret(name: str) -> str | None:
+    """Return the value of an environment variable that the configuration names as a secret's.
+
+    Read when it is used and kept nowhere, so it reaches no record; None when unset or empty.
+    """
+    return os.environ.get(name) or None

@@ -68,6 +68,13 @@ class Histories:
         taken = with_empty.take(rows.fill_null(len(self)).to_numpy().astype(np.int64))
         return Histories(user_ids, taken.offsets, taken.items)
 
+    def nth_last(self, n: int) -> NDArray[np.int32]:
+        """Return every user's n-th item from the end, [U]; 0 where the history is shorter."""
+        items = np.zeros(len(self), dtype=np.int32)
+        long_enough = self.lengths >= n
+        items[long_enough] = self.items[self.offsets[1:][long_enough] - n]
+        return items
+
     def last(self, n: int) -> "Histories":
         """Return the most recent ``n`` items of every user."""
         lengths = np.minimum(self.lengths, n)
@@ -75,3 +82,8 @@ class Histories:
         starts = self.offsets[1:] - lengths
         gather = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Histories(self.user_ids, offsets, self.items[gather])
+
+
+def item_counts(histories: Histories, n_items: int) -> NDArray[np.int64]:
+    """Return how often each item was watched: [N], entry r belongs to item index r + 1."""
+    return np.bincount(histories.items, minlength=n_items + 1)[1:].astype(np.int64)

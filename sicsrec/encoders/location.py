@@ -1,10 +1,9 @@
 """Where the files of an encoder lie, if they lie on this machine."""
 
-import importlib.util
 from pathlib import Path
 
 from sicsrec.config import EncoderConfig, TransformersEncoderConfig
-from sicsrec.errors import ConfigError
+from sicsrec.model_files import find_model_folder
 
 _LOCAL_PREFIX = "local-dir:"
 
@@ -15,26 +14,11 @@ def local_model_folder(encoder: EncoderConfig) -> Path | None:
     Raises:
         ConfigError: if the model is named as local but its folder or package does not exist.
     """
-    name = encoder.model
-    if name is None:
+    if encoder.model is None:
         return None
-    if name.startswith("package:"):
-        module, _, folder = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ConfigError(
-                f"encoder model {name!r}: the Python package {module!r} is not installed"
-            )
-        path = Path(spec.origin).parent / folder
-    elif name.startswith(_LOCAL_PREFIX):
-        path = Path(name.removeprefix(_LOCAL_PREFIX))
-    elif isinstance(encoder, TransformersEncoderConfig) and Path(name).is_dir():
-        path = Path(name)
-    else:
-        return None
-    if not path.is_dir():
-        raise ConfigError(f"encoder model {name!r}: there is no folder {path}")
-    return path
+    # To open_clip a bare name is an architecture, whatever folder has the same name.
+    is_transformers = isinstance(encoder, TransformersEncoderConfig)
+    return find_model_folder(encoder.model, "encoder", takes_plain_folder=is_transformers)
 
 
 def portable_name(model: str) -> str:

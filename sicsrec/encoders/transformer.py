@@ -17,11 +17,12 @@ from transformers import AutoConfig, AutoModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
+from sicsrec import model_files
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
 from sicsrec.encoders.first_position import run_first
 from sicsrec.encoders.identity import digest_weights
-from sicsrec.encoders.location import local_model_folder, portable_name
+from sicsrec.encoders.location import portable_name
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)
@@ -243,8 +244,6 @@ def load_local_first(
 ) -> Loaded:
     """Call ``load(source, ...)`` for what lies on this machine, then for the hub.
 
-    What was downloaded once is used without asking the hub again, so runs repeat and work offline.
-
     Args:
         what: what is loaded, for the message.
         load: a ``from_pretrained`` function.
@@ -253,26 +252,9 @@ def load_local_first(
     Raises:
         EncoderError: if neither has it.
     """
-    folder = local_model_folder(config)
-    source = config.model if folder is None else str(folder)
-    arguments: dict[str, Any] = {"trust_remote_code": False}
-    if folder is None:
-        arguments["revision"] = config.revision or "main"
-    try:
-        return load(source, local_files_only=True, **arguments)
-    except (OSError, ValueError) as err:
-        if folder is not None:
-            raise EncoderError(f"cannot load the {what} of encoder {source}: {err}") from err
-        logger.info("the %s of %s is not on this machine; asking the hub", what, source)
-    try:
-        return load(source, **arguments)
-    except (OSError, ValueError) as err:
-        raise EncoderError(
-            f"cannot load the {what} of encoder {source!r}: it is neither on this machine nor can "
-            "it be had from the hub. Without a network, download the model elsewhere (config, "
-            "model.safetensors, tokenizer or preprocessor files) and give that folder as the "
-            f"encoder's model. Cause: {err}"
-        ) from err
+    return model_files.load_local_first(
+        what, load, config.model, config.revision, owner="encoder", error=EncoderError
+    )
 
 
 def load_pretrained_model(

@@ -4,77 +4,22 @@ Both are counts. They know an item only by how often it was watched, and an item
 watched in training scores lowest.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
+from sicsrec.data.transitions import TransitionCounts
 from sicsrec.evaluation.ranking import RankingSet
-
-
-def item_counts(histories: Histories, n_items: int) -> NDArray[np.int64]:
-    """Return how often each item was watched: [N], entry r belongs to item index r + 1."""
-    return np.bincount(histories.items, minlength=n_items + 1)[1:].astype(np.int64)
-
-
-@dataclass(frozen=True)
-class TransitionCounts:
-    """How often item b came right after item a, stored without the pairs that never occurred."""
-
-    n_items: int
-    pairs: NDArray[np.int64]
-    """[P], ascending and distinct: ``(a - 1) * N + (b - 1)``."""
-    counts: NDArray[np.int64]
-    """[P], occurrences of each pair, at least 1."""
-
-    @classmethod
-    def from_histories(cls, histories: Histories, n_items: int) -> "TransitionCounts":
-        """Count neighbours within every history; the last item of a user and the first of the next
-        are no neighbours.
-        """
-        is_last = np.zeros(len(histories.items), dtype=np.bool_)
-        is_last[histories.offsets[1:][histories.lengths > 0] - 1] = True
-        before = np.flatnonzero(~is_last)
-        return cls.from_pairs(histories.items[before], histories.items[before + 1], n_items)
-
-    @classmethod
-    def from_pairs(
-        cls, before: NDArray[np.int32], after: NDArray[np.int32], n_items: int
-    ) -> "TransitionCounts":
-        """Count pairs of item indices that stand in the same row."""
-        codes = (before.astype(np.int64) - 1) * n_items + after - 1
-        pairs, counts = np.unique(codes, return_counts=True)
-        return cls(n_items, pairs, counts.astype(np.int64))
-
-    def __add__(self, other: "TransitionCounts") -> "TransitionCounts":
-        """Return the counts of both."""
-        pairs, inverse = np.unique(np.concatenate([self.pairs, other.pairs]), return_inverse=True)
-        counts = np.zeros(len(pairs), dtype=np.int64)
-        np.add.at(counts, inverse, np.concatenate([self.counts, other.counts]))
-        return TransitionCounts(self.n_items, pairs, counts)
-
-    def after(
-        self, items: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what followed each of some items: row of ``items``, column b - 1, count."""
-        first = (items.astype(np.int64) - 1) * self.n_items
-        starts = np.searchsorted(self.pairs, first)
-        lengths = np.searchsorted(self.pairs, first + self.n_items) - starts
-        rows = np.repeat(np.arange(len(items)), lengths)
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        entries = starts[rows] + within
-        return rows, self.pairs[entries] % self.n_items, self.counts[entries]
 
 
 class Popularity:
     """Scores an item by how often it was watched, the same for every user.
 
     Args:
-        counts: [N], as :func:`item_counts` returns them.
+        counts: [N], as :func:`sicsrec.data.sequences.item_counts` returns them.
     """
 
     name = "popularity"
@@ -95,7 +40,7 @@ class Transitions:
 
     Args:
         transitions: counts of neighbours.
-        counts: [N], as :func:`item_counts` returns them.
+        counts: [N], as :func:`sicsrec.data.sequences.item_counts` returns them.
         name: what messages and reports call it.
     """
 

@@ -61,6 +61,14 @@ class SequenceModel(nn.Module, ABC):
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return the parts of the loss by name; ``loss`` is what is minimised."""
 
+    @torch.no_grad()
+    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
+        """Return the scores by name that a :class:`~sicsrec.models.blend.Blend` may weigh apart.
+
+        Where a model has but one way to score, that is :meth:`score` under the model's ``kind``.
+        """
+        return {self.kind: self.score(histories)}
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sicsrec.data.sequences import Histories
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
@@ -195,6 +196,18 @@ class SICSRec(SequenceModel):
         """Return norm2(e_i), or e_i under raw scoring."""
         table = self.id_encoder.item_vectors()
         return table if self.scoring == "raw" else F.normalize(table, dim=-1)
+
+    @torch.no_grad()
+    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
+        """Return o · e_i, o · norm2(e_i) / τ and o · c_i / τ for every user and item."""
+        user = self.user_vectors(histories)
+        table = self.id_encoder.item_vectors()
+        content = self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
+        return {
+            "sicsrec_raw": user @ table.T,
+            "sicsrec_normalised": user @ F.normalize(table, dim=-1).T / self.temperature,
+            "sicsrec_content": user @ content.T / self.temperature,
+        }
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return L = L_rec + α L_con + λ Σ‖table‖₂ and its parts.

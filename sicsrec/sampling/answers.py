@@ -6,11 +6,13 @@ the reason is counted.
 """
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from sicsrec.sampling.protocol import ANCHOR_NUMBER, Answer, Question, Unreadable, Verdict
+from sicsrec.sampling.protocol import ANCHOR_NUMBER, Answer, NotAsked, Question, Unreadable, Verdict
 
 Fault = Literal[
     "unreadable",
@@ -23,23 +25,64 @@ Fault = Literal[
 """Why a reply cannot be used."""
 
 _ANSWER_KEYS = {"positive", "negatives"}
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_MOST_PROSE = 20_000
+"""Characters in which an answer is looked for."""
 
 
-def read_answer(reply: str) -> Answer | Unreadable:
+def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
     """Read a reply in the form the prompt asks for: ``{"positive": 3, "negatives": [1, 5]}``.
 
-    ``positive`` is null when no candidate is similar. Nothing may stand around the JSON object but
-    white space and one Markdown code fence.
+    ``positive`` is null when no candidate is similar. The reply may open with a block of thoughts,
+    which is left out, and may be fenced as Markdown code. Where prose stands around the JSON, it
+    must hold one such object and no second, different one; an object that stands in a title is the
+    title's word and not the judge's.
+
+    Args:
+        reply: what the judge said.
+        titles: the texts that the question showed.
 
     Example:
         >>> read_answer('{"positive": null, "negatives": [2]}')
         Answer(positive=None, negatives=(2,))
+        >>> read_answer('Sure! {"positive": 1, "negatives": []}')
+        Answer(positive=1, negatives=())
     """
-    text = reply.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    text = _THOUGHTS.sub("", reply, count=1).strip()
+    bare = text.removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        content = json.loads(text)
+        return _read_object(json.loads(bare))
     except (ValueError, RecursionError) as err:
-        return Unreadable(f"not JSON: {err}")
+        problem = f"not JSON: {err}"
+    found = [
+        content
+        for content, words in _objects_in(text)
+        if not any(words in title for title in titles)
+    ]
+    if not found:
+        return Unreadable(problem)
+    if any(content != found[0] for content in found):
+        return Unreadable("holds several different answers")
+    return _read_object(found[0])
+
+
+def _objects_in(text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield what looks like an answer in running text, and the words it is made of."""
+    decoder = json.JSONDecoder()
+    start = 0
+    text = text[:_MOST_PROSE]
+    while (start := text.find("{", start)) >= 0:
+        try:
+            content, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start += 1
+            continue
+        if isinstance(content, dict) and set(content) == _ANSWER_KEYS:
+            yield content, text[start:end]
+        start = end
+
+
+def _read_object(content: object) -> Answer | Unreadable:
     if not isinstance(content, dict) or set(content) != _ANSWER_KEYS:
         return Unreadable(f"expected an object with the keys {sorted(_ANSWER_KEYS)}")
     positive, negatives = content["positive"], content["negatives"]
@@ -83,6 +126,8 @@ class Tally:
     """Answers that say no candidate is similar."""
     unusable: Counter[str] = field(default_factory=Counter)
     """Answers that cannot be used, by reason."""
+    n_not_asked: int = 0
+    """Questions without an answer; none of the shares knows them."""
 
     @property
     def n_unusable(self) -> int:
@@ -99,8 +144,11 @@ class Tally:
         """Share of the answers that cannot be used; 0 when nothing was asked."""
         return self.n_unusable / self.n_answers if self.n_answers else 0.0
 
-    def judge(self, question: Question, answer: Answer | Unreadable) -> Verdict | None:
-        """Check and count one reply; None when it cannot be used."""
+    def judge(self, question: Question, answer: Answer | Unreadable | NotAsked) -> Verdict | None:
+        """Check and count one reply; None when it cannot be used or there is none."""
+        if isinstance(answer, NotAsked):
+            self.n_not_asked += 1
+            return None
         fault = find_fault(question, answer)
         if fault is not None or isinstance(answer, Unreadable):
             self.unusable[fault or "unreadable"] += 1

@@ -12,7 +12,8 @@ from typing import Literal
 from sicsrec.sampling.protocol import Question
 
 PROMPT_VERSION = 1
-"""Raised whenever a template or the escaping changes, since answers may then differ."""
+"""Raised whenever a template, the escaping or the schema of answers changes, since answers may then
+differ; part of the key under which an answer is kept."""
 
 PromptLanguage = Literal["en", "zh"]
 
@@ -43,6 +44,37 @@ _TEMPLATES: dict[PromptLanguage, str] = {
     ),
 }
 
+# What a judge answered is not repeated: it may hold a title's words, this time outside of quotes.
+_REPAIRS: dict[PromptLanguage, str] = {
+    "en": (
+        "{prompt}\nAn earlier answer could not be used: {fault}. The candidates have the numbers 1 "
+        "to {n_candidates}. Answer again with nothing but the JSON."
+    ),
+    "zh": (
+        "{prompt}\n之前的回答无法使用：{fault}。候选的编号是 1 到 {n_candidates}。"
+        "请重新回答，只写 JSON。"
+    ),
+}
+
+_FAULTS: dict[PromptLanguage, dict[str, str]] = {
+    "en": {
+        "unreadable": "it was not JSON in the form asked for",
+        "names_anchor": "it named the target, which has no number",
+        "positive_not_a_candidate": '"positive" was no number of a candidate',
+        "negative_not_a_candidate": '"negatives" held a number that no candidate has',
+        "negative_twice": '"negatives" held a number twice',
+        "positive_among_negatives": '"positive" was also among "negatives"',
+    },
+    "zh": {
+        "unreadable": "不是所要求格式的 JSON",
+        "names_anchor": "选了没有编号的目标本身",
+        "positive_not_a_candidate": '"positive" 不是任何候选的编号',
+        "negative_not_a_candidate": '"negatives" 中有不存在的编号',
+        "negative_twice": '"negatives" 中有重复的编号',
+        "positive_among_negatives": '"positive" 同时出现在 "negatives" 中',
+    },
+}
+
 
 def render_prompt(question: Question, language: PromptLanguage, n_negatives: int) -> str:
     """Return the prompt of a question.
@@ -57,6 +89,20 @@ def render_prompt(question: Question, language: PromptLanguage, n_negatives: int
     )
     return _TEMPLATES[language].format(
         anchor=quote_text(question.anchor_text), candidates=candidates, n_negatives=n_negatives
+    )
+
+
+def render_repair(prompt: str, fault: str, n_candidates: int, language: PromptLanguage) -> str:
+    """Return the prompt that asks once more after an answer that cannot be used.
+
+    Args:
+        prompt: the first prompt.
+        fault: one of :data:`sicsrec.sampling.answers.Fault`.
+        n_candidates: candidates in the question.
+        language: of the instructions.
+    """
+    return _REPAIRS[language].format(
+        prompt=prompt, fault=_FAULTS[language][fault], n_candidates=n_candidates
     )
 
 

@@ -50,6 +50,11 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class NotAsked:
+    """No reply, because the budget ended before this question."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A checked answer in item ids."""
 
@@ -66,7 +71,7 @@ class Judge(Protocol):
         """Name that the pairs carry as their source."""
         ...
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer | Unreadable]:
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer | Unreadable | NotAsked]:
         """Return one reply per question, in the order of the questions.
 
         Raises:

@@ -57,15 +57,39 @@ class Step:
     """Whether the pipeline's seed is part of the key."""
     is_needed: Callable[[PipelineConfig], bool] = _always
     """Steps that are not needed are skipped, and so are inputs that come from them."""
-    without_effect: tuple[str, ...] = ()
-    """Values of the own section that say how fast and not what; not part of the key."""
     further_sections: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
     """Dotted paths of config values outside the own section that the output depends on."""
+    not_in_key: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
+    """Dotted paths inside the own section that say only where something lies or how fast it goes,
+    not what comes out; changing them reuses what was made."""
 
 
 def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
-    if config.sample_pairs.judge.vectors == "encoder":
+    judge = config.sample_pairs.judge
+    if judge.kind == "similarity" and judge.vectors == "encoder":
         return ("align_encoders.text_encoder",)
+    return ()
+
+
+def _how_covers_are_decoded(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    return ("n_workers",)
+
+
+def _where_raw_data_lies(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    # The digests of the files say what they hold.
+    return ("path",)
+
+
+def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
+    # The budget stays in the key: where it stops, fewer pairs come out. So do prices when the
+    # budget is one of money.
+    judge = config.sample_pairs.judge
+    if judge.kind == "transformers":
+        return ("judge.batch_size",)
+    if judge.kind == "openai":
+        how = ("base_url", "api_key_variable", "concurrency", "timeout_seconds", "max_attempts")
+        prices = ("prices",) if judge.budget.max_cost is None else ()
+        return tuple(f"judge.{name}" for name in (*how, "max_wait_seconds", *prices))
     return ()
 
 
@@ -79,6 +103,7 @@ STEPS: tuple[Step, ...] = (
         name="ingest",
         version=2,
         inputs=(),
+        not_in_key=_where_raw_data_lies,
         outputs=(
             Output("catalog", sees=frozenset()),
             Output("covers", sees=frozenset()),
@@ -99,11 +124,16 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="sample_pairs",
         version=1,
-        inputs=(Input("ingest/catalog", TRAIN), Input("split/train", TRAIN)),
+        inputs=(
+            Input("ingest/catalog", TRAIN),
+            Input("ingest/covers", TRAIN),
+            Input("split/train", TRAIN),
+        ),
         outputs=(Output("pairs"),),
         is_seeded=True,
         is_needed=_with_stage_one,
         further_sections=_judge_encoder,
+        not_in_key=_how_the_judge_is_reached,
     ),
     Step(
         name="align_encoders",
@@ -126,7 +156,7 @@ STEPS: tuple[Step, ...] = (
             Input("align_encoders/encoders", TRAIN),
         ),
         outputs=(Output("vectors"),),
-        without_effect=("n_workers",),
+        not_in_key=_how_covers_are_decoded,
     ),
     Step(
         name="pretrain_id",
@@ -142,7 +172,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -150,13 +180,13 @@ STEPS: tuple[Step, ...] = (
             Input("encode_items/vectors", TRAIN),
             Input("pretrain_id/model", TRAIN_VALID),
         ),
-        outputs=(Output("model"),),
+        outputs=(Output("model"), Output("blend")),
         is_seeded=True,
         further_sections=_ranking_protocol,
     ),
     Step(
         name="evaluate",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -164,17 +194,20 @@ STEPS: tuple[Step, ...] = (
             Input("split/test", WHOLE_LOG),
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
+            Input("train_sicsrec/blend", TRAIN_VALID),
         ),
         outputs=(Output("metrics"), Output("per_user")),
         is_seeded=True,
     ),
     Step(
         name="export",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/interactions", WHOLE_LOG),
+            Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
+            Input("train_sicsrec/blend", TRAIN_VALID),
         ),
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
     ),

@@ -1,7 +1,7 @@
 """What a running step is given, and what it gives back."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,14 @@ from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
 
 logger = logging.getLogger(__name__)
+
+ReadSecret = Callable[[str], str | None]
+"""Gives the secret that goes by a name, None when there is none; the configuration holds names."""
+
+
+def no_secrets(name: str) -> str | None:  # noqa: ARG001
+    """Know no secret."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class StepContext:
     progress: Progress = field(default_factory=NoProgress)
     device: str = "cpu"
     """A torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    read_secret: ReadSecret = field(default=no_secrets, repr=False)
 
     @property
     def seed(self) -> int:
@@ -48,6 +57,13 @@ class StepContext:
     def work(self) -> Path:
         """Folder for checkpoints; what lies there outlives a killed process."""
         return self.pending.work
+
+    @property
+    def cache(self) -> Path:
+        """Folder for what is worth keeping beyond this key, e.g. answers that were paid for; all
+        keys of the step on this dataset share it, so whoever writes there holds a lock.
+        """
+        return self.pending.cache
 
     def input(self, name: str) -> ArtifactReader:
         """Return the reader of one declared input, e.g. ``split/train``.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sicsrec.artifacts import ArtifactReader
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.split import HeldOut, TrainLog
 from sicsrec.errors import DataError, LeakageError
 from sicsrec.evaluation.cohorts import LABELS, find_cohorts
@@ -31,11 +31,12 @@ from sicsrec.evaluation.comparison import (
 from sicsrec.evaluation.plots import plot_cohorts, plot_results
 from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets
 from sicsrec.evaluation.rivals import (
-    item_counts,
     make_popularity,
     make_transitions,
     make_transitions_with_valid,
 )
+from sicsrec.models.base import SequenceModel
+from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
 
@@ -44,8 +45,20 @@ ID_ENCODER = "ID encoder"
 POPULARITY = "popularity"
 TRANSITIONS = "transitions"
 TRANSITIONS_WITH_VALID = "transitions (train + valid)"
-MODELS = (POPULARITY, TRANSITIONS, TRANSITIONS_WITH_VALID, ID_ENCODER, SICSREC)
+SICSREC_BLENDED = "SICSRec, blended"
+ID_ENCODER_BLENDED = "ID encoder, blended"
+MODELS = (
+    POPULARITY,
+    TRANSITIONS,
+    TRANSITIONS_WITH_VALID,
+    ID_ENCODER,
+    SICSREC,
+    ID_ENCODER_BLENDED,
+    SICSREC_BLENDED,
+)
 """Names of the models in reports and tables, in their order."""
+OTHER_WAY = {True: "results_watched_kept", False: "results_watched_left_out"}
+"""Name of the test table under the other protocol, by ``evaluate.remove_seen``."""
 PLOTTED = ("hr_at_10", "ndcg_at_10")
 
 
@@ -62,12 +75,19 @@ def run(context: StepContext) -> StepReport:
     train = Histories.from_interactions(log.interactions, catalog)
     splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
     scorers = _make_scorers(context, train, splits["valid"], catalog.n_items)
-    ranked = [_rank(context, split, entry, scorers[split]) for split, entry in splits.items()]
+    section = context.config.evaluate
+    ranked = [
+        _rank(context, split, entry, scorers[split], remove_seen=section.remove_seen)
+        for split, entry in splits.items()
+    ]
+    # Some models cannot help ranking what was watched; how much of a difference that is shows here.
+    other_way = _rank(
+        context, "test", splits["test"], scorers["test"], remove_seen=not section.remove_seen
+    )
     counts = item_counts(train, catalog.n_items)
     cohorts = {entry.split: _find_cohorts(context, entry, counts) for entry in ranked}
-    section = context.config.evaluate
     protocol = Protocol(section.cutoffs, section.n_bootstrap, section.confidence, context.seed)
-    content = _compare(context, ranked, cohorts, protocol)
+    content = _compare(context, ranked, other_way, cohorts, protocol)
     _write_per_user(context, ranked, cohorts, catalog)
     content["protocol"] = {
         "split": context.config.split.strategy,
@@ -75,6 +95,7 @@ def run(context: StepContext) -> StepReport:
         "ranking": "full",
         "n_items": catalog.n_items,
         "ties": "count against the target",
+        "blends": "fitted on the validation targets, so their valid figures are in-sample",
         "n_bootstrap": section.n_bootstrap,
         "confidence": section.confidence,
     }
@@ -114,17 +135,25 @@ def _make_scorers(
 ) -> dict[str, dict[str, Callable[[], Scorer]]]:
     """Return, per split and in the order of the report, how to make each model."""
 
-    def load(name: str) -> Callable[[], Scorer]:
+    def load(name: str) -> Callable[[], SequenceModel]:
         reader = context.input(name)
         _require_unaware_of_test(reader)
         return lambda: load_model(reader.path(), context.device)
+
+    blends = context.input("train_sicsrec/blend")
+    _require_unaware_of_test(blends)
+    load_id_encoder, load_sicsrec = load("pretrain_id/model"), load("train_sicsrec/model")
 
     makers: dict[str, Callable[[], Scorer]] = {
         POPULARITY: lambda: make_popularity(train, n_items),
         TRANSITIONS: lambda: make_transitions(train, n_items),
         TRANSITIONS_WITH_VALID: lambda: make_transitions_with_valid(train, valid, n_items),
-        ID_ENCODER: load("pretrain_id/model"),
-        SICSREC: load("train_sicsrec/model"),
+        ID_ENCODER: load_id_encoder,
+        SICSREC: load_sicsrec,
+        ID_ENCODER_BLENDED: lambda: load_blend(blends.path("id_encoder"), [load_id_encoder()]),
+        SICSREC_BLENDED: lambda: load_blend(
+            blends.path("sicsrec"), [load_id_encoder(), load_sicsrec()]
+        ),
     }
     # Counts that hold the validation targets would only be asked what they were told.
     without = {name: make for name, make in makers.items() if name != TRANSITIONS_WITH_VALID}
@@ -136,10 +165,13 @@ def _rank(
     split: str,
     ranking_set: RankingSet,
     makers: Mapping[str, Callable[[], Scorer]],
+    *,
+    remove_seen: bool,
 ) -> RankedSplit:
     ranks = {}
     total = len(ranking_set) * len(makers)
-    with context.progress.stage(f"rank {split} targets", total) as advance:
+    way = "left out" if remove_seen else "kept"
+    with context.progress.stage(f"rank {split} targets, watched {way}", total) as advance:
         for model, make in makers.items():
 
             def advance_model(n: int, model: str = model) -> None:
@@ -149,7 +181,7 @@ def _rank(
                 make(),
                 ranking_set.histories,
                 ranking_set.targets,
-                remove_seen=context.config.evaluate.remove_seen,
+                remove_seen=remove_seen,
                 advance=advance_model,
             )
     return RankedSplit(split, ranking_set, ranks)
@@ -170,6 +202,7 @@ def _find_cohorts(
 def _compare(
     context: StepContext,
     ranked: list[RankedSplit],
+    other_way: RankedSplit,
     cohorts: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     protocol: Protocol,
 ) -> dict[str, Any]:
@@ -177,16 +210,19 @@ def _compare(
     test = next(entry for entry in ranked if entry.split == "test")
     content: dict[str, Any] = {
         "results": [row for entry in ranked for row in result_rows(entry, protocol)],
-        "differences": difference_rows(test, SICSREC, (ID_ENCODER, TRANSITIONS), protocol),
+        OTHER_WAY[context.config.evaluate.remove_seen]: result_rows(other_way, protocol),
+        "differences": [
+            *difference_rows(test, SICSREC, (ID_ENCODER, TRANSITIONS), protocol),
+            *difference_rows(test, SICSREC_BLENDED, (ID_ENCODER, ID_ENCODER_BLENDED), protocol),
+        ],
         "cohorts": [
             row for entry in ranked for row in cohort_rows(entry, cohorts[entry.split], protocol)
         ],
     }
     folder = context.output("metrics")
-    files = {"results": "metrics", "differences": "differences", "cohorts": "cohorts"}
-    for name, file in files.items():
-        frame = pl.DataFrame(content[name], infer_schema_length=None)
-        frame.write_parquet(folder / f"{file}.parquet")
+    for name, rows in content.items():
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+        frame.write_parquet(folder / f"{'metrics' if name == 'results' else name}.parquet")
         context.tracker.log_table(name, frame)
     context.tracker.log_metrics(_tracked(content["results"], protocol.metrics))
     context.tracker.log_figure("results", plot_results(content["results"], MODELS, PLOTTED))
@@ -196,11 +232,12 @@ def _compare(
 
 
 def _tracked(results: list[Row], metrics: list[str]) -> dict[str, float]:
-    """Name every metric as the tracker does: SICSRec's plainly, the others' under ``rivals/``."""
+    """Name every metric as the tracker does: SICSRec's plainly, the others' under a prefix."""
+    prefixes = {SICSREC: "", SICSREC_BLENDED: "blended/"}
     named = {}
     for row in results:
         slug = re.sub(r"[^a-z0-9]+", "_", row["model"].lower()).strip("_")
-        prefix = "" if row["model"] == SICSREC else f"rivals/{slug}/"
+        prefix = prefixes.get(row["model"], f"rivals/{slug}/")
         for metric in metrics:
             named[f"{prefix}{row['split']}/{metric}"] = row[metric]
     return named

@@ -21,10 +21,10 @@ from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import INTERACTIONS, check_schema
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
-from sicsrec.evaluation.ranking import recommend
+from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.storage import load_model
-from sicsrec.recommender import ITEMS_FILE
+from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
 from sicsrec.steps.context import StepContext, StepReport
 
 CHUNK_USERS = 8192
@@ -38,6 +38,10 @@ _RECOMMENDATIONS = pa.schema(
         ("score", pa.float32()),
     ]
 )
+_BLEND_FILES = {
+    ID_ENCODER_FOLDER: "the model of step 1, whose scores the blend weighs too",
+    BLEND_FOLDER: "weights, training counts and item vectors of the blend",
+}
 
 
 def run(context: StepContext) -> StepReport:
@@ -57,10 +61,11 @@ def run(context: StepContext) -> StepReport:
         raise DataError("ingest/interactions is empty, so there is nobody to recommend to")
     model_folder = context.input("train_sicsrec/model").path()
     model = load_model(model_folder, context.device)
-    n_rows, n_short = _write_recommendations(context, model, histories, catalog)
+    _write_model_folder(context, model_folder, catalog)
+    recommender = Recommender.load(context.output("model"), context.device)
+    n_rows, n_short = _write_recommendations(context, recommender.scorer, histories, catalog)
     _write_item_vectors(context, model, catalog)
     _write_user_vectors(context, model, histories)
-    _write_model_folder(context, model_folder, catalog)
     section = context.config.export
     return StepReport(
         rows=n_rows,
@@ -70,6 +75,7 @@ def run(context: StepContext) -> StepReport:
             "items": catalog.n_items,
             "top_k": section.top_k,
             "remove_seen": section.remove_seen,
+            "score": section.score,
             "users_with_fewer_than_top_k": n_short,
             "vector_width": int(model.item_vectors().shape[1]),
         },
@@ -82,7 +88,7 @@ def _chunks(histories: Histories) -> Iterator[Histories]:
 
 
 def _write_recommendations(
-    context: StepContext, model: SequenceModel, histories: Histories, catalog: ItemCatalog
+    context: StepContext, scorer: Scorer, histories: Histories, catalog: ItemCatalog
 ) -> tuple[int, int]:
     """Return the number of rows, and of users for whom fewer than top_k items were left."""
     section = context.config.export
@@ -94,7 +100,7 @@ def _write_recommendations(
     ):
         for chunk in _chunks(histories):
             indices, scores = recommend(
-                model, chunk, section.top_k, remove_seen=section.remove_seen, advance=advance
+                scorer, chunk, section.top_k, remove_seen=section.remove_seen, advance=advance
             )
             found = indices > 0
             users, places = np.nonzero(found)
@@ -145,8 +151,14 @@ def _write_model_folder(context: StepContext, trained: Path, catalog: ItemCatalo
     Nothing of the interactions goes in: the output is declared to have seen what the model has.
     """
     folder = context.output("model")
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(trained / name, folder / name)
+    shutil.copytree(trained, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if context.config.export.score == "blend":
+        parts = {
+            ID_ENCODER_FOLDER: context.input("pretrain_id/model").path(),
+            BLEND_FOLDER: context.input("train_sicsrec/blend").path("sicsrec"),
+        }
+        for name, part in parts.items():
+            shutil.copytree(part, folder / name, copy_function=shutil.copyfile)
     catalog.frame.select("item_id", "item_index").write_parquet(folder / ITEMS_FILE)
     card = json.dumps(_model_card(context, trained, catalog), indent=2, ensure_ascii=False)
     (folder / "model_card.json").write_text(card + "\n", encoding="utf-8")
@@ -169,11 +181,13 @@ def _model_card(context: StepContext, trained: Path, catalog: ItemCatalog) -> di
             "config.json": "kind and settings of the model",
             "model.safetensors": "weights",
             ITEMS_FILE: "item_id and item_index (1..N) of every item that can be recommended",
-        },
+        }
+        | (_BLEND_FILES if context.config.export.score == "blend" else {}),
         "use": (
             "from sicsrec.recommender import Recommender; "
             "Recommender.load(FOLDER).recommend([ITEM_ID, ...], k=10)"
         ),
+        "ranks_by": context.config.export.score,
         "limits": (
             "knows only the items it was trained with; a history of none of them is refused. "
             "Quality figures are in the report of the evaluate step of the same pipeline run."

@@ -11,6 +11,7 @@ from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
+from sicsrec.model_files import find_model_folder
 
 _LARGE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".mp3", ".wav", ".zip"}
 
@@ -28,16 +29,24 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
         source = config.encode_items.source
         files = {"text": source.text, "image": source.image}
         return {name: _digest_given(path) for name, path in files.items() if path is not None}
-    if step_name in ("sample_pairs", "align_encoders"):
+    folders: dict[str, Path | None] = {}
+    if step_name == "align_encoders":
         encoders = {
             "text_encoder": config.align_encoders.text_encoder,
             "image_encoder": config.align_encoders.image_encoder,
         }
-        if step_name == "sample_pairs":
-            has_encoder = config.sample_pairs.judge.vectors == "encoder"
-            encoders = {"text_encoder": encoders["text_encoder"]} if has_encoder else {}
         folders = {name: local_model_folder(entry) for name, entry in encoders.items() if entry}
-        return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+    if step_name == "sample_pairs":
+        folders = _judge_folders(config)
+    return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+
+
+def _judge_folders(config: PipelineConfig) -> dict[str, Path | None]:
+    judge, encoder = config.sample_pairs.judge, config.align_encoders.text_encoder
+    if judge.kind == "transformers":
+        return {"judge": find_model_folder(judge.model, "judge")}
+    if judge.kind == "similarity" and judge.vectors == "encoder" and encoder is not None:
+        return {"text_encoder": local_model_folder(encoder)}
     return {}
 
 
@@ -53,7 +62,8 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
         name: without_places(value) if isinstance(value, Mapping) else value
         for name, value in values.items()
     }
-    if isinstance(plain.get("library"), str) and isinstance(plain.get("model"), str):
+    is_model = "library" in plain or plain.get("kind") == "transformers"
+    if is_model and isinstance(plain.get("model"), str):
         plain["model"] = portable_name(plain["model"])
     if plain.get("kind") == "given":
         for name in ("text", "image"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,7 +26,7 @@ from sicsrec.config import PipelineConfig
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.steps import Step, get_step, inputs_of
-from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.context import ReadSecret, StepContext, StepReport, no_secrets
 from sicsrec.steps.external import external_inputs, without_places
 from sicsrec.tracking import NullTracker, Tracker
 
@@ -65,11 +66,8 @@ def step_identity(
         ArtifactMissingError: if an input is missing.
     """
     section = getattr(config, step.name).model_dump(mode="json")
-    if step.name == "ingest":
-        # Where the raw data lies says nothing about what it holds; their digests do.
-        section.pop("path")
-    for name in step.without_effect:
-        section.pop(name)
+    for path in step.not_in_key(config):
+        _leave_out(section, path)
     for path in step.further_sections(config):
         value: Any = config
         for part in path.split("."):
@@ -88,6 +86,13 @@ def step_identity(
         "inputs": digests,
         "external_inputs": external_inputs(step.name, config),
     }
+
+
+def _leave_out(section: dict[str, Any], path: str) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        section = section[parent]
+    del section[name]
 
 
 def check_leaks(step: Step, config: PipelineConfig, inputs: Mapping[str, ArtifactRef]) -> None:
@@ -130,6 +135,7 @@ def run_step(
     open_tracker: OpenTracker | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
+    read_secret: ReadSecret = no_secrets,
 ) -> StepResult:
     """Run one step, or reuse its commit when configuration, code version and inputs are unchanged.
 
@@ -143,6 +149,8 @@ def run_step(
         progress: shows how far the step is; None shows nothing.
         device: torch device of the step; ``auto`` takes an accelerator where there is one, and is
             looked up only when the step really runs.
+        read_secret: gives the value of a secret that the configuration names; by default none is
+            known.
 
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
@@ -156,8 +164,11 @@ def run_step(
         manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
         was_reused = manifest is not None
         if manifest is None:
+            prepare = partial(
+                StepContext, config, progress=progress or NoProgress(), read_secret=read_secret
+            )
             manifest = _run_and_commit(
-                step, key, config, inputs, store, open_tracker, progress or NoProgress(), device
+                step, key, config, inputs, store, open_tracker, prepare, device
             )
         report = StepReport(**store.report(config.dataset, step.name, key))
     return StepResult(manifest, report, was_reused, time.monotonic() - started)
@@ -170,7 +181,7 @@ def _run_and_commit(
     inputs: Mapping[str, ArtifactRef],
     store: ArtifactStore,
     open_tracker: OpenTracker | None,
-    progress: Progress,
+    prepare: Callable[..., StepContext],
     device: str,
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
@@ -182,7 +193,7 @@ def _run_and_commit(
     tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
     with tracking as tracker:
         run = importlib.import_module(f"sicsrec.steps.{step.name}").run
-        context = StepContext(config, readers, pending, tracker, progress, device)
+        context = prepare(inputs=readers, pending=pending, tracker=tracker, device=device)
         report: StepReport = run(context)
         manifest = Manifest(
             dataset=config.dataset,

@@ -18,23 +18,29 @@ from sicsrec.encoders.content import TextContent
 from sicsrec.encoders.encoding import encode_content
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.answers import Tally
+from sicsrec.sampling.asking import LanguageModelJudge, Surroundings
 from sicsrec.sampling.judges import JUDGES
 from sicsrec.sampling.judges.similarity import TextVectors, tfidf_vectors
 from sicsrec.sampling.protocol import Judge, Question
 from sicsrec.sampling.questions import QuestionSource
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.pair_record import record_pairs
 
 FILE_NAME = "pairs.parquet"
 
 _QUESTIONS_AT_A_TIME = 512
 _TEXTS_AT_A_TIME = 128
-_N_SHOWN = 20
 
 
 def run(context: StepContext) -> StepReport:
     """Ask the judge about every anchor and keep the usable answers.
 
+    A language model is asked first for all that its log of replies lacks; the pairs are then read
+    from the log in the order of the questions, so they do not depend on which reply came first.
+
     Raises:
+        ConfigError: if the judge cannot be made as configured.
+        BackendError: if a language model cannot answer; what it answered stays in its log.
         DataError: if more answers than ``max_unusable_share`` are unusable, or no item has a text.
     """
     config = context.config.sample_pairs
@@ -42,21 +48,14 @@ def run(context: StepContext) -> StepReport:
     log = TrainLog.read(context.input("split/train").path())
     questions = QuestionSource(log, catalog, config.anchors, config.n_candidates, context.seed)
     judge = _make_judge(context, catalog)
-    tally = Tally()
-    rows: list[tuple[str, str | None, list[str], str]] = []
-    with context.progress.stage("questions", questions.n_anchors) as advance:
-        for some in _in_chunks(questions):
-            for question, answer in zip(some, judge.answer(some), strict=True):
-                verdict = tally.judge(question, answer)
-                if verdict is not None:
-                    negatives = list(verdict.negative_ids)
-                    rows.append((question.anchor_id, verdict.positive_id, negatives, judge.name))
-            advance(len(some))
-        advance(sum(questions.skipped.values()))
-    pairs = pl.DataFrame(rows, schema=dict(PAIRS), orient="row")
+    if isinstance(judge, LanguageModelJudge):
+        judge.ask(questions, context.progress)
+    pairs, tally = _read_answers(context, questions, judge)
     content = _describe(pairs, tally, questions, catalog)
+    if isinstance(judge, LanguageModelJudge):
+        content["language_model"] = judge.report()
     # Recorded before the share is judged: who has to find out what went wrong needs the numbers.
-    _record(context, pairs, content, catalog)
+    record_pairs(context, pairs, content, catalog)
     if tally.unusable_share > config.max_unusable_share:
         raise DataError(
             f"{tally.n_unusable} of {tally.n_answers} answers of the judge {judge.name!r} are "
@@ -67,15 +66,34 @@ def run(context: StepContext) -> StepReport:
     return StepReport(rows=tally.n_pairs, rows_of="pairs", content=content)
 
 
+def _read_answers(
+    context: StepContext, questions: QuestionSource, judge: Judge
+) -> tuple[pl.DataFrame, Tally]:
+    tally = Tally()
+    rows: list[tuple[str, str | None, list[str], str]] = []
+    with context.progress.stage("answers", questions.n_anchors) as advance:
+        for some in _in_chunks(questions):
+            for question, answer in zip(some, judge.answer(some), strict=True):
+                verdict = tally.judge(question, answer)
+                if verdict is not None:
+                    negatives = list(verdict.negative_ids)
+                    rows.append((question.anchor_id, verdict.positive_id, negatives, judge.name))
+            advance(len(some))
+        advance(sum(questions.skipped.values()))
+    return pl.DataFrame(rows, schema=dict(PAIRS), orient="row"), tally
+
+
 def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:
     config = context.config.sample_pairs
+    given: TextVectors | Surroundings
+    if config.judge.kind != "similarity":
+        given = Surroundings(context.cache, context.device, context.read_secret)
+    elif config.judge.vectors == "encoder":
+        given = _encoder_vectors(context, catalog)
+    else:
+        given = tfidf_vectors(catalog)
     build = cast("Any", JUDGES.get(config.judge.kind))
-    vectors = (
-        _encoder_vectors(context, catalog)
-        if config.judge.vectors == "encoder"
-        else tfidf_vectors(catalog)
-    )
-    judge: Judge = build(config.judge, config.n_negatives, vectors)
+    judge: Judge = build(config.judge, config.n_negatives, given)
     return judge
 
 
@@ -110,10 +128,13 @@ def _describe(
     covered = pl.concat([positive["anchor_id"], positive["positive_id"]]).n_unique()
     in_degree = positive["positive_id"].value_counts()["count"]
     lengths = pairs["negative_ids"].list.len()
+    not_asked = dict(questions.skipped)
+    if tally.n_not_asked:
+        not_asked["beyond_budget"] = tally.n_not_asked
     return {
         "judge": pairs["source"][0] if pairs.height else None,
         "anchors": questions.n_anchors,
-        "not_asked": dict(sorted(questions.skipped.items())),
+        "not_asked": dict(sorted(not_asked.items())),
         "answers": {
             "pair": tally.n_pairs,
             "none": tally.n_none,
@@ -125,6 +146,7 @@ def _describe(
         "distinct_positives": positive["positive_id"].n_unique(),
         "times_an_item_is_positive": {
             "mean": _number(in_degree.mean()),
+            "median": _number(in_degree.median()),
             "max": _number(in_degree.max()),
         },
         "negatives_per_answer": _number(lengths.mean()),
@@ -133,30 +155,3 @@ def _describe(
 
 def _number(value: object) -> float | None:
     return round(float(value), 4) if isinstance(value, int | float) else None
-
-
-def _record(
-    context: StepContext, pairs: pl.DataFrame, content: dict[str, Any], catalog: ItemCatalog
-) -> None:
-    context.tracker.log_metrics(
-        {
-            "pairs/n_pairs": float(content["answers"]["pair"]),
-            "pairs/n_none": float(content["answers"]["none"]),
-            "pairs/unusable_share": content["unusable_share"],
-            "pairs/share_of_items": content["share_of_items_in_a_pair"],
-        }
-    )
-    titles = catalog.frame.select("item_id", "title")
-    positive = pairs.filter(pl.col("positive_id").is_not_null())
-    shown = (
-        positive.sample(min(_N_SHOWN, positive.height), seed=context.seed)
-        .join(titles, left_on="anchor_id", right_on="item_id", how="left", maintain_order="left")
-        .rename({"title": "anchor_title"})
-        .join(titles, left_on="positive_id", right_on="item_id", how="left", maintain_order="left")
-        .rename({"title": "positive_title"})
-        .with_columns(pl.col("negative_ids").list.join(" "))
-        .select(
-            "anchor_id", "anchor_title", "positive_id", "positive_title", "negative_ids", "source"
-        )
-    )
-    context.tracker.log_table("sample_pairs", shown)

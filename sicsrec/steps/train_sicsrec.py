@@ -1,22 +1,33 @@
-"""Step ``train_sicsrec``: content encoder, mix decoder and low-rank adapters on top of step 1."""
+"""Step ``train_sicsrec``: content encoder, mix decoder and low-rank adapters on top of step 1.
 
+Beside the model it fits two blends (:mod:`sicsrec.models.blend`): ``blend/sicsrec`` weighs both
+models, counts and content, ``blend/id_encoder`` the ID encoder and counts alone, so that a table
+can tell what content adds.
+"""
+
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 
 from sicsrec.config import TrainSicsrecConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.vectors import MODALITIES, ItemVectors, read_vectors
 from sicsrec.errors import ArtifactError
+from sicsrec.models.blend import Blend, HistoryFacts
+from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.steps.stage_two import StageTwoData, fit_and_save
+from sicsrec.training.blending import fit_blend
 
 
 def run(context: StepContext) -> StepReport:
-    """Train SICSRec; writes the output ``model``."""
+    """Train SICSRec and fit the blends; writes the outputs ``model`` and ``blend``."""
     section = context.config.train_sicsrec
     stage = StageTwoData.read(context)
     vectors = read_all_vectors(context.input("encode_items/vectors").path(), stage.catalog)
@@ -26,9 +37,44 @@ def run(context: StepContext) -> StepReport:
     torch.manual_seed(context.seed)
     model = build_sicsrec(section, stage.catalog.n_items, vectors, pretrained)
     report = fit_and_save(context, model.to(context.device), section, stage)
+    report.content["blend"] = fit_blends(
+        context, pretrained.to(context.device), model, vectors, stage
+    )
     missing = {entry.modality: int((~entry.present).sum()) for entry in vectors}
     report.content["items_without_modality"] = missing
     return report
+
+
+def fit_blends(
+    context: StepContext,
+    id_encoder: IdEncoder,
+    model: SICSRec,
+    vectors: list[ItemVectors],
+    stage: StageTwoData,
+) -> dict[str, Any]:
+    """Fit and save a blend with and one without SICSRec; return both fits for the report."""
+    matrices = {entry.modality: entry.matrix for entry in vectors}
+    facts = HistoryFacts.from_training(stage.train, stage.catalog.n_items, matrices)
+    blends = {
+        model.kind: Blend([id_encoder, model], facts),
+        id_encoder.kind: Blend([id_encoder], replace(facts, vectors={})),
+    }
+    fits = {}
+    with context.progress.stage("fit blends", len(blends)) as advance:
+        for kind, blend in blends.items():
+            fit = fit_blend(blend, stage.valid, context.seed)
+            folder = context.output("blend") / kind
+            folder.mkdir(parents=True)
+            save_blend(Blend(blend.models, blend.facts, fit.weights), folder)
+            fits[kind] = asdict(fit)
+            advance(1, kind)
+    weights = [
+        {"blend": kind, "feature": feature, "weight": weight}
+        for kind, fit in fits.items()
+        for feature, weight in fit["weights"].items()
+    ]
+    context.tracker.log_table("blend_weights", pl.DataFrame(weights))
+    return fits
 
 
 def read_all_vectors(folder: Path, catalog: ItemCatalog) -> list[ItemVectors]:

@@ -18,6 +18,11 @@ from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.conftest import SMALL
 
+JUDGE = [
+    "--set=sample_pairs.judge.kind=openai",
+    "--set=sample_pairs.judge.model=m",
+    "--set=sample_pairs.judge.base_url=http://127.0.0.1:9/v1",
+]
 OVERRIDES = [part for override in SMALL for part in ("--set", override)]
 
 
@@ -82,6 +87,8 @@ def test_config_shows_every_value_with_its_origin(preset: str) -> None:
         (("run", "--set", "train_sicsrec.alfa=1"), "did you mean train_sicsrec.alpha?"),
         (("config", "bili_food"), "--data FOLDER"),
         (("status", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
+        (("plan",), "asks no language model"),
+        (("plan", *JUDGE), "run --until split"),
     ],
 )
 def test_errors_are_one_message_and_exit_1(arguments: tuple[str, ...], message: str) -> None:
@@ -150,4 +157,4 @@ def test_stopped_run_says_goodbye(home: Path) -> None:
 def test_every_command_has_help() -> None:
     command = typer.main.get_command(app)
     names = set(command.commands)  # type: ignore[attr-defined]
-    assert names == {"run", "status", "config", "steps", "ui", "serve"}
+    assert names == {"run", "status", "plan", "config", "steps", "ui", "serve"}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.settings import Settings
+from tasks.settings import Settings, read_secret
 
 
 def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +35,12 @@ def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert os.environ["PREFECT_HOME"] == "/mine"
     assert os.environ["DO_NOT_TRACK"] == "1"
+
+
+def test_a_secret_is_read_by_its_name(monkeypatch):
+    monkeypatch.setenv("SICSREC_TEST_SECRET", "value")
+    assert read_secret("SICSREC_TEST_SECRET") == "value"
+    monkeypatch.setenv("SICSREC_TEST_SECRET", "")
+    assert read_secret("SICSREC_TEST_SECRET") is None
+    monkeypatch.delenv("SICSREC_TEST_SECRET")
+    assert read_secret("SICSREC_TEST_SECRET") is None

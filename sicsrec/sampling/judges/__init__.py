@@ -1,11 +1,17 @@
 """The table of judges: who answers which candidate is similar and which are unrelated.
 
-An entry is a function ``build(config, n_negatives, vectors) -> Judge``; ``vectors`` are the
-:class:`~sicsrec.sampling.judges.similarity.TextVectors` of the catalogue.
+An entry is a function ``build(config, n_negatives, given) -> Judge``. ``similarity`` is given the
+:class:`~sicsrec.sampling.judges.similarity.TextVectors` of the catalogue, the others, which ask a
+language model, :class:`~sicsrec.sampling.asking.Surroundings`.
 """
 
 from sicsrec.registry import Registry
 
 JUDGES = Registry(
-    "judge", {"similarity": "sicsrec.sampling.judges.similarity:build_similarity_judge"}
+    "judge",
+    {
+        "similarity": "sicsrec.sampling.judges.similarity:build_similarity_judge",
+        "openai": "sicsrec.sampling.judges.openai_server:build_openai_judge",
+        "transformers": "sicsrec.sampling.judges.local_model:build_local_judge",
+    },
 )

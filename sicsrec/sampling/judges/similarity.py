@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sicsrec.config import SimilarityJudgeConfig
+from sicsrec.config.judges import SimilarityJudgeConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.errors import DataError
 from sicsrec.sampling.protocol import Answer, Question, Unreadable

@@ -7,12 +7,11 @@ import polars as pl
 import pytest
 import torch
 
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
+from sicsrec.data.transitions import TransitionCounts
 from sicsrec.evaluation.metrics import mean_metrics
 from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets, recommend
 from sicsrec.evaluation.rivals import (
-    TransitionCounts,
-    item_counts,
     make_popularity,
     make_transitions,
     make_transitions_with_valid,

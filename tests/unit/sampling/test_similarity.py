@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sicsrec.config import SimilarityJudgeConfig
+from sicsrec.config.judges import SimilarityJudgeConfig
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.judges import JUDGES
 from sicsrec.sampling.judges.similarity import (
@@ -69,7 +69,7 @@ def test_a_catalogue_without_texts_says_what_to_do():
 
 
 def test_the_table_of_judges():
-    assert JUDGES.names() == ("similarity",)
+    assert JUDGES.names() == ("similarity", "openai", "transformers")
     assert JUDGES.get("similarity") is build_similarity_judge
     judge = build_similarity_judge(SimilarityJudgeConfig(), 2, VECTORS)
     assert judge.name == "similarity"

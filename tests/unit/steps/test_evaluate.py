@@ -9,10 +9,11 @@ from sicsrec.config import EvaluateConfig
 from sicsrec.data.sequences import Histories
 from sicsrec.data.split import HeldOut
 from sicsrec.errors import DataError, LeakageError
+from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.steps import evaluate
 from sicsrec.steps.context import StepContext
-from sicsrec.steps.evaluate import MODELS, SICSREC
+from sicsrec.steps.evaluate import MODELS, SICSREC, SICSREC_BLENDED
 from sicsrec.steps.runner import StepResult, run_step
 from tests.unit.steps.tiny_store import (
     COLD_ITEM,
@@ -70,7 +71,7 @@ def test_results_list_every_model_on_both_splits(evaluated) -> None:
         }
         for metric in METRICS:
             assert 0 <= row[f"{metric}_low"] <= row[f"{metric}_high"] <= 1
-    assert result.report.rows == N_RANKED * 9
+    assert result.report.rows == N_RANKED * 13
     assert not result.was_reused
 
 
@@ -137,21 +138,64 @@ def test_metrics_have_the_trackers_names(evaluated) -> None:
     }.items():
         name = f"rivals/{slug}/test/hr_at_5"
         assert tracker.metrics[name] == rows["test", model]["hr_at_5"]
-    assert len(tracker.metrics) == 9 * len(METRICS)
+    assert tracker.metrics["blended/test/mrr"] == rows["test", SICSREC_BLENDED]["mrr"]
+    assert len(tracker.metrics) == 13 * len(METRICS)
 
 
 def test_differences_are_paired_and_of_test(evaluated) -> None:
     result, _, _ = evaluated
     rows = {(row["split"], row["model"]): row for row in result.report.content["results"]}
     differences = result.report.content["differences"]
-    assert [(row["rival"], row["metric"]) for row in differences] == [
-        (rival, metric) for rival in ("ID encoder", "transitions") for metric in METRICS
+    compared = [
+        (SICSREC, "ID encoder"),
+        (SICSREC, "transitions"),
+        (SICSREC_BLENDED, "ID encoder"),
+        (SICSREC_BLENDED, "ID encoder, blended"),
+    ]
+    assert [(row["model"], row["rival"], row["metric"]) for row in differences] == [
+        (model, rival, metric) for model, rival in compared for metric in METRICS
     ]
     for row in differences:
-        ours, theirs = rows["test", SICSREC], rows["test", row["rival"]]
+        ours, theirs = rows["test", row["model"]], rows["test", row["rival"]]
         assert row["difference"] == pytest.approx(ours[row["metric"]] - theirs[row["metric"]])
         assert row["low"] <= row["high"]
         assert 0 <= row["share_below_zero"] <= 1
+
+
+@pytest.mark.parametrize("remove_seen", [False, True])
+def test_the_other_protocol_stands_beside(tiny: TinyStore, remove_seen: bool) -> None:
+    """What one run calls the other way is what a run that is set to it calls its results."""
+    content = {
+        way: run_step(
+            "evaluate",
+            make_config(evaluate=EvaluateConfig(n_bootstrap=10, remove_seen=way)),
+            tiny.refs,
+            tiny.store,
+        ).report.content
+        for way in (False, True)
+    }
+    name = "results_watched_kept" if remove_seen else "results_watched_left_out"
+    other = [row for row in content[not remove_seen]["results"] if row["split"] == "test"]
+    assert content[remove_seen][name] == other
+
+
+def test_blends_rank_by_what_they_weigh(tiny: TinyStore, evaluated) -> None:
+    frame = per_user(tiny, evaluated[0])
+    blend = load_blend(
+        folder_of(tiny.store, tiny.refs["train_sicsrec/blend"]) / "sicsrec",
+        [
+            load_model(folder_of(tiny.store, tiny.refs["pretrain_id/model"])),
+            load_model(folder_of(tiny.store, tiny.refs["train_sicsrec/model"])),
+        ],
+    )
+    catalog = make_catalog()
+    ranks = frame.filter(pl.col("model") == SICSREC_BLENDED, pl.col("split") == "test")
+    assert ranks.height == N_RANKED
+    for row in ranks.iter_rows(named=True):
+        context = catalog.indices_of(histories_by_user()[row["user_id"]][:-1])
+        history = Histories(pl.Series("user_id", ["u"]), np.array([0, len(context)]), context)
+        target = int(catalog.indices_of([row["item_id"]])[0])
+        assert row["rank"] == expected_rank(blend.score(history)[0].numpy(), target, set())
 
 
 def test_cohorts_share_out_all_users(evaluated) -> None:
@@ -183,8 +227,9 @@ def test_protocol_and_policies_are_stated(evaluated) -> None:
 
 def test_progress_reaches_its_totals(evaluated) -> None:
     assert evaluated[2].stages == {
-        "rank valid targets": (4 * N_RANKED, 4 * N_RANKED),
-        "rank test targets": (5 * N_RANKED, 5 * N_RANKED),
+        "rank valid targets, watched kept": (6 * N_RANKED, 6 * N_RANKED),
+        "rank test targets, watched kept": (7 * N_RANKED, 7 * N_RANKED),
+        "rank test targets, watched left out": (7 * N_RANKED, 7 * N_RANKED),
     }
 
 
@@ -205,7 +250,7 @@ def test_a_model_that_saw_test_is_refused_by_runner_and_step(tmp_path: Path) -> 
         run_step("evaluate", make_config(), tiny.refs, tiny.store)
     readers = {name: tiny.store.open(ref) for name, ref in tiny.refs.items()}
     pending = tiny.store.begin("tiny", "evaluate", "f" * 16)
-    with pytest.raises(LeakageError, match=r"train_sicsrec/model .* seen the test targets"):
+    with pytest.raises(LeakageError, match=r"train_sicsrec/blend .* seen the test targets"):
         evaluate.run(StepContext(make_config(), readers, pending))
 
 
@@ -218,7 +263,7 @@ def test_users_with_an_empty_context_count(tmp_path: Path) -> None:
     result = run_step("evaluate", make_config(), tiny.refs, tiny.store)
     assert result.report.content["splits"]["test"]["empty_contexts"] == 1
     frame = per_user(tiny, result).filter(pl.col("user_id") == "u05", pl.col("split") == "test")
-    assert frame["history_length"].to_list() == [0] * 5
+    assert frame["history_length"].to_list() == [0] * len(MODELS)
     ranks = dict(zip(frame["model"], frame["rank"], strict=True))
     # Without a history all scores of the trained models are equal, which earns nothing.
     assert ranks["SICSRec"] == ranks["ID encoder"] == N_ITEMS

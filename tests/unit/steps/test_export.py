@@ -10,6 +10,8 @@ import pytest
 from sicsrec.config import ExportConfig
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
+from sicsrec.evaluation.ranking import recommend
+from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.recommender import Recommender
 from sicsrec.steps import export
@@ -162,6 +164,32 @@ def test_the_model_folder_loads_without_the_pipeline(tiny: TinyStore, exported) 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "2"
+
+
+def test_a_blend_ranks_where_the_config_says_so(tiny: TinyStore) -> None:
+    config = make_config(export=ExportConfig(top_k=5, score="blend"))
+    result = run_step("export", config, tiny.refs, tiny.store)
+    folder = output(tiny, result, "model")
+    card = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
+    assert card["ranks_by"] == "blend"
+    assert set(card["files"]) | {"model_card.json"} == {path.name for path in folder.iterdir()}
+    assert result.refs["export/model"].sees == ("train", "valid")
+    models = [
+        load_model(folder_of(tiny.store, tiny.refs[name]))
+        for name in ("pretrain_id/model", "train_sicsrec/model")
+    ]
+    blend = load_blend(folder_of(tiny.store, tiny.refs["train_sicsrec/blend"]) / "sicsrec", models)
+    histories = Histories.from_interactions(make_interactions(), make_catalog())
+    indices, scores = recommend(blend, histories, 5, remove_seen=True)
+    table = recommendations(tiny, result)
+    for row, user_id in enumerate(histories.user_ids):
+        found = table.filter(pl.col("user_id") == user_id)
+        expected = indices[row][indices[row] > 0]
+        assert found["item_id"].to_list() == make_catalog().ids_of(expected).to_list()
+        np.testing.assert_allclose(found["score"], scores[row][: len(expected)], rtol=1e-6)
+    loaded = Recommender.load(folder).recommend(histories_by_user()["u17"], k=5)
+    mine = table.filter(pl.col("user_id") == "u17").select("item_id", "rank")
+    assert loaded.select("item_id", "rank").equals(mine)
 
 
 def test_no_interactions_are_an_error(tmp_path: Path) -> None:

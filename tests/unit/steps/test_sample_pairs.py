@@ -4,7 +4,8 @@ import pytest
 from sicsrec.data.schema import PAIRS, check_schema
 from sicsrec.errors import DataError
 from sicsrec.sampling.protocol import Answer, Unreadable
-from sicsrec.steps import sample_pairs
+from sicsrec.steps import get_step, sample_pairs
+from sicsrec.steps.runner import step_identity
 from tests.unit.stage_one import make_catalog
 from tests.unit.steps.stage_one_store import HISTORIES, World
 
@@ -81,6 +82,17 @@ def test_too_many_unusable_answers_stop_the_step_with_their_numbers(tmp_path, mo
     with pytest.raises(DataError, match=r"names_anchor.*max_unusable_share"):
         sample_pairs.run(world.context("sample_pairs"))
     assert world.recorder.metrics["pairs/unusable_share"] > 0.5
+
+
+def test_other_weights_of_a_local_encoder_are_another_judge(tmp_path):
+    judge = {"vectors": "encoder", "min_positive": 0.15, "max_negative": 0.05}
+    keys = []
+    for name in ("a", "b"):
+        world = World(tmp_path, sample_pairs={"judge": judge})
+        (tmp_path / "bert" / "notes.txt").write_text(name)
+        keys.append(step_identity(get_step("sample_pairs"), world.config, world.refs))
+    assert keys[0] != keys[1]
+    assert keys[0]["config"] == keys[1]["config"]
 
 
 def test_no_texts_at_all_is_an_error(tmp_path):

@@ -22,7 +22,10 @@ from sicsrec.config import (
     PipelineConfig,
 )
 from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.sequences import Histories
 from sicsrec.data.split import leave_one_out
+from sicsrec.models.blend import Blend, HistoryFacts
+from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import save_model
@@ -110,6 +113,15 @@ def make_sicsrec() -> SICSRec:
     return model
 
 
+def write_blends(folder: Path, encoder: IdEncoder, sicsrec: SICSRec, train: Histories) -> None:
+    text = np.random.default_rng(0).normal(size=(N_ITEMS, 4)).astype(np.float32)
+    facts = HistoryFacts.from_training(train, N_ITEMS, {"text": text})
+    weights = {"id_encoder": 1.0, "watched": -3.0, "next_1": 0.5}
+    for name, models in (("id_encoder", [encoder]), ("sicsrec", [encoder, sicsrec])):
+        (folder / name).mkdir()
+        save_blend(Blend(models, facts, weights), folder / name)
+
+
 @dataclass
 class TinyStore:
     store: ArtifactStore
@@ -171,8 +183,13 @@ def make_tiny_store(root: Path, model_sees: tuple[str, ...] = ("train", "valid")
         "pretrain_id",
         {"model": (("train", "valid"), lambda folder: save_model(encoder, folder))},
     )
+    train = Histories.from_interactions(split.train.interactions, make_catalog())
     tiny.commit(
-        "train_sicsrec", {"model": (model_sees, lambda folder: save_model(sicsrec, folder))}
+        "train_sicsrec",
+        {
+            "model": (model_sees, lambda folder: save_model(sicsrec, folder)),
+            "blend": (model_sees, lambda folder: write_blends(folder, encoder, sicsrec, train)),
+        },
     )
     return tiny
 

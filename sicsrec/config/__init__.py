@@ -5,22 +5,12 @@ the paper's value (arXiv 2510.10556) or one that cannot matter; what depends on 
 Config objects stop at the builders: modules of the models take plain keyword arguments.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, docstrings become field descriptions."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
-    )
-
+from sicsrec.config.base import PositiveInt, Rate, Section, Share
+from sicsrec.config.judges import JudgeConfig, SimilarityJudgeConfig
 
 # --------------------------------------------------------------------------- ingest
 
@@ -164,29 +154,10 @@ class SplitConfig(Section):
 # --------------------------------------------------------------------------- sample_pairs
 
 
-class SimilarityJudgeConfig(Section):
-    """A judge without an LLM: it compares text vectors."""
-
-    kind: Literal["similarity"] = "similarity"
-    vectors: Literal["tfidf", "encoder"] = "tfidf"
-    """``tfidf``: TF-IDF of character n-grams; ``encoder``: ``align_encoders.text_encoder`` as it is
-    before alignment."""
-    min_positive: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.2
-    """Cosine from which the nearest candidate counts as similar; below, the answer is none."""
-    max_negative: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.1
-    """Cosine up to which a candidate counts as unrelated."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "SimilarityJudgeConfig":
-        if self.max_negative >= self.min_positive:
-            raise ValueError("max_negative must be below min_positive")
-        return self
-
-
 class SamplePairsConfig(Section):
     """Training histories to positive and negative item pairs (METHOD 1.1)."""
 
-    judge: SimilarityJudgeConfig = SimilarityJudgeConfig()
+    judge: JudgeConfig = SimilarityJudgeConfig()
     """Who names the similar and the unrelated candidates."""
     anchors: Literal["per_item", "per_user"] = "per_item"
     """``per_user`` (the paper): one question per training history, about its last item.
@@ -197,6 +168,11 @@ class SamplePairsConfig(Section):
     """Most unrelated candidates asked for."""
     max_unusable_share: Share = 0.5
     """Stop when a larger share of the answers is unusable."""
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _similarity_unless_named(cls, value: Any) -> Any:
+        return {"kind": "similarity", **value} if isinstance(value, dict) else value
 
 
 # --------------------------------------------------------------------------- align_encoders
@@ -479,6 +455,9 @@ class ExportConfig(Section):
 
     top_k: PositiveInt = 20
     """Recommendations per user."""
+    score: Literal["sicsrec", "blend"] = "sicsrec"
+    """What ranks: SICSRec alone, as the paper, or its blend with the ID encoder, counts and
+    content (see :mod:`sicsrec.models.blend`)."""
     remove_seen: bool = True
     """Whether items of the user's history are left out."""
 
@@ -521,7 +500,12 @@ class PipelineConfig(Section):
                 "align_encoders has neither a text_encoder nor an image_encoder; give one, or give "
                 "vectors with encode_items.source.kind: given"
             )
-        if self.sample_pairs.judge.vectors == "encoder" and encoders.text_encoder is None:
+        judge = self.sample_pairs.judge
+        if (
+            judge.kind == "similarity"
+            and judge.vectors == "encoder"
+            and encoders.text_encoder is None
+        ):
             raise ValueError(
                 "sample_pairs.judge.vectors is 'encoder' but align_encoders.text_encoder is missing"
             )

@@ -1,0 +1,180 @@
+"""Pictures of sampled pairs: a sheet of examples to look at, and how the answers came out."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+_BACKGROUND = "#eeeeee"
+_PAIRS_PER_ROW = 4
+_ROW_INCHES = 3.3
+_THUMBNAIL_PIXELS = 160
+_LINE_WIDTH = 26
+"""Columns of a line of a title; Chinese characters take two."""
+_MOST_LINES = 2
+_CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei",
+    "Droid Sans Fallback", "Arial Unicode MS",
+)  # fmt: skip
+_NO_GLYPH = "\N{WHITE SQUARE}"
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    """An item in a picture."""
+
+    title: str | None
+    cover: Image.Image | None
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """An anchor beside the item that the judge calls similar."""
+
+    anchor: ShownItem
+    positive: ShownItem
+    negative_titles: tuple[str, ...] = ()
+    """Titles of what the judge calls unrelated to the anchor."""
+
+
+def plot_pair_sheet(pairs: Sequence[ShownPair]) -> Figure:
+    """Draw pairs with titles and covers, four to a row; unrelated titles stand below in grey.
+
+    Args:
+        pairs: at least one.
+    """
+    n_rows = -(-len(pairs) // _PAIRS_PER_ROW)
+    height = _ROW_INCHES * n_rows
+    figure = Figure(figsize=(4.2 * _PAIRS_PER_ROW, height), dpi=80)
+    grid = figure.add_gridspec(
+        n_rows, _PAIRS_PER_ROW, left=0.01, right=0.99, top=1 - 0.3 / height,
+        bottom=1.1 / height, wspace=0.06, hspace=0.75,
+    )  # fmt: skip
+    for number, pair in enumerate(pairs):
+        cell = grid[number // _PAIRS_PER_ROW, number % _PAIRS_PER_ROW].subgridspec(
+            1, 2, wspace=0.04
+        )
+        left, right = figure.add_subplot(cell[0]), figure.add_subplot(cell[1])
+        _draw_item(left, pair.anchor, _BLUE, "anchor")
+        _draw_item(right, pair.positive, _ORANGE, "similar")
+        negatives = [f"not: {_wrap(title, 2 * _LINE_WIDTH, 1)}" for title in pair.negative_titles]
+        _write(left, "\n".join(negatives[:3]), (0.0, -0.3), _GREY, 7.0)
+    return figure
+
+
+def plot_answers(outcomes: Mapping[str, int], times_positive: NDArray[np.integer]) -> Figure:
+    """Draw how many answers came out in each way, and how often items were called similar.
+
+    Args:
+        outcomes: count by word.
+        times_positive: [N] how often each item is a positive, zeros included.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [name.replace("_", " ") for name in outcomes]
+    bars = left.barh(names, list(outcomes.values()), color=_BLUE)
+    left.bar_label(bars, padding=3, fontsize=8)
+    left.invert_yaxis()
+    left.set(title="answers")
+    left.margins(x=0.15)
+    counts = np.bincount(np.minimum(times_positive, 10), minlength=11)
+    right.bar([*map(str, range(10)), "10+"], counts, color=_ORANGE)
+    right.set(title="items by the times they are a positive", xlabel="times", ylabel="items")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_item(axes: Axes, item: ShownItem, color: str, role: str) -> None:
+    if item.cover is None:
+        axes.set_facecolor(_BACKGROUND)
+        _write(axes, "no cover", (0.5, 0.5), _GREY, 8.0, "center")
+    else:
+        side = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
+        axes.imshow(np.asarray(ImageOps.pad(item.cover, side, color=_BACKGROUND)), aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=color, linewidth=1.5)
+    _write(axes, role, (0.02, 1.02), color, 7.0, bottom=True)
+    _write(axes, _wrap(item.title or "(no title)", _LINE_WIDTH, _MOST_LINES), (0.0, -0.03))
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    color: str = "black",
+    size: float = 8.0,
+    align: str = "left",
+    *,
+    bottom: bool = False,
+) -> None:
+    drawn = axes.text(
+        *place, _drawable(text), transform=axes.transAxes, color=color, fontsize=size,
+        horizontalalignment=align, verticalalignment="bottom" if bottom else "top",
+        fontfamily=list(_fonts()),
+    )  # fmt: skip
+    # A title may hold dollar signs, between which matplotlib would read mathematics.
+    drawn.set_parse_math(False)
+
+
+def _wrap(text: str, width: int, most_lines: int) -> str:
+    r"""Break a title into lines of a width in columns, cut after some lines.
+
+    Example:
+        >>> _wrap("one two three", 8, 2)
+        'one two\nthree'
+    """
+    lines, line, used = [], "", 0
+    for word in _words(text):
+        columns = sum(_columns(letter) for letter in word)
+        if line and used + columns > width:
+            lines.append(line.strip())
+            line, used = "", 0
+        line, used = line + word, used + columns
+    lines.append(line.strip())
+    if len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], f"{lines[most_lines - 1]}…"]
+    return "\n".join(lines)
+
+
+def _words(text: str) -> list[str]:
+    """Split where a line may break: after spaces and after every wide character."""
+    words = [""]
+    for letter in " ".join(text.split()):
+        words[-1] += letter
+        if letter == " " or _columns(letter) == 2 or len(words[-1]) >= _LINE_WIDTH:
+            words.append("")
+    return [word for word in words if word]
+
+
+def _columns(letter: str) -> int:
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> tuple[str, ...]:
+    """Return matplotlib's own font and the first installed one with Chinese characters."""
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    chinese = [name for name in _CJK_FONTS if name in installed]
+    return ("DejaVu Sans", *chinese[:1])
+
+
+def _drawable(text: str) -> str:
+    """Replace characters that no installed font has, of which matplotlib would warn."""
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _fonts()]
+    return "".join(
+        letter
+        if letter == "\n" or any(font.get_char_index(ord(letter)) for font in fonts)
+        else _NO_GLYPH
+        for letter in text
+    )

@@ -1,0 +1,173 @@
+"""Fits the weights of a blend on validation targets, by maximum likelihood.
+
+The model is a softmax over all items whose logits are linear in the weights, so the negative
+log-likelihood is convex and Newton's method finds its minimum in a few steps::
+
+    L(w) = Σ_u log Σ_i exp(w · f(u, i)) - w · f(u, target(u)) + r/2 Σ_j (s_j w_j)²
+
+The ridge keeps weights finite where the data would drive them off, such as that of ``watched``
+where nobody ever watches twice; s_j is the spread of feature j, so the units of features do not
+matter. A blend has about twenty weights and validation thousands of targets, so hardly anything can
+be learned by heart; its validation figures are those of the data it was fitted on all the same.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sicsrec.errors import TrainingDivergedError
+from sicsrec.evaluation.ranking import RankingSet
+from sicsrec.models.blend import Blend
+
+logger = logging.getLogger(__name__)
+
+MAX_VALUES = 1 << 27
+"""Most feature values held at once (512 MiB in float32); more users are sampled from."""
+MAX_STEPS = 30
+RIDGE = 1.0
+"""r."""
+BLOCK_USERS = 256
+
+_ENOUGH = 1e-6
+"""Newton's decrement, in nats per user, below which the minimum counts as found."""
+
+
+@dataclass(frozen=True)
+class BlendFit:
+    """How a fit ended."""
+
+    weights: dict[str, float]
+    n_users: int
+    """Users it was fitted on."""
+    n_steps: int
+    loss: float
+    """Mean negative log-likelihood of a target, in nats."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    features: Float[Tensor, "users items features"]
+    columns: Int[Tensor, " users"]
+    """Column of each user's target."""
+
+
+def fit_blend(blend: Blend, valid: RankingSet, seed: int) -> BlendFit:
+    """Fit the weights of a blend; the blend itself stays as it is.
+
+    Args:
+        blend: gives the features.
+        valid: users with their training histories as context and their validation targets.
+        seed: draws the users when there are more than memory allows.
+
+    Returns:
+        The weights, by feature.
+
+    Raises:
+        TrainingDivergedError: if a feature or the likelihood is not finite.
+    """
+    chosen = np.flatnonzero(valid.histories.lengths > 0)
+    names = [name for name, _ in blend.features(valid.histories.take(chosen[:1]))]
+    n_most = max(BLOCK_USERS, MAX_VALUES // (blend.n_items * len(names)))
+    if len(chosen) > n_most:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, n_most, replace=False))
+    blocks = [
+        _make_block(blend, valid, rows)
+        for rows in np.array_split(chosen, max(1, -(-len(chosen) // BLOCK_USERS)))
+        if len(rows)
+    ]
+    spread = _spread(blocks, len(names))
+    weights = torch.zeros(len(names), dtype=torch.float64)
+    loss = _loss(blocks, weights, spread)
+    n_steps = 0
+    while n_steps < MAX_STEPS and blocks:
+        n_steps += 1
+        gradient, hessian = _derivatives(blocks, weights, spread)
+        direction = torch.linalg.solve(hessian, -gradient)
+        decrement = -float(gradient @ direction)
+        weights, found = _line_search(blocks, weights, direction, loss, decrement, spread)
+        is_done = decrement < _ENOUGH * len(chosen) or found >= loss
+        loss = found
+        if is_done:
+            break
+    if not (np.isfinite(loss) and bool(torch.isfinite(weights).all())):
+        raise TrainingDivergedError(
+            "blend: the likelihood is not finite; look for broken values among the models' scores"
+        )
+    mean_loss = loss / max(1, len(chosen))
+    logger.info("blend: %d users, %d steps, %.4f nats", len(chosen), n_steps, mean_loss)
+    return BlendFit(
+        dict(zip(names, weights.tolist(), strict=True)), len(chosen), n_steps, mean_loss
+    )
+
+
+def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
+    features = torch.stack(
+        [feature for _, feature in blend.features(valid.histories.take(rows))], dim=-1
+    ).cpu()
+    return _Block(features, torch.from_numpy(valid.targets[rows].astype(np.int64) - 1))
+
+
+def _spread(blocks: list[_Block], n_features: int) -> Float[Tensor, " features"]:
+    """Return the root mean variance of every feature over the items of a user."""
+    total = torch.zeros(n_features, dtype=torch.float64)
+    n_users = 0
+    for block in blocks:
+        total += block.features.var(dim=1, correction=0).sum(dim=0).double()
+        n_users += len(block.columns)
+    return (total / max(1, n_users)).sqrt()
+
+
+def _loss(
+    blocks: list[_Block],
+    weights: Float[Tensor, " features"],
+    spread: Float[Tensor, " features"],
+) -> float:
+    total = 0.5 * RIDGE * float((spread * weights).square().sum())
+    for block in blocks:
+        logits = block.features @ weights.float()
+        own = logits.gather(1, block.columns[:, None])[:, 0]
+        total += float((logits.logsumexp(dim=1) - own).double().sum())
+    return total
+
+
+def _derivatives(
+    blocks: list[_Block],
+    weights: Float[Tensor, " features"],
+    spread: Float[Tensor, " features"],
+) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
+    """Return gradient E[f] - f(target) and Hessian Cov[f], summed over users, with the ridge."""
+    # A feature that is the same for all items has spread 0 and may take any weight: keep it at 0.
+    ridge = torch.where(spread > 0, RIDGE * spread.square(), 1.0)
+    gradient = ridge * weights
+    hessian = torch.diag(ridge)
+    for block in blocks:
+        chances = (block.features @ weights.float()).softmax(dim=1)
+        means = torch.einsum("un,unf->uf", chances, block.features)
+        rows = torch.arange(len(block.columns))
+        gradient += (means - block.features[rows, block.columns]).double().sum(dim=0)
+        weighted = (block.features * chances[:, :, None]).flatten(0, 1)
+        hessian += (weighted.T @ block.features.flatten(0, 1) - means.T @ means).double()
+    return gradient, hessian
+
+
+def _line_search(
+    blocks: list[_Block],
+    weights: Float[Tensor, " features"],
+    direction: Float[Tensor, " features"],
+    loss: float,
+    decrement: float,
+    spread: Float[Tensor, " features"],
+) -> tuple[Float[Tensor, " features"], float]:
+    """Halve the step until the loss falls by a fair part of what the decrement promises."""
+    step = 1.0
+    while step > 1e-4:
+        candidate = weights + step * direction
+        found = _loss(blocks, candidate, spread)
+        if found <= loss - 1e-4 * step * decrement:
+            return candidate, found
+        step /= 2
+    return weights, loss

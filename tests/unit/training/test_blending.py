@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from sicsrec.data.sequences import Histories
+from sicsrec.errors import TrainingDivergedError
+from sicsrec.evaluation.ranking import RankingSet
+from sicsrec.models.blend import Blend, HistoryFacts
+from sicsrec.training import blending
+from sicsrec.training.blending import RIDGE, fit_blend
+from tests.unit.evaluation.conftest import random_histories
+from tests.unit.models.test_blend import make_id_encoder
+
+N_ITEMS = 9
+
+
+def make_blend(weights: dict[str, float] | None = None) -> Blend:
+    train = random_histories(60, N_ITEMS - 1, longest=7, seed=3)
+    vectors = np.random.default_rng(1).normal(size=(N_ITEMS, 5)).astype(np.float32)
+    facts = HistoryFacts.from_training(train, N_ITEMS, {"text": vectors})
+    return Blend([make_id_encoder()], facts, weights)
+
+
+def draw_targets(blend: Blend, users: Histories, seed: int) -> RankingSet:
+    """Let users choose by the softmax of a blend's scores."""
+    chances = blend.score(users).softmax(dim=1)
+    torch.manual_seed(seed)
+    targets = torch.multinomial(chances, 1)[:, 0].numpy() + 1
+    return RankingSet(users, targets.astype(np.int32))
+
+
+def test_weights_behind_the_targets_are_found() -> None:
+    truth = {"watched": -2.0, "history_text": 3.0, "next_1": 0.8}
+    users = random_histories(6000, N_ITEMS, longest=6, seed=5)
+    fit = fit_blend(make_blend(), draw_targets(make_blend(truth), users, seed=1), seed=0)
+    for name, weight in truth.items():
+        assert fit.weights[name] == pytest.approx(weight, abs=0.35), name
+    assert fit.n_users == int((users.lengths > 0).sum())
+
+
+def test_the_fit_is_a_minimum_by_autograd() -> None:
+    users = random_histories(300, N_ITEMS, longest=6, seed=5)
+    valid = draw_targets(make_blend({"watched": -2.0, "next_1": 1.0}), users, seed=2)
+    fit = fit_blend(make_blend(), valid, seed=0)
+    kept = np.flatnonzero(users.lengths > 0)
+    features = torch.stack(
+        [feature for _, feature in make_blend().features(users.take(kept))], dim=-1
+    ).double()
+    spread = features.var(dim=1, correction=0).mean(dim=0).sqrt()
+    weights = torch.tensor(list(fit.weights.values()), dtype=torch.float64, requires_grad=True)
+    columns = torch.from_numpy(valid.targets[kept].astype(np.int64) - 1)
+    loss = torch.nn.functional.cross_entropy(features @ weights, columns, reduction="sum")
+    penalty = RIDGE / 2 * (spread * weights).square().sum()
+    (gradient,) = torch.autograd.grad(loss + penalty, weights)
+    assert gradient.abs().max().item() < 0.05
+    assert fit.loss == pytest.approx((loss + penalty).item() / len(kept), rel=1e-4)
+
+
+def test_a_feature_that_never_varies_gets_no_weight() -> None:
+    train = random_histories(60, N_ITEMS, longest=7, seed=3)
+    blend = Blend([make_id_encoder()], HistoryFacts.from_training(train, N_ITEMS, {}))
+    assert blend.facts.counts.min() > 0, "all items occur, so `cold` is 0 for all"
+    users = random_histories(100, N_ITEMS, longest=4, seed=6)
+    fit = fit_blend(blend, draw_targets(blend, users, seed=3), seed=0)
+    assert fit.weights["cold"] == 0.0
+
+
+def test_memory_is_bounded_by_sampling_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = random_histories(400, N_ITEMS, longest=4, seed=6)
+    valid = draw_targets(make_blend({"watched": -2.0}), users, seed=3)
+    monkeypatch.setattr(blending, "MAX_VALUES", 1)
+    monkeypatch.setattr(blending, "BLOCK_USERS", 64)
+    first, again = (fit_blend(make_blend(), valid, seed=4) for _ in range(2))
+    assert first.n_users == 64
+    assert first == again
+    assert fit_blend(make_blend(), valid, seed=5).weights != first.weights
+
+
+def test_broken_scores_are_named() -> None:
+    blend = make_blend()
+    with torch.no_grad():
+        blend.models[0].item_embedding.weight[3] = float("nan")
+    users = random_histories(50, N_ITEMS, longest=4, seed=6)
+    targets = np.ones(len(users), dtype=np.int32)
+    with pytest.raises(TrainingDivergedError, match="not finite"):
+        fit_blend(blend, RankingSet(users, targets), seed=0)
