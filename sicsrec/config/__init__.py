@@ -187,8 +187,9 @@ class TransformersEncoderConfig(Section):
     Python package."""
     revision: str | None = None
     """Commit or tag on the hub."""
-    pooling: Literal["cls", "mean", "pooler"] = "mean"
-    """How token vectors become one vector."""
+    pooling: Literal["cls", "mean", "pooler", "model"] = "mean"
+    """How token vectors become one vector. ``model``: the model's own way, i.e. the projected
+    features of a model with a text and an image tower (CLIP, SigLIP), else its pooler."""
     max_tokens: PositiveInt = 64
     """Longest text, in tokens; text models only."""
 
@@ -235,6 +236,31 @@ EncoderConfig = Annotated[
 ]
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""``auto``: bfloat16 autocast on CUDA, float32 elsewhere."""
+VectorDtype = Literal["float32", "float16"]
+
+
+class LoraConfig(Section):
+    """Low-rank weights beside every linear layer of an encoder; merged before it is saved."""
+
+    rank: PositiveInt = 8
+    """Inner width of the low-rank weights."""
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """Their product is scaled by ``alpha / rank``."""
+    dropout: Rate = 0.0
+    """Dropout of their input."""
+
+
+class MemoryBankConfig(Section):
+    """Adapter outputs of earlier batches as further negatives (cross-batch memory)."""
+
+    size: Annotated[int, Field(ge=0)] = 0
+    """Most items kept per modality; 0: no bank."""
+    max_age_steps: PositiveInt = 100
+    """Vectors older than so many optimiser steps are dropped: the weights have moved on."""
+
+
 class AlignEncodersConfig(Section):
     """Joint fine-tuning of a text and an image encoder (METHOD 1.2)."""
 
@@ -242,11 +268,14 @@ class AlignEncodersConfig(Section):
     """None: items have no text vectors."""
     image_encoder: EncoderConfig | None = None
     """None: items have no image vectors."""
-    trained: Literal["last_block", "full", "none"] = "last_block"
-    """Which weights of the encoders move; the paper trains the last block and the head."""
-    image_trained: Literal["last_block", "full", "none"] | None = None
+    trained: Literal["last_block", "lora", "full", "none"] = "last_block"
+    """Which weights of the encoders move; the paper trains the last block and the head. ``lora``
+    needs the extra of that name."""
+    image_trained: Literal["last_block", "lora", "full", "none"] | None = None
     """The same for the image encoder alone; None: as ``trained``. A tower made on the spot has to
     be trained in full beside a pretrained text encoder."""
+    lora: LoraConfig = LoraConfig()
+    """The low-rank weights of ``trained: lora``."""
     adapter_hidden_width: PositiveInt = 128
     """Inner width of the two-layer adapters that the losses are computed on."""
     adapter_width: PositiveInt = 64
@@ -263,6 +292,21 @@ class AlignEncodersConfig(Section):
     """The same for the image encoder alone; None: as ``learning_rate``."""
     adapter_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Of the adapters, which start from random weights."""
+    memory_bank: MemoryBankConfig = MemoryBankConfig()
+    """Negatives from earlier batches."""
+    precision: Precision = "auto"
+    """What the encoders compute in while they are trained; losses are always float32."""
+    items_at_a_time: PositiveInt = 64
+    """Items that go through an encoder together; on an accelerator more are faster."""
+    gradient_cache: bool = False
+    """Whether each batch is encoded twice, the first time without keeping anything for the
+    gradient, so that memory grows with ``items_at_a_time`` and not with ``batch_size``. The
+    gradient is that of the whole batch."""
+    max_cache_bytes: Annotated[int, Field(ge=0)] = 32 << 30
+    """Most disk space, per encoder, for what is constant per item; with more to keep, every batch
+    is computed from texts and covers anew."""
+    cache_dtype: VectorDtype = "float32"
+    """How hidden states are kept; ``float16`` halves the space and rounds them."""
 
 
 # --------------------------------------------------------------------------- encode_items
@@ -305,6 +349,15 @@ class EncodeItemsConfig(Section):
     """Items in a batch."""
     normalise: bool = True
     """Scale every vector to unit length."""
+    dtype: VectorDtype = "float32"
+    """Type of the numbers that are written."""
+    precision: Precision = "auto"
+    """What the encoders compute in."""
+    shard_items: PositiveInt = 4096
+    """Items after which finished vectors are put on disk; a killed run goes on from there."""
+    n_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode and preprocess covers; 0: the step does it itself; None: 0 on a CPU,
+    which the encoder keeps busy, and up to 8 beside an accelerator."""
 
 
 # --------------------------------------------------------------------------- stage 2

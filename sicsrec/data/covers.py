@@ -21,6 +21,7 @@ from PIL import Image
 from sicsrec.data.images import CoverError, CoverLimits, StoredCover, open_cover, prepare_cover
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.schema import COVERS
+from sicsrec.data.videos import VIDEO_SUFFIXES, take_frame
 from sicsrec.errors import DataError, SchemaError
 from sicsrec.progress import Advance
 
@@ -100,6 +101,15 @@ class CoverStore:
             DataError: if an item has no cover; ask with ``item_id in store`` first.
         """
         return [open_cover(content) for content in self.read_bytes(item_ids)]
+
+    def read_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of every cover by item id."""
+        digests: dict[str, str] = {}
+        for path in self._paths:
+            table = pq.read_table(path, columns=["item_id", "sha256"])
+            ids, values = table["item_id"].to_pylist(), table["sha256"].to_pylist()
+            digests |= dict(zip(ids, values, strict=True))
+        return digests
 
     def _read_group(self, shard: int, group: int) -> list[bytes]:
         key = (shard, group)
@@ -258,6 +268,10 @@ def _read_cover(root: Path, real_root: Path, relative: str, limits: CoverLimits)
         raise CoverError("unreadable_file", f"{type(err).__name__}: {err}") from err
     if not path.is_relative_to(real_root):
         raise CoverError("outside_folder", f"{relative!r} leads out of the covers folder")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        if not path.exists():
+            raise FileNotFoundError(path)
+        return prepare_cover(take_frame(path, limits.max_pixels), ".png", limits)
     return prepare_cover(_read_limited(path, relative, limits.max_bytes), path.suffix, limits)
 
 

@@ -22,6 +22,8 @@ REASONS: dict[str, str] = {
     "not_an_image": "the content is no image of a known format",
     "truncated": "the image ends before its last pixel",
     "undecodable": "the image is damaged",
+    "undecodable_video": "the video is damaged or of an unknown format",
+    "no_video": "the file holds no pictures",
     "too_many_pixels": "more pixels than ingest.max_cover_pixels",
     "too_many_bytes": "more bytes than ingest.max_cover_bytes",
     "outside_folder": "a link or path leads out of the covers folder",

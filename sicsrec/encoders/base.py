@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sicsrec.errors import EncoderError
 
 Modality = Literal["text", "image"]
-Trained = Literal["last_block", "full", "none"]
+Trained = Literal["last_block", "lora", "full", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class EncoderInputs:
         """True where the second axis is not padding."""
         positions = torch.arange(self.values.shape[1], device=self.lengths.device)
         return positions < self.lengths[:, None]
+
+
+Prepare = Callable[[Sequence[str] | Sequence[Image.Image]], EncoderInputs]
+"""Turns texts or RGB images into what an encoder computes on."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,15 @@ class ItemEncoder(nn.Module, ABC):
         self._trunk_moves = False
 
     @abstractmethod
+    def preparer(self) -> Prepare:
+        """Return what tokenises texts or preprocesses RGB images on the CPU.
+
+        It knows nothing of the weights and can be sent to another process.
+        """
+
     def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
         """Tokenise texts or preprocess RGB images, on the CPU."""
+        return self.preparer()(items)
 
     @abstractmethod
     def trunk(self, inputs: EncoderInputs) -> EncoderInputs:
@@ -88,6 +99,10 @@ class ItemEncoder(nn.Module, ABC):
         Raises:
             EncoderError: if the architecture has no last block that can be named.
         """
+
+    def whole(self) -> TrainedParts:
+        """Return everything that a vector is computed with."""
+        return TrainedParts(tuple(self.children()))
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -118,7 +133,8 @@ class ItemEncoder(nn.Module, ABC):
         """Choose the weights that move; all others are frozen, and so is their dropout.
 
         Args:
-            trained: ``last_block``: the last block and what follows it (the paper); ``full``: all;
+            trained: ``last_block``: the last block and what follows it (the paper); ``lora``: the
+                low-rank weights that :func:`sicsrec.encoders.lora.add_lora` put in; ``full``: all;
                 ``none``: nothing.
 
         Raises:
@@ -127,16 +143,25 @@ class ItemEncoder(nn.Module, ABC):
         self.requires_grad_(False)
         parts = TrainedParts(())
         if trained == "full":
-            parts = TrainedParts(tuple(self.children()))
+            parts = self.whole()
         elif trained == "last_block":
             parts = self.last_block()
+        elif trained == "lora":
+            parts = self._lora_parts()
         for module in parts.modules:
             module.requires_grad_(True)
         for parameter in parts.parameters:
             parameter.requires_grad_(True)
         self._moving = parts.modules
-        self._trunk_moves = trained == "full"
+        self._trunk_moves = trained in ("full", "lora")
         self.train(self.training)
+
+    def _lora_parts(self) -> TrainedParts:
+        dropouts = (
+            module for name, module in self.named_modules() if name.endswith(".lora_dropout")
+        )
+        weights = (weight for name, weight in self.named_parameters() if ".lora_" in name)
+        return TrainedParts(tuple(dropouts), tuple(weights))
 
     @property
     def trunk_is_constant(self) -> bool:

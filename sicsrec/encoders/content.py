@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.covers import CoverStore
-from sicsrec.encoders.base import ItemEncoder, Modality
-from sicsrec.errors import DataError, EncoderError
-from sicsrec.progress import NoProgress, Progress
+from sicsrec.encoders.base import Modality
+from sicsrec.errors import DataError
 
 
 class ItemContent(ABC):
@@ -30,6 +28,10 @@ class ItemContent(ABC):
         Raises:
             DataError: if an item does not have the modality.
         """
+
+    @abstractmethod
+    def groups(self) -> NDArray[np.int64]:
+        """Return a number for each of :attr:`indices`, equal where the content is the same."""
 
     def reading_order(self) -> NDArray[np.int32]:
         """Return :attr:`indices` in the order in which encoding them is cheapest."""
@@ -57,6 +59,11 @@ class TextContent(ItemContent):
         if len(found) != len(texts):
             raise DataError(f"{len(texts) - len(found)} of the items asked for have no text")
         return found
+
+    def groups(self) -> NDArray[np.int64]:
+        """See :meth:`ItemContent.groups`; case and space do not count."""
+        plain = [" ".join((self._texts[i - 1] or "").split()).casefold() for i in self.indices]
+        return _number_equal(plain)
 
     def reading_order(self) -> NDArray[np.int32]:
         """Return the items by length of text: a batch is padded to its longest."""
@@ -95,6 +102,17 @@ class ImageContent(ItemContent):
         """See :meth:`ItemContent.get`."""
         return self._covers.read([self._ids[int(index) - 1] for index in indices])
 
+    def groups(self) -> NDArray[np.int64]:
+        """See :meth:`ItemContent.groups`; covers are the same when their files are."""
+        digests = self._covers.read_digests()
+        return _number_equal([digests[self._ids[index - 1]] for index in self.indices])
+
+
+def _number_equal(values: Sequence[str]) -> NDArray[np.int64]:
+    numbers: dict[str, int] = {}
+    rows = [numbers.setdefault(value, len(numbers)) for value in values]
+    return np.array(rows, dtype=np.int64)
+
 
 def open_content(modality: Modality, catalog: ItemCatalog, covers_folder: Path) -> ItemContent:
     """Return the texts or the covers of a catalogue; covers are opened only when asked for.
@@ -105,58 +123,3 @@ def open_content(modality: Modality, catalog: ItemCatalog, covers_folder: Path) 
     if modality == "text":
         return TextContent(catalog)
     return ImageContent(catalog, CoverStore(covers_folder))
-
-
-def encode_content(
-    encoder: ItemEncoder,
-    content: ItemContent,
-    *,
-    batch_size: int,
-    normalise: bool,
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Encode every item that has the modality, in evaluation mode.
-
-    Args:
-        encoder: of the same modality.
-        content: what to encode.
-        batch_size: items in a batch.
-        normalise: scale every vector to unit length.
-        progress: shows how far it is.
-
-    Returns:
-        Ascending item indices [n] and their vectors [n, D].
-
-    Raises:
-        EncoderError: if a vector is not finite, or has no length and is to be normalised.
-    """
-    encoder.eval()
-    device = next(encoder.parameters()).device
-    order = content.reading_order()
-    vectors = np.empty((len(order), encoder.dim), dtype=np.float32)
-    stage = (progress or NoProgress()).stage(f"encoding {content.modality}", len(order))
-    with stage as advance, torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
-            inputs = encoder.prepare(content.get(some)).to(device)
-            vectors[start : start + len(some)] = encoder.encode(inputs).float().cpu().numpy()
-            advance(len(some))
-    by_index = np.argsort(order)
-    indices, vectors = order[by_index], vectors[by_index]
-    return indices, _checked(vectors, indices, normalise, encoder)
-
-
-def _checked(
-    vectors: NDArray[np.float32],
-    indices: NDArray[np.int32],
-    normalise: bool,
-    encoder: ItemEncoder,
-) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = ~np.isfinite(lengths[:, 0]) | ((lengths[:, 0] == 0.0) & normalise)
-    if bad.any():
-        raise EncoderError(
-            f"encoder {encoder.name} gives {int(bad.sum())} {encoder.modality} vectors that are "
-            f"not finite or have no length, e.g. of the item indices {indices[bad][:3].tolist()}"
-        )
-    return vectors / lengths if normalise else vectors

@@ -1,6 +1,7 @@
 """Vision encoders of the transformers library."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import nn
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from sicsrec.config import TransformersEncoderConfig
-from sicsrec.encoders.base import EncoderInputs
+from sicsrec.encoders.base import EncoderInputs, Prepare
 from sicsrec.encoders.transformer import (
+    ORIGIN,
     Pooling,
     TransformerEncoder,
     load_local_first,
@@ -62,13 +64,13 @@ class ImageTransformerEncoder(TransformerEncoder):
         processor = load_local_first("image processor", AutoImageProcessor.from_pretrained, config)
         return cls(model, processor, config.pooling, origin)
 
-    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
-        """Preprocess RGB images; ``values`` are pixels [batch, 3, height, width]."""
-        pixels = self.processor(images=list(items), return_tensors="pt")["pixel_values"]
-        return EncoderInputs(pixels, torch.full((len(pixels),), pixels.shape[1]))
+    def preparer(self) -> Prepare:
+        """See :meth:`ItemEncoder.preparer`; ``values`` are pixels [batch, 3, height, width]."""
+        return partial(_prepare_images, self.processor)
 
     def _run(self, inputs: EncoderInputs) -> Any:
-        return self.model(pixel_values=inputs.values)
+        call: Any = self.model.get_image_features if self.has_two_towers else self.model
+        return call(pixel_values=inputs.values)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""
@@ -87,5 +89,10 @@ class ImageTransformerEncoder(TransformerEncoder):
             processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as err:
             raise EncoderError(f"cannot read the image processor in {folder}: {err}") from err
-        origin = {key: description[key] for key in ("model", "revision")}
+        origin = {key: description[key] for key in ORIGIN}
         return cls(model, processor, description["pooling"], origin)
+
+
+def _prepare_images(processor: BaseImageProcessor, items: Sequence[Image.Image]) -> EncoderInputs:
+    pixels = processor(images=list(items), return_tensors="pt")["pixel_values"]
+    return EncoderInputs(pixels, torch.full((len(pixels),), pixels.shape[1]))

@@ -6,10 +6,22 @@ sets them to 0 before exp, which adds 1 each), and log-sum-exp does not overflow
 temperatures.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Vectors of items of earlier batches, none of which is an item of this batch."""
+
+    vectors: Float[Tensor, "remembered width"]
+    """Unit vectors without gradient."""
+    negatives: Bool[Tensor, "rows remembered"]
+    """Which of them are negatives of which row: of a pair, or of an item."""
 
 
 def batch_negatives(
@@ -17,17 +29,20 @@ def batch_negatives(
     positives: Int[Tensor, " pairs"],
     own_negatives: Bool[Tensor, "pairs items"],
     known_positives: Bool[Tensor, "pairs items"],
+    twins: Bool[Tensor, "items items"] | None = None,
 ) -> Bool[Tensor, "pairs items"]:
     """Return which items of the batch are negatives of which pair.
 
     Negatives of a pair are the positives of all pairs of the batch and the items its judge called
-    unrelated, except the anchor itself and every item known to be similar to it.
+    unrelated, except the anchor itself, every item known to be similar to it, and whatever cannot
+    be told from the anchor or from the positive.
 
     Args:
         anchors: row of each pair's anchor among the batch's distinct items.
         positives: row of each pair's positive.
         own_negatives: items the judge called unrelated to the pair's anchor.
         known_positives: items that some pair of the training set joins with the anchor.
+        twins: items whose content, the text or the cover in question, is the same.
     """
     n_items = own_negatives.shape[1]
     is_target = torch.zeros(n_items, dtype=torch.bool, device=anchors.device)
@@ -36,6 +51,8 @@ def batch_negatives(
     negatives = (is_target | own_negatives) & ~known_positives
     negatives[pairs, anchors] = False
     negatives[pairs, positives] = False
+    if twins is not None:
+        negatives &= ~(twins[anchors] | twins[positives])
     return negatives
 
 
@@ -46,6 +63,7 @@ def pair_contrast(
     negatives: Bool[Tensor, "pairs items"],
     present: Bool[Tensor, " items"],
     temperature: float,
+    remembered: Remembered | None = None,
 ) -> Float[Tensor, ""]:
     r"""Return L_t2t (on texts) or L_v2v (on images), the InfoNCE loss of item pairs.
 
@@ -55,7 +73,7 @@ def pair_contrast(
 
     B holds the pairs whose two items have the modality and that have at least one negative that
     has it; with no such pair the loss is 0. The anchor's similarity with itself is not in the
-    denominator (in the reference it is).
+    denominator (in the reference it is). Negatives out of earlier batches join N(a, p).
 
     Args:
         vectors: unit vectors of the batch's distinct items; rows of absent items are ignored.
@@ -64,27 +82,44 @@ def pair_contrast(
         negatives: N(a, p), from :func:`batch_negatives`.
         present: whether an item has the modality.
         temperature: the paper's tau.
+        remembered: negatives of each pair out of earlier batches.
     """
     counted = negatives & present
-    usable = present[anchors] & present[positives] & counted.any(dim=1)
+    has_any = counted.any(dim=1)
+    if remembered is not None:
+        has_any |= remembered.negatives.any(dim=1)
+    usable = present[anchors] & present[positives] & has_any
     if not usable.any():
         return vectors.new_zeros(())
     # Absent rows may hold anything, NaN included, and NaN * 0 is NaN in the backward pass.
     safe = torch.where(present[:, None], vectors, vectors.new_zeros(()))
     rows, targets = anchors[usable], positives[usable]
-    logits = safe[rows] @ safe.T / temperature
     is_column = counted[usable].clone()
     is_column[torch.arange(len(rows), device=rows.device), targets] = True
-    logits = logits.masked_fill(~is_column, float("-inf"))
+    logits = _masked_logits(safe[rows], safe, is_column, temperature)
+    if remembered is not None:
+        further = remembered.negatives[usable]
+        further_logits = _masked_logits(safe[rows], remembered.vectors, further, temperature)
+        logits = torch.cat([logits, further_logits], dim=1)
     return functional.cross_entropy(logits, targets)
+
+
+def _masked_logits(
+    rows: Float[Tensor, "rows width"],
+    columns: Float[Tensor, "columns width"],
+    is_column: Bool[Tensor, "rows columns"],
+    temperature: float,
+) -> Float[Tensor, "rows columns"]:
+    return (rows @ columns.T / temperature).masked_fill(~is_column, float("-inf"))
 
 
 def cross_modal_contrast(
     text_vectors: Float[Tensor, "items width"],
     image_vectors: Float[Tensor, "items width"],
-    item_ids: Int[Tensor, " items"],
+    same: Bool[Tensor, "items items"],
     present: Bool[Tensor, " items"],
     temperature: float,
+    remembered: tuple[Remembered, Remembered] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Return L_t2v, the symmetric CLIP loss between an item's own text and image.
 
@@ -92,23 +127,36 @@ def cross_modal_contrast(
         \log \frac{e^{t_i \cdot v_i / \tau}}{\sum_{j \in B} e^{t_i \cdot v_j / \tau}} +
         \log \frac{e^{t_i \cdot v_i / \tau}}{\sum_{j \in B} e^{t_j \cdot v_i / \tau}} \right)
 
-    B holds the items that have both modalities; with fewer than two the loss is 0. Of rows with
-    the same id only j = i stays in the sums.
+    B holds the items that have both modalities. Of rows that are the same only j = i stays in the
+    sums. Images out of earlier batches join the first sum, texts the second. Where no item has a
+    negative the loss is 0.
 
     Args:
         text_vectors: unit vectors t; rows of absent items are ignored.
         image_vectors: unit vectors v; rows of absent items are ignored.
-        item_ids: equal numbers mark the same item.
+        same: whether two rows are the same item, or have the same text or the same cover.
         present: whether an item has both modalities.
         temperature: the paper's tau.
+        remembered: (texts, images) of earlier batches; negatives of each row.
     """
-    if len(torch.unique(item_ids[present])) < 2:
+    own = torch.eye(len(same), dtype=torch.bool, device=same.device)[present][:, present]
+    is_column = ~same[present][:, present] | own
+    has_any = (is_column & ~own).any()
+    if remembered is not None:
+        has_any |= any(bool(entry.negatives[present].any()) for entry in remembered)
+    if not has_any:
         return text_vectors.new_zeros(())
-    texts, images, ids = text_vectors[present], image_vectors[present], item_ids[present]
-    own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    is_duplicate = (ids[:, None] == ids[None, :]) & ~own
-    logits = (texts @ images.T / temperature).masked_fill(is_duplicate, float("-inf"))
-    targets = torch.arange(len(ids), device=ids.device)
-    by_text = functional.cross_entropy(logits, targets)
-    by_image = functional.cross_entropy(logits.T, targets)
-    return (by_text + by_image) / 2
+    texts, images = text_vectors[present], image_vectors[present]
+    by_text = _masked_logits(texts, images, is_column, temperature)
+    by_image = _masked_logits(images, texts, is_column.T, temperature)
+    if remembered is not None:
+        old_texts, old_images = remembered
+        further = old_images.negatives[present]
+        further_images = _masked_logits(texts, old_images.vectors, further, temperature)
+        by_text = torch.cat([by_text, further_images], dim=1)
+        further = old_texts.negatives[present]
+        further_texts = _masked_logits(images, old_texts.vectors, further, temperature)
+        by_image = torch.cat([by_image, further_texts], dim=1)
+    targets = torch.arange(len(texts), device=texts.device)
+    first = functional.cross_entropy(by_text, targets)
+    return (first + functional.cross_entropy(by_image, targets)) / 2

@@ -5,27 +5,36 @@ Only the tower that is used is kept and saved. The saved folder has open_clip's 
 """
 
 import contextlib
-import copy
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sicsrec.config import OpenClipArchitectureConfig, OpenClipEncoderConfig
-from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
+from sicsrec.config import OpenClipEncoderConfig
+from sicsrec.encoders.base import EncoderInputs, ItemEncoder, Prepare, TrainedParts, run_until
+from sicsrec.encoders.identity import digest_weights
+from sicsrec.encoders.location import portable_name
+from sicsrec.encoders.open_clip_models import (
+    describe_small,
+    find_tokenizer,
+    instantiate,
+    load_pretrained,
+)
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)
 
+_ORIGIN = ("model", "pretrained", "seed", "source_digest")
 _WEIGHTS_FILE = "tower.safetensors"
 _CONFIG_FILE = "open_clip_config.json"
 _SMALLEST_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
@@ -55,7 +64,7 @@ class OpenClipEncoder(ItemEncoder):
         self.preprocessing = preprocessing
         self.origin = origin
         self.name = str(origin["model"])
-        self._splits = False
+        self._head: Callable[[EncoderInputs], Tensor] = self._whole
 
     @staticmethod
     def _keep_tower(clip: nn.Module) -> nn.Module:
@@ -69,6 +78,14 @@ class OpenClipEncoder(ItemEncoder):
         raise NotImplementedError
 
     def _finish(self, states: EncoderInputs) -> Tensor:
+        """Run the last block and all after it."""
+        raise NotImplementedError
+
+    def _finish_pooled(self, states: EncoderInputs) -> Tensor:
+        """Do the same, computing the last block at the one position that the vector is read from.
+
+        The other positions of its output go nowhere: only their keys and values count.
+        """
         raise NotImplementedError
 
     def _state_lengths(self, inputs: EncoderInputs, hidden: Tensor) -> Tensor:
@@ -82,21 +99,45 @@ class OpenClipEncoder(ItemEncoder):
             EncoderError: if the model or its weights cannot be had.
         """
         if config.architecture is not None:
-            model_config, preprocessing = _describe_small(config.architecture)
+            model_config, preprocessing = describe_small(config.architecture)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                clip = _instantiate(model_config)
-            origin = {"model": "small open_clip", "pretrained": None, "seed": seed}
+                clip = instantiate(model_config)
+            origin = {
+                "model": "small open_clip",
+                "pretrained": None,
+                "seed": seed,
+                "source_digest": digest_weights(clip),
+            }
             return cls(clip, model_config, preprocessing, origin)
-        clip, model_config = _load_pretrained(config)
-        origin = {"model": config.model, "pretrained": config.pretrained, "seed": None}
-        return cls(clip, model_config, open_clip.get_model_preprocess_cfg(clip), origin)
+        clip, model_config = load_pretrained(config)
+        origin = {
+            "model": portable_name(str(config.model)),
+            "pretrained": config.pretrained,
+            "seed": None,
+            "source_digest": digest_weights(clip),
+        }
+        preprocessing = open_clip.get_model_preprocess_cfg(clip)
+        return cls._with_source(clip, model_config, preprocessing, origin, str(config.model))
+
+    @classmethod
+    def _with_source(
+        cls,
+        clip: nn.Module,
+        model_config: dict[str, Any],
+        preprocessing: dict[str, Any],
+        origin: dict[str, Any],
+        source: str,
+    ) -> "OpenClipEncoder":
+        """Make the encoder of a model that has the name ``source`` for open_clip."""
+        del source
+        return cls(clip, model_config, preprocessing, origin)
 
     # ------------------------------------------------------------------ forward
 
     def trunk(self, inputs: EncoderInputs) -> EncoderInputs:
         """See :meth:`ItemEncoder.trunk`."""
-        if not self._splits:
+        if self._head == self._whole:
             return inputs
         hidden = run_until(self._blocks()[-1], lambda: self._whole(inputs))
         lengths = self._state_lengths(inputs, hidden)
@@ -104,7 +145,7 @@ class OpenClipEncoder(ItemEncoder):
 
     def head(self, states: EncoderInputs) -> Float[Tensor, "batch width"]:
         """See :meth:`ItemEncoder.head`."""
-        return self._finish(states) if self._splits else self._whole(states)
+        return self._head(states)
 
     def _blocks(self) -> nn.ModuleList:
         with contextlib.suppress(AttributeError):
@@ -117,24 +158,26 @@ class OpenClipEncoder(ItemEncoder):
         )
 
     def _probe(self, inputs: EncoderInputs) -> None:
-        """Find the width, and whether trunk and head together give what the whole tower gives."""
+        """Find the width, and the cheapest head that gives what the whole tower gives."""
         self.eval()
         with torch.no_grad():
             whole = self._whole(inputs)
             self.dim = whole.shape[1]
-            self._splits = True
-            halves: Tensor | None = None
-            with contextlib.suppress(
-                AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
-            ):
-                halves = self.encode(inputs)
-        self._splits = (
-            halves is not None
-            and halves.shape == whole.shape
-            and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
-        )
-        if not self._splits:
-            logger.info("encoder %s: no split below its last block is known", self.name)
+            for head in (self._finish_pooled, self._finish):
+                self._head = head
+                halves: Tensor | None = None
+                with contextlib.suppress(
+                    AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
+                ):
+                    halves = self.encode(inputs)
+                if (
+                    halves is not None
+                    and halves.shape == whole.shape
+                    and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
+                ):
+                    return
+        self._head = self._whole
+        logger.info("encoder %s: no split below its last block is known", self.name)
 
     # ------------------------------------------------------------------ folder
 
@@ -167,21 +210,15 @@ class OpenClipEncoder(ItemEncoder):
             weights = load_file(folder / _WEIGHTS_FILE)
         except (OSError, ValueError) as err:
             raise EncoderError(f"cannot read the encoder in {folder}: {err}") from err
-        clip = _instantiate(content["model_cfg"])
-        origin = {key: description[key] for key in ("model", "pretrained", "seed")}
+        clip = instantiate(content["model_cfg"])
+        origin = {key: description[key] for key in _ORIGIN}
         cls_tower = cls._keep_tower(clip)
         try:
             cls_tower.load_state_dict(weights, strict=True)
         except RuntimeError as err:
             raise EncoderError(f"the weights in {folder} do not fit the tower: {err}") from err
-        return cls._from_folder(folder, clip, content, origin)
-
-    @classmethod
-    def _from_folder(
-        cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> "OpenClipEncoder":
-        del folder
-        return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin)
+        model_config, preprocessing = content["model_cfg"], content["preprocess_cfg"]
+        return cls._with_source(clip, model_config, preprocessing, origin, f"local-dir:{folder}")
 
 
 class OpenClipImageEncoder(OpenClipEncoder):
@@ -212,10 +249,9 @@ class OpenClipImageEncoder(OpenClipEncoder):
     def _without_other_tower(model_config: dict[str, Any]) -> dict[str, Any]:
         return {**model_config, "text_cfg": _SMALLEST_TEXT}
 
-    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
-        """Preprocess RGB images; ``values`` are pixels [batch, 3, height, width]."""
-        pixels = torch.stack([self._transform(image) for image in items])
-        return EncoderInputs(pixels, torch.full((len(pixels),), pixels.shape[1]))
+    def preparer(self) -> Prepare:
+        """See :meth:`ItemEncoder.preparer`; ``values`` are pixels [batch, 3, height, width]."""
+        return partial(_prepare_images, self._transform)
 
     def _whole(self, inputs: EncoderInputs) -> Tensor:
         vectors: Tensor = self.tower(inputs.values)
@@ -228,6 +264,12 @@ class OpenClipImageEncoder(OpenClipEncoder):
         tower: Any = self.tower
         hidden = self._blocks()[-1](states.values)
         return tower.ln_post(hidden)[:, 0] @ tower.proj
+
+    def _finish_pooled(self, states: EncoderInputs) -> Tensor:
+        tower: Any = self.tower
+        first = torch.zeros_like(states.lengths)
+        pooled = _run_at(self._blocks()[-1], states.values, first, None)
+        return tower.ln_post(pooled) @ tower.proj
 
     def last_block(self) -> TrainedParts:
         """See :meth:`ItemEncoder.last_block`."""
@@ -257,8 +299,20 @@ class OpenClipTextEncoder(OpenClipEncoder):
                 f"library: transformers, model: {model_config['text_cfg']['hf_model_name']}"
             )
         super().__init__(clip, model_config, preprocessing, origin)
-        self.tokenizer = tokenizer or _tokenizer_of(model_config, origin["model"])
+        self.tokenizer = tokenizer or find_tokenizer(model_config, "")
         self._probe(self.prepare(["a", "a longer text of several words"]))
+
+    @classmethod
+    def _with_source(
+        cls,
+        clip: nn.Module,
+        model_config: dict[str, Any],
+        preprocessing: dict[str, Any],
+        origin: dict[str, Any],
+        source: str,
+    ) -> "OpenClipEncoder":
+        tokenizer = find_tokenizer(model_config, source)
+        return cls(clip, model_config, preprocessing, origin, tokenizer)
 
     @staticmethod
     def _keep_tower(clip: nn.Module) -> nn.Module:
@@ -273,10 +327,9 @@ class OpenClipTextEncoder(OpenClipEncoder):
     def _without_other_tower(model_config: dict[str, Any]) -> dict[str, Any]:
         return {**model_config, "vision_cfg": _SMALLEST_VISION}
 
-    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
-        """Tokenise texts; ``values`` are token ids [batch, context length]."""
-        ids = self.tokenizer(list(items))
-        return EncoderInputs(ids, torch.full((len(ids),), ids.shape[1]))
+    def preparer(self) -> Prepare:
+        """See :meth:`ItemEncoder.preparer`; ``values`` are token ids [batch, context length]."""
+        return partial(_prepare_texts, self.tokenizer)
 
     def _whole(self, inputs: EncoderInputs) -> Tensor:
         encode = getattr(self.tower, "encode_text", self.tower)
@@ -296,6 +349,12 @@ class OpenClipTextEncoder(OpenClipEncoder):
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, states.lengths - 1] @ tower.text_projection
 
+    def _finish_pooled(self, states: EncoderInputs) -> Tensor:
+        tower: Any = self.tower
+        # Of what precedes the end token nothing is hidden from it by a causal mask.
+        pooled = _run_at(self._blocks()[-1], states.values, states.lengths - 1, ~states.mask)
+        return tower.ln_final(pooled) @ tower.text_projection
+
     def last_block(self) -> TrainedParts:
         """See :meth:`ItemEncoder.last_block`."""
         tower: Any = self.tower
@@ -312,89 +371,29 @@ class OpenClipTextEncoder(OpenClipEncoder):
         if inner is not None:
             inner.save_pretrained(folder)
 
-    @classmethod
-    def _from_folder(
-        cls, folder: Path, clip: nn.Module, content: dict[str, Any], origin: dict[str, Any]
-    ) -> "OpenClipTextEncoder":
-        tokenizer = _tokenizer_of(content["model_cfg"], f"local-dir:{folder}")
-        return cls(clip, content["model_cfg"], content["preprocess_cfg"], origin, tokenizer)
+
+def _run_at(
+    block: Any,
+    hidden: Float[Tensor, "batch length width"],
+    positions: Int[Tensor, " batch"],
+    is_padding: Bool[Tensor, "batch length"] | None,
+) -> Float[Tensor, "batch width"]:
+    """Return the output of a residual attention block at one position of each row."""
+    normed = block.ln_1(hidden)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    query = normed[rows, positions][:, None]
+    attended = block.attn(query, normed, normed, key_padding_mask=is_padding, need_weights=False)
+    output = hidden[rows, positions] + block.ls_1(attended[0][:, 0])
+    return output + block.ls_2(block.mlp(block.ln_2(output)))
 
 
-def _describe_small(
-    architecture: OpenClipArchitectureConfig,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return open_clip's description of a small model, and of its preprocessing."""
-    width, n_heads = architecture.width, architecture.n_heads
-    model_config = {
-        "embed_dim": width,
-        "vision_cfg": {
-            "layers": architecture.n_layers,
-            "width": width,
-            "head_width": width // n_heads,
-            "patch_size": architecture.patch_size,
-            "image_size": architecture.image_size,
-        },
-        "text_cfg": {
-            "layers": architecture.n_layers,
-            "width": width,
-            "heads": n_heads,
-            "context_length": architecture.context_length,
-        },
-    }
-    preprocessing = {
-        "size": architecture.image_size,
-        "mode": "RGB",
-        "mean": list(open_clip.OPENAI_DATASET_MEAN),
-        "std": list(open_clip.OPENAI_DATASET_STD),
-        "interpolation": "bicubic",
-        # Covers are seldom square, and what a centre crop would lose is part of the cover.
-        "resize_mode": "squash",
-        "fill_color": 0,
-    }
-    return model_config, preprocessing
+def _prepare_images(
+    transform: Callable[[Image.Image], Tensor], items: Sequence[Image.Image]
+) -> EncoderInputs:
+    pixels = torch.stack([transform(image) for image in items])
+    return EncoderInputs(pixels, torch.full((len(pixels),), pixels.shape[1]))
 
 
-def _instantiate(model_config: dict[str, Any]) -> nn.Module:
-    """Make a model with random weights."""
-    arguments = copy.deepcopy(model_config)
-    is_custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments["text_cfg"]
-    if "multimodal_cfg" in arguments:
-        raise EncoderError("CoCa models have no plain towers; choose a CLIP or SigLIP model")
-    arguments["vision_cfg"].pop("timm_model_pretrained", None)
-    try:
-        model: nn.Module = (open_clip.CustomTextCLIP if is_custom else open_clip.CLIP)(**arguments)
-    except (TypeError, ValueError, RuntimeError) as err:
-        raise EncoderError(f"open_clip cannot make this architecture: {err}") from err
-    return model
-
-
-def _load_pretrained(config: OpenClipEncoderConfig) -> tuple[nn.Module, dict[str, Any]]:
-    name = str(config.model)
-    if ":" not in name and config.pretrained is None:
-        raise EncoderError(
-            f"open_clip model {name!r} without weights is random; give pretrained (one of "
-            f"{open_clip.list_pretrained_tags_by_model(name)}), or architecture for a small model"
-        )
-    try:
-        model_config = open_clip.get_model_config(name)
-        if model_config is None:
-            raise EncoderError(f"open_clip knows no model {name!r}; open_clip.list_models() does")
-        model = open_clip.create_model(name, pretrained=config.pretrained, require_pretrained=True)
-    except (OSError, RuntimeError, ValueError) as err:
-        raise EncoderError(
-            f"open_clip cannot load {name!r}, pretrained {config.pretrained!r}. Without a network, "
-            "download the model elsewhere (open_clip_config.json, open_clip_model.safetensors) and "
-            f"give local-dir:<folder> as model. Cause: {err}"
-        ) from err
-    if "multimodal_cfg" in model_config:
-        raise EncoderError(f"{name!r} is a CoCa model; choose a CLIP or SigLIP model")
-    return model, copy.deepcopy(model_config)
-
-
-def _tokenizer_of(model_config: dict[str, Any], name: str) -> Any:
-    if "hf_tokenizer_name" in model_config["text_cfg"] or ":" in name:
-        return open_clip.get_tokenizer(name)
-    return open_clip.SimpleTokenizer(
-        context_length=model_config["text_cfg"].get("context_length", 77),
-        **model_config["text_cfg"].get("tokenizer_kwargs", {}),
-    )
+def _prepare_texts(tokenizer: Any, items: Sequence[str]) -> EncoderInputs:
+    ids = tokenizer(list(items))
+    return EncoderInputs(ids, torch.full((len(ids),), ids.shape[1]))

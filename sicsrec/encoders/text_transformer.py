@@ -1,17 +1,18 @@
 """Text encoders of the transformers library."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sicsrec.config import TransformersEncoderConfig
-from sicsrec.encoders.base import EncoderInputs
+from sicsrec.encoders.base import EncoderInputs, Prepare
 from sicsrec.encoders.transformer import (
+    ORIGIN,
     Pooling,
     TransformerEncoder,
     load_local_first,
@@ -49,7 +50,8 @@ class TextTransformerEncoder(TransformerEncoder):
         origin: dict[str, Any],
     ) -> None:
         super().__init__(model, pooling, origin)
-        limit = getattr(model.config, "max_position_embeddings", None)
+        text_config = getattr(model.config, "text_config", model.config)
+        limit = getattr(text_config, "max_position_embeddings", None)
         if isinstance(limit, int) and max_tokens > limit:
             raise EncoderError(
                 f"encoder {self.name} reads at most {limit} tokens, max_tokens is {max_tokens}"
@@ -74,22 +76,16 @@ class TextTransformerEncoder(TransformerEncoder):
         tokenizer = load_local_first("tokenizer", AutoTokenizer.from_pretrained, config)
         return cls(model, tokenizer, config.pooling, config.max_tokens, origin)
 
-    def prepare(self, items: Sequence[str] | Sequence[Image.Image]) -> EncoderInputs:
-        """Tokenise texts; ``values`` are token ids [batch, length]."""
-        encoded = self.tokenizer(
-            list(items),
-            padding="longest",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return EncoderInputs(encoded["input_ids"], encoded["attention_mask"].sum(dim=1))
+    def preparer(self) -> Prepare:
+        """See :meth:`ItemEncoder.preparer`; ``values`` are token ids [batch, length]."""
+        return partial(_prepare_texts, self.tokenizer, self.max_tokens)
 
     def _run(self, inputs: EncoderInputs) -> Any:
         mask = inputs.mask
         # Some models count positions by what is not the padding token, so padding must be it.
         ids = inputs.values.masked_fill(~mask, self.tokenizer.pad_token_id)
-        return self.model(input_ids=ids, attention_mask=mask.to(torch.int64))
+        call: Any = self.model.get_text_features if self.has_two_towers else self.model
+        return call(input_ids=ids, attention_mask=mask.to(torch.int64))
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""
@@ -108,6 +104,19 @@ class TextTransformerEncoder(TransformerEncoder):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as err:
             raise EncoderError(f"cannot read the tokenizer in {folder}: {err}") from err
-        origin = {key: description[key] for key in ("model", "revision")}
+        origin = {key: description[key] for key in ORIGIN}
         max_tokens = description["preprocessing"]["max_tokens"]
         return cls(model, tokenizer, description["pooling"], max_tokens, origin)
+
+
+def _prepare_texts(
+    tokenizer: PreTrainedTokenizerBase, max_tokens: int, items: Sequence[str]
+) -> EncoderInputs:
+    encoded = tokenizer(
+        list(items),
+        padding="longest",
+        truncation=True,
+        max_length=max_tokens,
+        return_tensors="pt",
+    )
+    return EncoderInputs(encoded["input_ids"], encoded["attention_mask"].sum(dim=1))

@@ -20,6 +20,9 @@ from transformers.utils import logging as transformers_logging
 from sicsrec import model_files
 from sicsrec.config import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
+from sicsrec.encoders.first_position import run_first
+from sicsrec.encoders.identity import digest_weights
+from sicsrec.encoders.location import portable_name
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)
@@ -27,8 +30,11 @@ logger = logging.getLogger(__name__)
 # The library never writes to a terminal, and loading a model would draw a bar there.
 transformers_logging.disable_progress_bar()
 
-Pooling = Literal["cls", "mean", "pooler"]
+Pooling = Literal["cls", "mean", "pooler", "model"]
 Loaded = TypeVar("Loaded")
+
+ORIGIN = ("model", "revision", "source_digest")
+"""What a description says of where a model came from."""
 
 _BLOCK_LISTS = ("encoder.layer", "encoder.layers", "encoder.stages", "layers", "layer", "blocks")
 """Where models keep their blocks, relative to the model, or to the last block of an outer list."""
@@ -36,6 +42,9 @@ _NESTED_LISTS = ("blocks", "layers")
 """Where the stages of hierarchical models (Swin, ConvNeXt) keep theirs."""
 _FINAL_NORMS = ("layernorm", "norm", "final_layer_norm", "post_layernorm", "layer_norm")
 """Norms that follow the last block."""
+_POOLERS = ("pooler", "head")
+_PROJECTIONS = {"text": ("text_projection",), "image": ("visual_projection", "vision_projection")}
+"""Where models with two towers keep what maps to the shared space."""
 
 
 class TransformerEncoder(ItemEncoder):
@@ -44,8 +53,9 @@ class TransformerEncoder(ItemEncoder):
     Args:
         model: the model without task heads.
         pooling: ``cls``: first vector; ``mean``: mean of all vectors that are not padding;
-            ``pooler``: the model's own pooler.
-        origin: where the model came from: model, revision.
+            ``pooler``: the model's own pooler; ``model``: the projected features of a model with a
+            text and an image tower, else its pooler.
+        origin: where the model came from: model, revision, digest of its weights.
 
     Raises:
         EncoderError: if the model has no such pooling.
@@ -58,13 +68,14 @@ class TransformerEncoder(ItemEncoder):
         self.origin = origin
         self.name = str(origin["model"])
         self.dim = 0
-        self._splits = False
+        self.has_two_towers = hasattr(model.config, "vision_config")
+        self._head: Callable[[EncoderInputs], Tensor] = self._whole
 
     # ------------------------------------------------------------------ forward
 
     def trunk(self, inputs: EncoderInputs) -> EncoderInputs:
         """See :meth:`ItemEncoder.trunk`."""
-        if not self._splits:
+        if self._head == self._whole:
             return inputs
         hidden = run_until(self._last_layer(), lambda: self._run(inputs))
         # Text keeps its lengths; a vision model's patches are never padding.
@@ -74,9 +85,7 @@ class TransformerEncoder(ItemEncoder):
 
     def head(self, states: EncoderInputs) -> Float[Tensor, "batch width"]:
         """See :meth:`ItemEncoder.head`."""
-        if self._splits:
-            return self._finish(states)
-        return self._whole(states)
+        return self._head(states)
 
     def _run(self, inputs: EncoderInputs) -> Any:
         """Call the model on prepared inputs and return its output object."""
@@ -84,21 +93,35 @@ class TransformerEncoder(ItemEncoder):
 
     def _whole(self, inputs: EncoderInputs) -> Tensor:
         output = self._run(inputs)
-        if self.pooling == "pooler":
+        if isinstance(output, Tensor):
+            return output
+        if self.pooling in ("pooler", "model"):
             return self._flat(output.pooler_output)
         return self._pool(output.last_hidden_state, inputs)
 
     def _finish(self, states: EncoderInputs) -> Tensor:
+        """Run the last block and all after it."""
+        if self.has_two_towers:
+            raise EncoderError(f"encoder {self.name}: how its towers end is not known")
         mask = create_bidirectional_mask(
             config=self.model.config,
             inputs_embeds=states.values,
             attention_mask=states.mask if self.modality == "text" else None,
         )
         hidden = self._last_layer()(states.values, mask)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return self._after_block(hidden[0] if isinstance(hidden, tuple) else hidden, states)
+
+    def _finish_pooled(self, states: EncoderInputs) -> Tensor:
+        """Do the same, computing the last block at the one position that is read."""
+        if self.has_two_towers or self.pooling == "mean":
+            raise EncoderError(f"encoder {self.name} reads all positions")
+        mask = states.mask if self.modality == "text" else None
+        return self._after_block(run_first(self._last_layer(), states.values, mask), states)
+
+    def _after_block(self, hidden: Tensor, states: EncoderInputs) -> Tensor:
         norm = self._final_norm()
         hidden = hidden if norm is None else norm(hidden)
-        if self.pooling == "pooler":
+        if self.pooling in ("pooler", "model"):
             return self._flat(self.model.pooler(hidden))  # type: ignore[operator]
         return self._pool(hidden, states)
 
@@ -118,7 +141,7 @@ class TransformerEncoder(ItemEncoder):
     # ------------------------------------------------------------------ structure
 
     def _last_layer(self) -> nn.Module:
-        found = _last_of(self.model, _BLOCK_LISTS)
+        found = _last_of(self._tower(), _BLOCK_LISTS)
         if found is None:
             raise EncoderError(
                 f"encoder {self.name}: no list of Transformer blocks found in "
@@ -129,18 +152,34 @@ class TransformerEncoder(ItemEncoder):
         return found
 
     def _final_norm(self) -> nn.Module | None:
-        norms = (getattr(self.model, name, None) for name in _FINAL_NORMS)
-        return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+        return _first_of(self._tower(), _FINAL_NORMS)
+
+    def _tower(self) -> nn.Module:
+        """Return the part that computes vectors of this modality, before any projection."""
+        if not self.has_two_towers:
+            return self.model
+        name = "text_model" if self.modality == "text" else "vision_model"
+        return self.model.get_submodule(name)
+
+    def _projection(self) -> nn.Module | None:
+        if not self.has_two_towers:
+            return None
+        return _first_of(self.model, _PROJECTIONS[self.modality])
+
+    def whole(self) -> TrainedParts:
+        """See :meth:`ItemEncoder.whole`; of two towers only the one that is used."""
+        parts = (self._tower(), self._projection())
+        return TrainedParts(tuple(part for part in parts if part is not None))
 
     def last_block(self) -> TrainedParts:
         """See :meth:`ItemEncoder.last_block`; the pooler counts only where pooling uses it."""
-        parts = [self._last_layer(), self._final_norm()]
-        if self.pooling == "pooler":
-            parts.append(getattr(self.model, "pooler", None))
+        parts = [self._last_layer(), self._final_norm(), self._projection()]
+        if self.pooling in ("pooler", "model"):
+            parts.append(_first_of(self._tower(), _POOLERS))
         return TrainedParts(tuple(part for part in parts if part is not None))
 
     def _probe(self, inputs: EncoderInputs) -> None:
-        """Find the width, and whether trunk and head together give what the whole model gives.
+        """Find the width, and the cheapest head that gives what the whole model gives.
 
         How a model ends is not part of any interface, so the split is used only where it is seen
         to reproduce the model's own output on a probe.
@@ -154,19 +193,24 @@ class TransformerEncoder(ItemEncoder):
                     f"encoder {self.name} has no output for pooling {self.pooling!r}: {err}"
                 ) from err
             self.dim = whole.shape[1]
-            self._splits = True
-            halves: Tensor | None = None
-            with contextlib.suppress(
-                AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
-            ):
-                halves = self.encode(inputs)
-        self._splits = (
+            for head in (self._finish_pooled, self._finish):
+                self._head = head
+                if self._gives(inputs, whole):
+                    return
+        self._head = self._whole
+        logger.info("encoder %s: no split below its last block is known", self.name)
+
+    def _gives(self, inputs: EncoderInputs, whole: Tensor) -> bool:
+        halves: Tensor | None = None
+        with contextlib.suppress(
+            AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
+        ):
+            halves = self.encode(inputs)
+        return (
             halves is not None
             and halves.shape == whole.shape
             and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
         )
-        if not self._splits:
-            logger.info("encoder %s: no split below its last block is known", self.name)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""
@@ -181,6 +225,11 @@ def _last_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
             if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
                 return blocks[-1]
     return None
+
+
+def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    found = (getattr(module, name, None) for name in names)
+    return next((part for part in found if isinstance(part, nn.Module)), None)
 
 
 def _masked_mean(
@@ -228,14 +277,15 @@ def load_pretrained_model(
         return model, info
 
     model, info = load_local_first("weights", load, config)
-    if hasattr(model.config, "vision_config"):
+    if hasattr(model.config, "vision_config") and config.pooling != "model":
         raise EncoderError(
-            f"encoder {config.model!r} holds a text and an image tower; use library: open_clip"
+            f"encoder {config.model!r} holds a text and an image tower; set pooling: model, which "
+            "takes the features it projects to the shared space, or use library: open_clip"
         )
     needed = [
         key
         for key in sorted(info["missing_keys"])
-        if config.pooling == "pooler" or not key.startswith("pooler.")
+        if config.pooling in ("pooler", "model") or not key.startswith("pooler.")
     ]
     if needed or info["mismatched_keys"]:
         raise EncoderError(
@@ -244,7 +294,12 @@ def load_pretrained_model(
             "another pooling or another checkpoint"
         )
     revision = config.revision or getattr(model.config, "_commit_hash", None)
-    return model, {"model": config.model, "revision": revision}
+    origin = {
+        "model": portable_name(config.model),
+        "revision": revision,
+        "source_digest": digest_weights(model),
+    }
+    return model, origin
 
 
 def load_saved_model(folder: Path) -> nn.Module:

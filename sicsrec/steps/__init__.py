@@ -71,6 +71,10 @@ def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
     return ()
 
 
+def _how_covers_are_decoded(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    return ("n_workers",)
+
+
 def _where_raw_data_lies(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # The digests of the files say what they hold.
     return ("path",)
@@ -97,7 +101,7 @@ def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG00
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=1,
+        version=2,
         inputs=(),
         not_in_key=_where_raw_data_lies,
         outputs=(
@@ -133,7 +137,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),
@@ -145,13 +149,14 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="encode_items",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),
             Input("align_encoders/encoders", TRAIN),
         ),
         outputs=(Output("vectors"),),
+        not_in_key=_how_covers_are_decoded,
     ),
     Step(
         name="pretrain_id",

@@ -12,20 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicsrec.artifacts import digest_file, digest_folder
-from sicsrec.config import GivenSourceConfig
+from sicsrec.config import EncodeItemsConfig, GivenSourceConfig, VectorDtype
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.given_vectors import read_given_vectors
-from sicsrec.data.vectors import MODALITIES, write_vectors
+from sicsrec.data.vectors import MODALITIES, Matrix, write_vectors
 from sicsrec.encoders.builder import FILE_NAME as ENCODER_FILE
 from sicsrec.encoders.builder import load_encoder
-from sicsrec.encoders.content import encode_content, open_content
+from sicsrec.encoders.content import open_content
+from sicsrec.encoders.encoding import EncodingSettings, VectorShards, encode_shards
+from sicsrec.encoders.preparation import count_workers
 from sicsrec.errors import DataError
 from sicsrec.steps.context import StepContext, StepReport
 
 DESCRIPTION_FILE = "vectors.json"
 
-Encoded = tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Any]]
-"""Ascending item indices [n], vectors [n, D], and how they were made."""
+Encoded = tuple[NDArray[np.int32], VectorShards | Matrix, dict[str, Any]]
+"""Ascending item indices [n], vectors [n, D], whole or in parts, and how they were made."""
 
 
 def run(context: StepContext) -> StepReport:
@@ -42,17 +44,17 @@ def run(context: StepContext) -> StepReport:
     n_rows = 0
     for modality in MODALITIES:
         encoded = (
-            _read_given(config.source, modality, catalog, config.normalise)
+            _read_given(config.source, modality, catalog, config)
             if isinstance(config.source, GivenSourceConfig)
             else _encode(context, modality, catalog)
         )
         if encoded is None:
             continue
-        indices, matrix, made_by = encoded
-        write_vectors(folder, modality, catalog, indices, matrix)
+        indices, vectors, made_by = encoded
+        write_vectors(folder, modality, catalog, indices, vectors)
         n_rows += len(indices)
         described[modality] = {
-            "dim": matrix.shape[1],
+            "dtype": config.dtype,
             "normalised": config.normalise,
             "items": len(indices),
             "items_without": catalog.n_items - len(indices),
@@ -75,25 +77,42 @@ def _encode(context: StepContext, modality: str, catalog: ItemCatalog) -> Encode
     encoder = load_encoder(folder, context.device)
     content = open_content(encoder.modality, catalog, context.input("ingest/covers").path())
     config = context.config.encode_items
-    indices, matrix = encode_content(
+    # Texts are tokenised faster than they could be sent to another process.
+    is_image = encoder.modality == "image"
+    device = next(encoder.parameters()).device
+    settings = EncodingSettings(
+        config.batch_size,
+        config.normalise,
+        config.dtype,
+        config.precision,
+        count_workers(config.n_workers, device) if is_image else 0,
+    )
+    shards = encode_shards(
         encoder,
         content,
-        batch_size=config.batch_size,
-        normalise=config.normalise,
+        settings,
+        shard_items=config.shard_items,
+        work=context.work,
         progress=context.progress,
     )
-    return indices, matrix, {**encoder.describe(), "encoder_digest": digest_folder(folder)}
+    made_by = {
+        **encoder.describe(),
+        "dim": encoder.dim,
+        "encoder_digest": digest_folder(folder),
+        "precision": config.precision,
+    }
+    return content.indices, shards, made_by
 
 
 def _read_given(
-    source: GivenSourceConfig, modality: str, catalog: ItemCatalog, normalise: bool
+    source: GivenSourceConfig, modality: str, catalog: ItemCatalog, config: EncodeItemsConfig
 ) -> Encoded | None:
     name: str | None = getattr(source, modality)
     if name is None:
         return None
     path = Path(name)
     matrix = read_given_vectors(path, catalog)
-    if normalise:
+    if config.normalise:
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         bad = np.flatnonzero(lengths[:, 0] == 0.0)
         if len(bad):
@@ -104,4 +123,14 @@ def _read_given(
             )
         matrix = matrix / lengths
     indices = np.arange(1, catalog.n_items + 1, dtype=np.int32)
-    return indices, matrix, {"file": path.name, "file_digest": digest_file(path)}
+    made_by = {"dim": matrix.shape[1], "file": path.name, "file_digest": digest_file(path)}
+    return indices, _convert(matrix, config.dtype, path), made_by
+
+
+def _convert(matrix: NDArray[np.float32], dtype: VectorDtype, path: Path) -> Matrix:
+    if dtype == "float16" and np.abs(matrix).max() > np.finfo(np.float16).max:
+        raise DataError(
+            f"{path}: some numbers are too large for encode_items.dtype = float16; set it to "
+            "float32 or encode_items.normalise to true"
+        )
+    return matrix.astype(dtype, copy=False)

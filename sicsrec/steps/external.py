@@ -1,18 +1,19 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sicsrec.artifacts import canonical_json, digest_file, digest_folder
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
-from sicsrec.encoders.location import local_model_folder
+from sicsrec.data.videos import VIDEO_SUFFIXES
+from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
 from sicsrec.model_files import find_model_folder
 
-_VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mp3", ".wav", ".zip"}
-)
+_LARGE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".mp3", ".wav", ".zip"}
 
 
 def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
@@ -49,6 +50,27 @@ def _judge_folders(config: PipelineConfig) -> dict[str, Path | None]:
     return {}
 
 
+def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config values with names in place of paths that only hold on one machine.
+
+    What lies there is known by its digest, see :func:`external_inputs`.
+
+    Args:
+        values: of one section, as JSON.
+    """
+    plain: dict[str, Any] = {
+        name: without_places(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+    is_model = "library" in plain or plain.get("kind") == "transformers"
+    if is_model and isinstance(plain.get("model"), str):
+        plain["model"] = portable_name(plain["model"])
+    if plain.get("kind") == "given":
+        for name in ("text", "image"):
+            plain[name] = plain[name] and Path(plain[name]).name
+    return plain
+
+
 def _digest_given(path: str) -> str:
     if not Path(path).is_file():
         raise DataError(f"encode_items.source: there is no vector file {path}")
@@ -63,7 +85,7 @@ def _digest_raw_data(root: Path) -> str:
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        if path.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_SUFFIXES:
+        if path.suffix.lower() in _LARGE_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"
         else:

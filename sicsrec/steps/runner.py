@@ -27,7 +27,7 @@ from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingE
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.steps import Step, get_step, inputs_of
 from sicsrec.steps.context import ReadSecret, StepContext, StepReport, no_secrets
-from sicsrec.steps.external import external_inputs
+from sicsrec.steps.external import external_inputs, without_places
 from sicsrec.tracking import NullTracker, Tracker
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def step_identity(
     return {
         "step": step.name,
         "step_version": step.version,
-        "config": section,
+        "config": without_places(section),
         "seed": config.seed if step.is_seeded else None,
         "inputs": digests,
         "external_inputs": external_inputs(step.name, config),

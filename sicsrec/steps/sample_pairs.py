@@ -14,7 +14,8 @@ from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import PAIRS
 from sicsrec.data.split import TrainLog
 from sicsrec.encoders.builder import build_encoder
-from sicsrec.encoders.content import TextContent, encode_content
+from sicsrec.encoders.content import TextContent
+from sicsrec.encoders.encoding import encode_content
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.answers import Tally
 from sicsrec.sampling.asking import LanguageModelJudge, Surroundings

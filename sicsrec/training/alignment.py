@@ -4,7 +4,6 @@
 lacks, an image or the whole encoder, is left out of the terms that would need it.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,27 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sicsrec.config import AlignEncodersConfig
 from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.encoders.base import ItemEncoder, Trained
 from sicsrec.encoders.content import ItemContent
-from sicsrec.encoders.losses import batch_negatives, cross_modal_contrast, pair_contrast
-from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.encoders.lora import add_lora, merge_lora
+from sicsrec.errors import DataError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
+from sicsrec.training.alignment_loop import Learner, fit_encoders
+from sicsrec.training.alignment_plots import plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.item_inputs import tabulate_inputs
-from sicsrec.training.pair_batches import Batch, Batches, Pairs
+from sicsrec.training.objective import Objective
+from sicsrec.training.pair_batches import Batches, Pairs
 from sicsrec.training.tower import Tower
 
-logger = logging.getLogger(__name__)
-
 HELD_ASIDE_SHARE = 0.05
-"""Share of the pairs that training never sees, to measure what it is good for."""
-
-_PAIR_TERMS = {"text": "t2t", "image": "v2v"}
+"""Share of the pairs, and of the items with text and image, that are kept to measure with."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,24 @@ class AlignmentResult:
     trained_weights: tuple[str, ...]
     """Names of all weights that moved."""
     report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is trained on and what is asked about."""
+
+    pairs: Pairs
+    pairs_aside: Pairs
+    both: NDArray[np.int32]
+    """Items with text and image."""
+    both_aside: NDArray[np.int32]
+    """Those of them that the text-image term never sees."""
+
+    @property
+    def others(self) -> NDArray[np.int32]:
+        """Items in no pair that the text-image term can learn from."""
+        named = np.concatenate([self.pairs.anchors, self.pairs.positives, self.both_aside])
+        return self.both[~np.isin(self.both, named)]
 
 
 def align(
@@ -70,49 +85,70 @@ def align(
         pairs: from the training log.
         config: what moves, how far and for how long.
         n_items: size of the catalogue.
-        seed: of adapters, pairs held aside, batches and dropout.
-        work: folder for what is too large for memory.
-        tracker: receives losses per epoch.
+        seed: of adapters, what is held aside, batches and dropout.
+        work: folder of checkpoint and caches; what a killed run left there is continued.
+        tracker: receives losses per epoch and a picture.
         progress: shows how far it is.
 
     Raises:
         DataError: if there is nothing to train on.
+        EncoderError: if an encoder cannot be trained as configured.
         TrainingDivergedError: if a loss is not finite.
     """
     progress, tracker = progress or NoProgress(), tracker or NullTracker()
     with _seeded(seed, encoders):
         towers = _make_towers(encoders, contents, config, n_items, work, progress)
-        rng = np.random.default_rng(seed)
-        kept, aside = pairs.hold_aside(HELD_ASIDE_SHARE, rng)
-        both = _with_both(towers)
-        batches = Batches(kept, _in_no_pair(both, kept), config.batch_size)
-        before = measure_quality(towers, aside, both, seed)
-        epochs: list[dict[str, float]] = []
+        material = _hold_aside(pairs, _with_both(towers), seed)
+        before = measure_quality(
+            towers, material.pairs_aside, material.both, material.both_aside, seed
+        )
+        moving = tuple(_moving_weights(towers))
+        after, epochs = before, []
         if any(tower.encoder.trained_parameters() for tower in towers.values()):
-            if len(kept) == 0 and len(both) < 2:
-                raise DataError(
-                    "there is nothing to align on: no pair of items and no two items with text and "
-                    "image; lower sample_pairs.judge.min_positive or set align_encoders.trained to "
-                    "none"
-                )
-            epochs = _fit(towers, batches, config, rng, tracker, progress)
-        after = measure_quality(towers, aside, both, seed) if epochs else before
+            _check_enough(material)
+            epochs = _fit(towers, material, config, n_items, seed, work, tracker, progress)
+            for modality, tower in towers.items():
+                if _trained_of(modality, config) == "lora":
+                    merge_lora(tower.encoder)
+            after = measure_quality(
+                towers, material.pairs_aside, material.both, material.both_aside, seed
+            )
+            if min(after.text.shape) > 1:
+                tracker.log_figure("modalities", plot_modalities(before, after))
     for tower in towers.values():
         tower.encoder.eval()
     report = {
+        **_describe(towers, material, config, moving),
+        "epochs": epochs,
+        "before": before.numbers,
+        "after": after.numbers,
+    }
+    adapters = {name: tower.adapter for name, tower in towers.items()}
+    return AlignmentResult(adapters, moving if epochs else (), report)
+
+
+def _describe(
+    towers: Mapping[str, Tower],
+    material: _Material,
+    config: AlignEncodersConfig,
+    moving: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what is trained, on how much, as JSON values."""
+    return {
         "trained": {modality: _trained_of(modality, config) for modality in towers},
         "trained_weights": {
-            modality: len(tower.encoder.trained_parameters()) for modality, tower in towers.items()
+            modality: sum(name.startswith(f"{modality}_encoder.") for name in moving)
+            for modality in towers
         },
         "inputs_kept_in": {modality: tower.inputs.where for modality, tower in towers.items()},
-        "pairs": {"trained_on": len(kept), "held_aside": len(aside)},
-        "items_with_text_and_image": len(both),
-        "epochs": epochs,
-        "before": before,
-        "after": after,
+        "pairs": {"trained_on": len(material.pairs), "held_aside": len(material.pairs_aside)},
+        "items_with_text_and_image": len(material.both),
+        "items_held_aside": len(material.both_aside),
+        "items_with_a_twin": {
+            modality: _count_twins(tower.content_of, tower.has_modality)
+            for modality, tower in towers.items()
+        },
     }
-    names = tuple(_trained_weights(towers)) if epochs else ()
-    return AlignmentResult({name: tower.adapter for name, tower in towers.items()}, names, report)
 
 
 def _make_towers(
@@ -131,16 +167,31 @@ def _make_towers(
                 f"align_encoders.{modality}_encoder is set but no item has a usable {modality}; "
                 f"set it to null"
             )
-        encoder.set_trained(_trained_of(modality, config))
+        trained = _trained_of(modality, config)
+        if trained == "lora":
+            add_lora(encoder, config.lora)
+        encoder.set_trained(trained)
         encoder.eval()
         inputs = tabulate_inputs(
-            encoder, content, batch_size=config.batch_size, work=work, progress=progress
+            encoder,
+            content,
+            batch_size=config.items_at_a_time,
+            work=work,
+            progress=progress,
+            max_bytes=config.max_cache_bytes,
+            dtype=config.cache_dtype,
+            precision=config.precision,
         )
         adapter = LossAdapter(encoder.dim, config.adapter_hidden_width, config.adapter_width)
         has_modality = np.zeros(n_items + 1, dtype=np.bool_)
         has_modality[content.indices] = True
+        # Absent items are told apart by negative numbers: nobody shares what he does not have.
+        content_of = -np.arange(n_items + 1, dtype=np.int64) - 1
+        content_of[content.indices] = content.groups()
         device = next(encoder.parameters()).device
-        towers[modality] = Tower(encoder, adapter.to(device), inputs, has_modality)
+        towers[modality] = Tower(
+            encoder, adapter.to(device), inputs, has_modality, content_of, config.items_at_a_time
+        )
     return towers
 
 
@@ -160,12 +211,22 @@ def _with_both(towers: Mapping[str, Tower]) -> NDArray[np.int32]:
     return np.flatnonzero(np.logical_and.reduce(masks)).astype(np.int32)
 
 
-def _in_no_pair(items: NDArray[np.int32], pairs: Pairs) -> NDArray[np.int32]:
-    named = np.concatenate([pairs.anchors, pairs.positives])
-    return items[~np.isin(items, named)]
+def _hold_aside(pairs: Pairs, both: NDArray[np.int32], seed: int) -> _Material:
+    rng = np.random.default_rng(seed)
+    kept, aside = pairs.hold_aside(HELD_ASIDE_SHARE, rng)
+    both_aside = np.sort(rng.permutation(both)[: int(len(both) * HELD_ASIDE_SHARE)])
+    return _Material(kept, aside, both, both_aside)
 
 
-def _trained_weights(towers: Mapping[str, Tower]) -> Iterator[str]:
+def _check_enough(material: _Material) -> None:
+    if len(material.pairs) == 0 and len(material.both) < 2:
+        raise DataError(
+            "there is nothing to align on: no pair of items and no two items with text and image; "
+            "lower sample_pairs.judge.min_positive or set align_encoders.trained to none"
+        )
+
+
+def _moving_weights(towers: Mapping[str, Tower]) -> Iterator[str]:
     for modality, tower in towers.items():
         for name in tower.encoder.trained_parameters():
             yield f"{modality}_encoder.{name}"
@@ -173,86 +234,37 @@ def _trained_weights(towers: Mapping[str, Tower]) -> Iterator[str]:
             yield f"{modality}_adapter.{name}"
 
 
-def _make_optimizer(
-    towers: Mapping[str, Tower], config: AlignEncodersConfig
-) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = []
-    for modality, tower in towers.items():
-        weights = list(tower.encoder.trained_parameters().values())
-        if weights:
-            groups.append({"params": weights, "lr": _rate_of(modality, config)})
-        adapter = list(tower.adapter.parameters())
-        groups.append({"params": adapter, "lr": config.adapter_learning_rate})
-    return torch.optim.AdamW(groups)
-
-
-def batch_losses(
-    towers: Mapping[str, Tower], batch: Batch, temperature: float
-) -> dict[str, Tensor]:
-    """Return the terms of the loss that the batch's modalities allow: t2t, v2v, t2v."""
-    encoded = {name: tower.encode_present(batch.items) for name, tower in towers.items()}
-    device = next(iter(encoded.values()))[0].device
-    anchors, positives, own_negatives, known = (
-        torch.from_numpy(array).to(device)
-        for array in (batch.anchors, batch.positives, batch.own_negatives, batch.known_positives)
-    )
-    negatives = batch_negatives(anchors, positives, own_negatives, known)
-    losses = {
-        _PAIR_TERMS[name]: pair_contrast(
-            vectors, anchors, positives, negatives, present, temperature
-        )
-        for name, (vectors, present) in encoded.items()
-    }
-    if len(encoded) == 2:
-        (text, has_text), (image, has_image) = encoded["text"], encoded["image"]
-        ids = torch.from_numpy(batch.items).to(device)
-        losses["t2v"] = cross_modal_contrast(text, image, ids, has_text & has_image, temperature)
-    return losses
-
-
 def _fit(
     towers: Mapping[str, Tower],
-    batches: Batches,
+    material: _Material,
     config: AlignEncodersConfig,
-    rng: np.random.Generator,
+    n_items: int,
+    seed: int,
+    work: Path,
     tracker: Tracker,
     progress: Progress,
 ) -> list[dict[str, float]]:
-    optimizer = _make_optimizer(towers, config)
-    epochs = []
-    with progress.stage("alignment", config.n_epochs * batches.n_batches) as advance:
-        for epoch in range(1, config.n_epochs + 1):
-            for tower in towers.values():
-                tower.encoder.train()
-            sums: dict[str, float] = {}
-            for batch in batches.epoch(rng):
-                losses = batch_losses(towers, batch, config.temperature)
-                for name, value in _step(losses, optimizer, epoch).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                advance(1, f"epoch {epoch}/{config.n_epochs}")
-            means = {name: total / batches.n_batches for name, total in sums.items()}
-            tracker.log_metrics({f"train/{name}": value for name, value in means.items()}, epoch)
-            epochs.append({name: round(value, 6) for name, value in means.items()})
-            logger.info("alignment epoch %d: %s", epoch, epochs[-1])
-    return epochs
+    learner = Learner.make(towers, config, {name: _rate_of(name, config) for name in towers})
+    takes_part = np.zeros(n_items + 1, dtype=np.bool_)
+    takes_part[material.both] = True
+    takes_part[material.both_aside] = False
+    objective = Objective(
+        towers,
+        takes_part,
+        config.temperature,
+        learner.banks,
+        gradient_cache=config.gradient_cache,
+    )
+    batches = Batches(material.pairs, material.others, config.batch_size)
+    return fit_encoders(
+        learner, objective, batches, config, seed=seed, work=work, tracker=tracker,
+        progress=progress,
+    )  # fmt: skip
 
 
-def _step(
-    losses: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, epoch: int
-) -> dict[str, float]:
-    total = torch.stack(list(losses.values())).sum()
-    values = {f"loss_{name}": float(loss.detach()) for name, loss in losses.items()}
-    if not torch.isfinite(total):
-        raise TrainingDivergedError(
-            f"align_encoders: the loss is not finite in epoch {epoch} ({values}); lower "
-            "learning_rate or raise temperature"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    # A batch whose every term is masked out has nothing to learn from.
-    if total.requires_grad:
-        torch.autograd.backward(total)
-        optimizer.step()
-    return {"loss": float(total.detach()), **values}
+def _count_twins(content_of: NDArray[np.int64], has_modality: NDArray[np.bool_]) -> int:
+    _, counts = np.unique(content_of[has_modality], return_counts=True)
+    return int(counts[counts > 1].sum())
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What alignment is good for, measured before and after it on a fixed sample of items."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,58 +21,106 @@ _BATCH_SIZE = 256
 _TERM_OF = {"text": "t2t", "image": "v2v"}
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How good encoders and adapters are at one moment."""
+
+    numbers: dict[str, float | int]
+    text: NDArray[np.float32]
+    """[sample, width] adapter outputs of items with text and image."""
+    image: NDArray[np.float32]
+    """[sample, width] the same of their images."""
+
+
 def measure_quality(
-    towers: Mapping[str, Tower], aside: Pairs, both: NDArray[np.int32], seed: int
-) -> dict[str, float | int]:
+    towers: Mapping[str, Tower],
+    aside: Pairs,
+    both: NDArray[np.int32],
+    both_aside: NDArray[np.int32],
+    seed: int,
+) -> Quality:
     """Measure encoders and adapters as they are.
 
+    By the *encoder's* vectors, which later steps read, at unit length:
+
     * ``t2t_recall_at_k``, ``v2v_recall_at_k``: share of the pairs held aside whose positive is
-      among the k items nearest to the anchor by the *encoder's* vectors, which later steps read.
+      among the k items nearest to the anchor;
+    * ``t2t_alignment``, ``v2v_alignment``: mean of ``|x - y|^2`` over these pairs (0 is best);
+    * ``text_uniformity``, ``image_uniformity``: ``log mean exp(-2 |x - y|^2)`` over all pairs of
+      different items (0: all in one place; lower is more even).
+
+    By the adapters' vectors, of items with text and image:
+
     * ``t2v_recall_at_k``, ``v2t_recall_at_k``: share of the items whose own image (text) is among
-      the k nearest to their text (image), by the adapters' vectors.
-    * ``modality_gap``: distance of the two mean adapter vectors.
+      the k nearest to their text (image); ``held_out_t2v_recall_at_k`` and ``held_out_v2t_...``:
+      the same share of the items that the text-image term never saw, among all that are ranked;
+    * ``t2v_alignment``: mean of ``|t - v|^2`` of an item's own two vectors;
+    * ``adapted_text_uniformity``, ``adapted_image_uniformity``: as above;
+    * ``modality_gap``: distance of the two mean vectors.
+
+    Alignment and uniformity are those of Wang and Isola (arXiv 2005.10242).
 
     Args:
         towers: by modality.
         aside: pairs that training does not see.
         both: items with text and image.
+        both_aside: those of them that the text-image term does not see.
         seed: picks the sample.
     """
     rng = np.random.default_rng(seed)
     asked = aside.take(np.sort(rng.permutation(len(aside))[:MAX_ITEMS]))
-    items = _sample(towers, asked, both, rng)
-    quality: dict[str, float | int] = {"items_ranked": len(items), "pairs_asked": len(asked)}
+    items = _sample(towers, asked, both, both_aside, rng)
+    numbers: dict[str, float | int] = {"items_ranked": len(items), "pairs_asked": len(asked)}
     adapted: dict[str, Tensor] = {}
+    shown = items[np.isin(items, both)]
     with torch.no_grad():
         for modality, tower in towers.items():
             tower.encoder.eval()
             some = items[tower.has_modality[items]]
-            vectors = torch.cat(
-                [
-                    tower.inputs.encode(some[start : start + _BATCH_SIZE])
-                    for start in range(0, len(some), _BATCH_SIZE)
-                ]
-            )
-            quality |= _pair_recall(_TERM_OF[modality], vectors, some, asked)
+            vectors = _encode(tower, some)
+            numbers |= _pair_quality(_TERM_OF[modality], vectors, some, asked)
+            if len(some) > 1:
+                unit = functional.normalize(vectors, dim=-1)
+                numbers[f"{modality}_uniformity"] = _uniformity(unit)
             is_both = torch.from_numpy(np.isin(some, both)).to(vectors.device)
             adapted[modality] = tower.adapter(vectors)[is_both]
-    if len(adapted) == 2 and len(adapted["text"]):
-        quality |= _cross_modal(adapted["text"], adapted["image"])
-    return quality
+    nothing = np.zeros((0, 0), dtype=np.float32)
+    if len(adapted) < 2 or not len(shown):
+        return Quality(numbers, nothing, nothing)
+    text, image = adapted["text"], adapted["image"]
+    numbers |= _cross_modal(text, image, np.isin(shown, both_aside))
+    return Quality(numbers, text.cpu().numpy(), image.cpu().numpy())
+
+
+def _encode(tower: Tower, items: NDArray[np.int32]) -> Float[Tensor, "items width"]:
+    """Return the encoder's vectors of items that have the modality."""
+    if not len(items):
+        device = next(tower.encoder.parameters()).device
+        return torch.zeros(0, tower.encoder.dim, device=device)
+    chunks = tower.inputs.plan(items, _BATCH_SIZE)
+    encoded = torch.cat([tower.inputs.encode(items[rows]) for rows in chunks])
+    order = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(encoded.device)
+    return encoded[order]
 
 
 def _sample(
-    towers: Mapping[str, Tower], asked: Pairs, both: NDArray[np.int32], rng: np.random.Generator
+    towers: Mapping[str, Tower],
+    asked: Pairs,
+    both: NDArray[np.int32],
+    both_aside: NDArray[np.int32],
+    rng: np.random.Generator,
 ) -> NDArray[np.int32]:
     has_any = np.logical_or.reduce([tower.has_modality for tower in towers.values()])
-    # Items with both modalities are taken first: recall across modalities needs them.
+    # Items with both modalities come first, of these the ones held aside: they are asked about.
     rest = np.setdiff1d(np.flatnonzero(has_any), both)
-    drawn = np.concatenate([rng.permutation(both), rng.permutation(rest)])[:MAX_ITEMS]
+    seen = np.setdiff1d(both, both_aside)
+    parts = [rng.permutation(part) for part in (both_aside, seen, rest)]
+    drawn = np.concatenate(parts)[:MAX_ITEMS]
     named = np.concatenate([asked.anchors, asked.positives])
     return np.union1d(drawn, named[has_any[named]]).astype(np.int32)
 
 
-def _pair_recall(
+def _pair_quality(
     term: str,
     vectors: Float[Tensor, "items width"],
     items: NDArray[np.int32],
@@ -87,21 +136,41 @@ def _pair_recall(
     scores = unit[anchors] @ unit.T
     is_anchor = torch.zeros_like(scores, dtype=torch.bool)
     is_anchor[torch.arange(len(anchors), device=device), anchors] = True
-    return _recalls(term, scores, positives, is_anchor)
+    distance = (unit[anchors] - unit[positives]).square().sum(dim=1).mean()
+    return {
+        **_recalls(term, scores, positives, is_anchor),
+        f"{term}_alignment": round(float(distance), 6),
+    }
+
+
+def _uniformity(unit: Float[Tensor, "items width"]) -> float:
+    squares = (2.0 - 2.0 * (unit @ unit.T)).clamp(min=0.0).double()
+    is_own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return round(float(squares.mul(-2.0).exp()[~is_own].mean().log()), 6)
 
 
 def _cross_modal(
-    text: Float[Tensor, "items width"], image: Float[Tensor, "items width"]
+    text: Float[Tensor, "items width"],
+    image: Float[Tensor, "items width"],
+    is_aside: NDArray[np.bool_],
 ) -> dict[str, float | int]:
     own = torch.arange(len(text), device=text.device)
     nobody = torch.zeros(len(text), len(text), dtype=torch.bool, device=text.device)
     scores = text @ image.T
-    gap = (text.mean(dim=0) - image.mean(dim=0)).norm()
-    return {
+    quality: dict[str, float | int] = {
         **_recalls("t2v", scores, own, nobody),
         **_recalls("v2t", scores.T, own, nobody),
-        "modality_gap": round(float(gap), 6),
+        "t2v_alignment": round(float((text - image).square().sum(dim=1).mean()), 6),
+        "modality_gap": round(float((text.mean(dim=0) - image.mean(dim=0)).norm()), 6),
     }
+    if len(text) > 1:
+        quality["adapted_text_uniformity"] = _uniformity(text)
+        quality["adapted_image_uniformity"] = _uniformity(image)
+    if is_aside.any():
+        rows = torch.from_numpy(np.flatnonzero(is_aside)).to(text.device)
+        for term, values in (("t2v", scores), ("v2t", scores.T)):
+            quality |= _recalls(f"held_out_{term}", values[rows], own[rows], nobody[rows])
+    return quality
 
 
 def _recalls(

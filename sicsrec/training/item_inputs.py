@@ -1,11 +1,13 @@
 """The constant part of encoding, computed once per item and not once per pair and epoch.
 
 While only the last block is trained, everything below it is a constant of the item; while the whole
-encoder is trained, its tokens or pixels still are. Either is kept, in memory or in a memory-mapped
-file; beyond a bound nothing is kept and every batch is computed anew.
+encoder is trained, its tokens or pixels still are. Either lies in one memory-mapped file, item
+after item without padding; beyond a bound nothing is kept and every batch is computed anew.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import logging
+import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,16 +17,20 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sicsrec.artifacts import canonical_json
+from sicsrec.config import Precision, VectorDtype
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder
 from sicsrec.encoders.content import ItemContent
+from sicsrec.encoders.identity import digest_weights
+from sicsrec.encoders.precision import computing_in
+from sicsrec.errors import ConfigError
 from sicsrec.progress import Progress
+from sicsrec.training.constant_parts import ConstantParts, PartsWriter, read_parts
 
-MAX_MEMORY_BYTES = 1 << 30
-"""Larger tables go to a memory-mapped file."""
-MAX_FILE_BYTES = 32 << 30
-"""Larger tables are not kept at all."""
+logger = logging.getLogger(__name__)
 
-_ITEMS_AT_A_TIME = 64
+_ITEMS_ASKED = 64
+"""Items whose constant part is computed to estimate the size of all."""
 
 
 @runtime_checkable
@@ -33,7 +39,11 @@ class ItemInputs(Protocol):
 
     @property
     def where(self) -> str:
-        """Where the constant part lies: ``memory``, ``file`` or ``computed``."""
+        """Where the constant part lies: ``file`` or ``computed``."""
+        ...
+
+    def plan(self, indices: NDArray[np.integer], at_a_time: int) -> list[NDArray[np.intp]]:
+        """Return which positions of ``indices`` are best encoded together."""
         ...
 
     def encode(self, indices: NDArray[np.integer]) -> Float[Tensor, "items width"]:
@@ -45,41 +55,35 @@ class TabulatedInputs:
     """Keeps the constant part of all items.
 
     Args:
-        encoder: computes the rest.
-        indices: [n] item indices.
-        parts: [n] arrays [length, ...], the constant part of each of these items.
-        where: where the arrays lie.
+        encoder: computes the rest; whether that is its head or everything is settled here.
+        parts: the constant parts.
+        precision: what the encoder computes in.
     """
 
+    where = "file"
+
     def __init__(
-        self,
-        encoder: ItemEncoder,
-        indices: NDArray[np.int32],
-        parts: Sequence[NDArray[np.generic]],
-        where: str,
+        self, encoder: ItemEncoder, parts: ConstantParts, precision: Precision = "float32"
     ) -> None:
-        self._encoder = encoder
-        self._parts = dict(zip(indices.tolist(), parts, strict=True))
-        self.where = where
+        self._encode = encoder.head if encoder.trunk_is_constant else encoder.encode
+        self._device = _device_of(encoder)
+        self._parts = parts
+        self._precision = precision
+
+    def plan(self, indices: NDArray[np.integer], at_a_time: int) -> list[NDArray[np.intp]]:
+        """See :meth:`ItemInputs.plan`; by length, so that little is spent on padding."""
+        order = np.argsort(self._parts.lengths_of(indices), kind="stable")
+        return np.array_split(order, max(1, -(-len(order) // at_a_time)))
 
     def encode(self, indices: NDArray[np.integer]) -> Float[Tensor, "items width"]:
         """See :meth:`ItemInputs.encode`."""
-        parts = [self._parts[index] for index in indices.tolist()]
-        # By length and some at a time: little is spent on padding, and it stays near the processor.
-        order = np.argsort([len(part) for part in parts], kind="stable")
-        chunks = np.array_split(order, -(-len(order) // _ITEMS_AT_A_TIME))
-        encoded = torch.cat([self._encode_some([parts[row] for row in rows]) for rows in chunks])
-        return encoded[torch.from_numpy(np.argsort(order)).to(encoded.device)]
-
-    def _encode_some(self, parts: Sequence[NDArray[np.generic]]) -> Tensor:
-        lengths = torch.tensor([len(part) for part in parts])
-        shape = (len(parts), int(lengths.max()), *parts[0].shape[1:])
-        values = np.zeros(shape, dtype=parts[0].dtype)
-        for row, part in enumerate(parts):
-            values[row, : len(part)] = part
-        inputs = EncoderInputs(torch.from_numpy(values), lengths)
-        encode = self._encoder.head if self._encoder.trunk_is_constant else self._encoder.encode
-        return encode(inputs.to(_device_of(self._encoder)))
+        values, lengths = self._parts.get(indices)
+        inputs = EncoderInputs(torch.from_numpy(values), torch.from_numpy(lengths))
+        inputs = inputs.to(self._device)
+        if inputs.values.dtype == torch.float16:
+            inputs = EncoderInputs(inputs.values.float(), inputs.lengths)
+        with computing_in(self._precision, self._device):
+            return self._encode(inputs).float()
 
 
 class ComputedInputs:
@@ -88,18 +92,28 @@ class ComputedInputs:
     Args:
         encoder: computes everything.
         content: gives texts or covers.
+        precision: what the encoder computes in.
     """
 
     where = "computed"
 
-    def __init__(self, encoder: ItemEncoder, content: ItemContent) -> None:
+    def __init__(
+        self, encoder: ItemEncoder, content: ItemContent, precision: Precision = "float32"
+    ) -> None:
         self._encoder = encoder
         self._content = content
+        self._precision = precision
+
+    def plan(self, indices: NDArray[np.integer], at_a_time: int) -> list[NDArray[np.intp]]:
+        """See :meth:`ItemInputs.plan`."""
+        return np.array_split(np.arange(len(indices)), max(1, -(-len(indices) // at_a_time)))
 
     def encode(self, indices: NDArray[np.integer]) -> Float[Tensor, "items width"]:
         """See :meth:`ItemInputs.encode`."""
+        device = _device_of(self._encoder)
         inputs = self._encoder.prepare(self._content.get(indices))
-        return self._encoder.encode(inputs.to(_device_of(self._encoder)))
+        with computing_in(self._precision, device):
+            return self._encoder.encode(inputs.to(device)).float()
 
 
 def tabulate_inputs(
@@ -109,60 +123,121 @@ def tabulate_inputs(
     batch_size: int,
     work: Path,
     progress: Progress,
-    max_memory_bytes: int = MAX_MEMORY_BYTES,
-    max_file_bytes: int = MAX_FILE_BYTES,
+    max_bytes: int,
+    dtype: VectorDtype = "float32",
+    precision: Precision = "float32",
 ) -> ItemInputs:
     """Compute the constant part of every item, if all of them together stay within bounds.
+
+    A file that a killed run finished is used again; one that it left half-written is not.
 
     Args:
         encoder: with the weights that move already chosen.
         content: texts or covers of the items; at least one.
         batch_size: items computed at a time.
-        work: folder for what is too large for memory.
+        work: folder of the file.
         progress: shows how far it is.
-        max_memory_bytes: more than so much goes to a file in ``work``.
-        max_file_bytes: more than so much is not kept.
+        max_bytes: more than so much is not kept.
+        dtype: type in which hidden states are kept.
+        precision: what the encoder computes in.
+
+    Raises:
+        ConfigError: if the file is within the bound but not within the free space of the disk.
     """
     order = content.reading_order()
-    # Items come by length, so the last are about the longest and the estimate errs upwards.
-    estimate = len(order) * _constant_parts(encoder, content, order[-1:])[0].nbytes
-    if estimate > max_file_bytes:
-        return ComputedInputs(encoder, content)
-    parts: list[NDArray[np.generic]] = []
-    path = None if estimate <= max_memory_bytes else work / f"{content.modality}_inputs.bin"
-    with progress.stage(f"reading {content.modality}", len(order)) as advance:
+    path = work / f"{content.modality}_inputs.bin"
+    constant = _ConstantPart(encoder, content, dtype, precision)
+    identity = constant.identity()
+    kept = read_parts(path, order, identity)
+    if kept is not None:
+        logger.info("%s: using %s, finished by a run that was cut off", content.modality, path)
+        return TabulatedInputs(encoder, kept, precision)
+    estimate = _estimate_bytes(constant, order)
+    logger.info(
+        "%s: what is constant per item takes about %d bytes of at most %d, in %s",
+        content.modality, estimate, max_bytes, path,
+    )  # fmt: skip
+    if estimate > max_bytes:
+        return _give_up(path, encoder, content, precision, max_bytes)
+    free = shutil.disk_usage(work).free
+    if estimate > free:
+        raise ConfigError(
+            f"align_encoders.max_cache_bytes is {max_bytes}, so {estimate} bytes of "
+            f"{content.modality} inputs would be kept in {work}, where {free} bytes are free; free "
+            "some, or lower max_cache_bytes to compute them in every batch instead"
+        )
+    stage = progress.stage(f"reading {content.modality}", len(order))
+    with stage as advance, PartsWriter(path) as writer:
         for start in range(0, len(order), batch_size):
-            computed = _constant_parts(encoder, content, order[start : start + batch_size])
-            parts.extend(computed if path is None else _append(path, computed, is_first=not start))
-            advance(len(computed))
-    return TabulatedInputs(encoder, order, parts, "memory" if path is None else "file")
+            some = order[start : start + batch_size]
+            writer.add(*constant.compute(some))
+            if writer.n_bytes > max_bytes:
+                return _give_up(path, encoder, content, precision, max_bytes)
+            advance(len(some))
+        parts = writer.finish(order, identity)
+    return TabulatedInputs(encoder, parts, precision)
 
 
-def _append(
-    path: Path, parts: Sequence[NDArray[np.generic]], *, is_first: bool
-) -> Iterator[NDArray[np.generic]]:
-    """Move arrays to the end of a file and yield them as views of it."""
-    with path.open("wb" if is_first else "ab") as file:
-        offset = file.tell()
-        for part in parts:
-            file.write(part.tobytes())
-    for part in parts:
-        yield np.memmap(path, dtype=part.dtype, mode="r", offset=offset, shape=part.shape)
-        offset += part.nbytes
+class _ConstantPart:
+    """Computes what does not change in training, for a batch of items."""
+
+    def __init__(
+        self,
+        encoder: ItemEncoder,
+        content: ItemContent,
+        dtype: VectorDtype,
+        precision: Precision,
+    ) -> None:
+        self._encoder = encoder
+        self._content = content
+        self._dtype = np.dtype(dtype)
+        self._precision = precision
+
+    def identity(self) -> str:
+        """Return a digest of all that the values depend on beside the items."""
+        content = {
+            "weights": digest_weights(self._encoder),
+            "description": self._encoder.describe(),
+            "trunk": self._encoder.trunk_is_constant,
+            "dtype": self._dtype.name,
+            "precision": self._precision,
+            "device": _device_of(self._encoder).type,
+        }
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    def compute(self, indices: NDArray[np.int32]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Return values [items, length, ...], padded, and lengths [items]."""
+        inputs = self._encoder.prepare(self._content.get(indices))
+        if not self._encoder.trunk_is_constant:
+            return inputs.values.numpy(), inputs.lengths.numpy()
+        device = _device_of(self._encoder)
+        with torch.no_grad(), computing_in(self._precision, device):
+            inputs = self._encoder.trunk(inputs.to(device)).to("cpu")
+        values = inputs.values
+        if values.is_floating_point():
+            return values.float().numpy().astype(self._dtype), inputs.lengths.numpy()
+        return values.numpy(), inputs.lengths.numpy()
 
 
-def _constant_parts(
-    encoder: ItemEncoder, content: ItemContent, indices: NDArray[np.int32]
-) -> list[NDArray[np.generic]]:
-    inputs = encoder.prepare(content.get(indices))
-    if encoder.trunk_is_constant:
-        with torch.no_grad():
-            inputs = encoder.trunk(inputs.to(_device_of(encoder))).to("cpu")
-    lengths = inputs.lengths.tolist()
-    return [
-        values[:length].numpy().copy()
-        for values, length in zip(inputs.values, lengths, strict=True)
-    ]
+def _estimate_bytes(constant: _ConstantPart, order: NDArray[np.int32]) -> int:
+    """Return the bytes of all constant parts, from some that are spread over the lengths."""
+    asked = order[np.unique(np.linspace(0, len(order) - 1, _ITEMS_ASKED).astype(np.intp))]
+    values, lengths = constant.compute(asked)
+    bytes_per_position = values[0, 0].nbytes
+    return int(lengths.mean() * bytes_per_position * len(order))
+
+
+def _give_up(
+    path: Path, encoder: ItemEncoder, content: ItemContent, precision: Precision, max_bytes: int
+) -> ComputedInputs:
+    path.unlink(missing_ok=True)
+    logger.warning(
+        "%s: more than align_encoders.max_cache_bytes = %d would be kept; every batch is computed "
+        "from scratch instead, which is many times slower",
+        content.modality,
+        max_bytes,
+    )
+    return ComputedInputs(encoder, content, precision)
 
 
 def _device_of(encoder: ItemEncoder) -> torch.device:

@@ -44,10 +44,18 @@ class Pairs:
         return Pairs(self.anchors[rows], self.positives[rows], negatives)
 
     def hold_aside(self, share: float, rng: np.random.Generator) -> "tuple[Pairs, Pairs]":
-        """Return (kept, held aside); the second has ``share`` of the pairs, rounded down."""
-        order = rng.permutation(len(self))
-        n_aside = int(len(self) * share)
-        return self.take(np.sort(order[n_aside:])), self.take(np.sort(order[:n_aside]))
+        """Return (kept, held aside).
+
+        The second has ``share`` of the pairs of items, rounded down. A pair of items goes as a
+        whole, in whichever direction and however often it was found: what is asked about the one
+        would else be told by the other.
+        """
+        both = np.stack([self.anchors, self.positives], axis=1).astype(np.int64)
+        both.sort(axis=1)
+        distinct, pair_of = np.unique(both, axis=0, return_inverse=True)
+        drawn = rng.permutation(len(distinct))[: int(len(distinct) * share)]
+        is_aside = np.isin(pair_of.reshape(-1), drawn)
+        return self.take(np.flatnonzero(~is_aside)), self.take(np.flatnonzero(is_aside))
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Batch:
     """[pairs, items] what the judge called unrelated to the anchor."""
     known_positives: NDArray[np.bool_]
     """[pairs, items] what any training pair joins with the anchor."""
+    known: tuple[NDArray[np.int64], ...]
+    """[pairs] the same as item indices, whether or not the batch has them."""
 
 
 class Batches:
@@ -82,38 +92,61 @@ class Batches:
     def __init__(self, pairs: Pairs, other_items: NDArray[np.int32], batch_size: int) -> None:
         self._pairs = pairs
         self._others = other_items
-        self._known: dict[int, set[int]] = {}
-        for anchor, positive in zip(pairs.anchors.tolist(), pairs.positives.tolist(), strict=True):
-            # Similarity goes both ways, so neither may be pushed off the other.
-            self._known.setdefault(anchor, set()).add(positive)
-            self._known.setdefault(positive, set()).add(anchor)
+        # Similarity goes both ways, so neither may be pushed off the other.
+        ends = np.concatenate([pairs.anchors, pairs.positives]).astype(np.int64)
+        others = np.concatenate([pairs.positives, pairs.anchors]).astype(np.int64)
+        distinct = np.unique(np.stack([ends, others], axis=1), axis=0)
+        named, starts = np.unique(distinct[:, 0], return_index=True)
+        groups = np.split(distinct[:, 1], starts[1:])
+        # Without pairs there is one group, of nothing, and nobody it belongs to.
+        self._known = dict(zip(named.tolist(), groups, strict=False))
         self.n_batches = max(1, -(-max(len(pairs), len(other_items)) // batch_size))
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield all pairs and other items once, in an order drawn from ``rng``."""
+    def epoch(self, rng: np.random.Generator, start: int = 0) -> Iterator[Batch]:
+        """Yield all pairs and other items once, in an order drawn from ``rng``.
+
+        Args:
+            rng: draws the order.
+            start: number of batches at the beginning that are passed over.
+        """
         rows = np.array_split(rng.permutation(len(self._pairs)), self.n_batches)
         others = np.array_split(rng.permutation(self._others), self.n_batches)
-        for some_rows, some_others in zip(rows, others, strict=True):
+        for some_rows, some_others in zip(rows[start:], others[start:], strict=True):
             yield self.collate(self._pairs.take(some_rows), some_others)
 
     def collate(self, pairs: Pairs, others: NDArray[np.int32]) -> Batch:
         """Gather pairs and other items over their distinct items."""
         named = np.concatenate([pairs.anchors, pairs.positives, *pairs.negatives, others])
         items = np.unique(named).astype(np.int32)
-        row_of = {item: row for row, item in enumerate(items.tolist())}
-        known = [self._known.get(anchor, set()) for anchor in pairs.anchors.tolist()]
+        nothing = np.zeros(0, dtype=np.int64)
+        known = tuple(self._known.get(anchor, nothing) for anchor in pairs.anchors.tolist())
         return Batch(
             items,
             np.searchsorted(items, pairs.anchors),
             np.searchsorted(items, pairs.positives),
-            _mark(row_of, [row.tolist() for row in pairs.negatives]),
-            _mark(row_of, [list(row) for row in known]),
+            mark_items(items, pairs.negatives),
+            mark_items(items, known),
+            known,
         )
 
 
-def _mark(row_of: dict[int, int], items_of_pairs: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-    """Return [pairs, items], True where the pair names the item and the batch has it."""
-    marks = np.zeros((len(items_of_pairs), len(row_of)), dtype=np.bool_)
-    for pair, named in enumerate(items_of_pairs):
-        marks[pair, [row_of[item] for item in named if item in row_of]] = True
+def mark_items(
+    columns: NDArray[np.integer], named: Sequence[NDArray[np.integer]]
+) -> NDArray[np.bool_]:
+    """Return [rows, columns], True where a row names the item of a column.
+
+    Args:
+        columns: distinct item indices.
+        named: per row, item indices; those that are no column are passed over.
+    """
+    marks = np.zeros((len(named), len(columns)), dtype=np.bool_)
+    if not (len(columns) and len(named)):
+        return marks
+    rows = np.repeat(np.arange(len(named)), [len(items) for items in named])
+    items = np.concatenate(named)
+    order = np.argsort(columns, kind="stable")
+    places = np.searchsorted(columns, items, sorter=order).clip(max=len(columns) - 1)
+    places = order[places]
+    is_there = columns[places] == items
+    marks[rows[is_there], places[is_there]] = True
     return marks

@@ -2,11 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from sicsrec.encoders.losses import batch_negatives, cross_modal_contrast, pair_contrast
+from sicsrec.encoders.losses import (
+    Remembered,
+    batch_negatives,
+    cross_modal_contrast,
+    pair_contrast,
+)
+from sicsrec.training.memory_bank import MemoryBank
+from sicsrec.training.objective import PAIR_TERMS, Objective
+from sicsrec.training.pair_batches import Batch
+from sicsrec.training.tower import Tower
 
 
 def naive_pair_contrast(vectors, pairs, own_negatives, known, present, temperature):
@@ -105,7 +115,8 @@ def test_pair_contrast_follows_its_equation(case, temperature):
 def test_cross_modal_contrast_follows_its_equation(ids, there, temperature):
     text, image = unit(len(ids), 5, seed=1), unit(len(ids), 5, seed=2)
     present = torch.tensor(there)
-    loss = cross_modal_contrast(text, image, torch.tensor(ids), present, temperature)
+    same = torch.tensor(ids)[:, None] == torch.tensor(ids)
+    loss = cross_modal_contrast(text, image, same, present, temperature)
     expected = naive_cross_modal(text, image, ids, there, temperature)
     assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
@@ -127,7 +138,7 @@ def test_small_temperatures_do_not_overflow():
     negatives = batch_negatives(anchors, positives, nothing, nothing)
     everyone = torch.ones(6, dtype=torch.bool)
     loss = pair_contrast(vectors, anchors, positives, negatives, everyone, 1e-4)
-    loss = loss + cross_modal_contrast(vectors, vectors, torch.arange(6), everyone, 1e-4)
+    loss = loss + cross_modal_contrast(vectors, vectors, torch.eye(6).bool(), everyone, 1e-4)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(vectors.grad).all()
@@ -142,8 +153,117 @@ def test_absent_rows_neither_count_nor_get_gradients():
     nothing = torch.zeros(3, 5, dtype=torch.bool)
     negatives = batch_negatives(anchors, positives, nothing, nothing)
     loss = pair_contrast(vectors, anchors, positives, negatives, present, 0.05)
-    loss = loss + cross_modal_contrast(vectors, vectors, torch.arange(5), present, 0.05)
+    loss = loss + cross_modal_contrast(vectors, vectors, torch.eye(5).bool(), present, 0.05)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.equal(vectors.grad[4], torch.zeros(4))
     assert (vectors.grad[:4] != 0).any()
+
+
+def exp_cosine(a, b, temperature):
+    return math.exp(sum(float(x * y) for x, y in zip(a, b, strict=True)) / temperature)
+
+
+def naive_pairs_with_bank(vectors, pairs, content, bank, known, temperature):
+    """Items are their row; ``bank`` holds (item, content, vector), oldest first."""
+    losses = []
+    targets = {positive for _, positive in pairs}
+    for (anchor, positive), similar in zip(pairs, known, strict=True):
+        alike = {content[anchor], content[positive]}
+        total = own = exp_cosine(vectors[anchor], vectors[positive], temperature)
+        for row in targets - similar - {anchor, positive}:
+            if content[row] not in alike:
+                total += exp_cosine(vectors[anchor], vectors[row], temperature)
+        for item, what, vector in bank:
+            if item not in range(len(vectors)) and item not in similar and what not in alike:
+                total += exp_cosine(vectors[anchor], vector, temperature)
+        if total > own:
+            losses.append(-math.log(own / total))
+    return sum(losses) / len(losses)
+
+
+def naive_cross_modal_with_bank(text, image, content, bank_text, bank_image, temperature):
+    """``bank_*`` hold (item, content, vector); all items have both modalities."""
+    total = 0.0
+    for i in range(len(text)):
+        for mine, theirs, bank in ((text, image, bank_image), (image, text, bank_text)):
+            own = denominator = exp_cosine(mine[i], theirs[i], temperature)
+            for j in range(len(text)):
+                if content[j] != content[i]:
+                    denominator += exp_cosine(mine[i], theirs[j], temperature)
+            for item, what, vector in bank:
+                if item not in range(len(text)) and what != content[i]:
+                    denominator += exp_cosine(mine[i], vector, temperature)
+            total -= math.log(own / denominator)
+    return total / (2 * len(text))
+
+
+class OneTower(Tower):
+    """What the objective asks of a tower, for items whose vectors are given."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, content):
+        self.content_of = np.array(content, dtype=np.int64)
+        self.has_modality = np.ones(len(content), dtype=np.bool_)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("modalities", [("text",), ("text", "image")])
+def test_the_memory_bank_follows_its_equations(temperature, modalities):
+    """Six items in the batch; 3 and 5 share their text, 1 and 4 their cover; the bank has two of
+    the batch, one known to be similar to an anchor, one with an anchor's text, and strangers."""
+    pairs = [(0, 1), (2, 3), (4, 5)]
+    similar = [{1, 8}, {3}, {5, 7}]
+    content = {"text": [0, 1, 2, 3, 4, 3, 6, 7, 8, 2, 10], "image": [0, 1, 2, 3, 1, *range(5, 11)]}
+    batch = Batch(
+        np.arange(6, dtype=np.int32),
+        np.array([0, 2, 4]),
+        np.array([1, 3, 5]),
+        np.zeros((3, 6), dtype=np.bool_),
+        mark(similar, 9)[:, :6].numpy(),
+        tuple(np.array(sorted(items), dtype=np.int64) for items in similar),
+    )
+    towers = {name: OneTower(content[name]) for name in modalities}
+    banks, encoded, memory = {}, {}, {}
+    for seed, name in enumerate(modalities):
+        banks[name] = MemoryBank(6, 10, 5, torch.device("cpu"))
+        kept, old = np.array([10, 9, 3, 8, 7, 0]), unit(6, 5, seed=10 + seed)
+        banks[name]._vectors = banks[name]._vectors.double()
+        banks[name].add(kept, old, step=0)
+        memory[name] = [(i, content[name][i], v) for i, v in zip(kept, old, strict=True)]
+        encoded[name] = unit(6, 5, seed=20 + seed)
+    objective = Objective(towers, np.ones(11, dtype=np.bool_), temperature, banks)
+    terms = objective.terms(batch, encoded)
+    for name in modalities:
+        expected = naive_pairs_with_bank(
+            encoded[name], pairs, content[name], memory[name], similar, temperature
+        )
+        assert float(terms[f"loss_{PAIR_TERMS[name]}"]) == pytest.approx(expected, rel=1e-9)
+    if len(modalities) == 2:
+        # Items that share either cannot be told apart in the text-image term.
+        either = [0, 1, 2, 3, 1, 3, 6, 7, 8, 2, 10]
+        expected = naive_cross_modal_with_bank(
+            encoded["text"],
+            encoded["image"],
+            either,
+            [(i, either[i], v) for i, _, v in memory["text"]],
+            [(i, either[i], v) for i, _, v in memory["image"]],
+            temperature,
+        )
+        assert float(terms["loss_t2v"]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_pair_whose_only_negatives_are_remembered_has_a_loss():
+    vectors = unit(2, 4, seed=0)
+    anchors, positives = torch.tensor([0]), torch.tensor([1])
+    nothing, everyone = torch.zeros(1, 2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    old = unit(3, 4, seed=1)
+    counted = torch.tensor([[True, False, True]])
+    loss = pair_contrast(
+        vectors, anchors, positives, nothing, everyone, 0.5, Remembered(old, counted)
+    )
+    terms = [exp_cosine(vectors[0], other, 0.5) for other in (vectors[1], old[0], old[2])]
+    assert float(loss) == pytest.approx(-math.log(terms[0] / sum(terms)), rel=1e-9)
+    none = Remembered(old, torch.zeros_like(counted))
+    assert pair_contrast(vectors, anchors, positives, nothing, everyone, 0.5, none) == 0.0

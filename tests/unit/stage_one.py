@@ -2,6 +2,7 @@
 
 # ruff: noqa: S106 - the tokens are not secrets
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     PreTrainedTokenizerFast,
     SwinConfig,
     SwinModel,
@@ -75,7 +78,8 @@ def write_covers(folder: Path, catalog: ItemCatalog) -> CoverStore:
             pixels = rng.integers(0, 256, (18, 20, 3), dtype=np.uint8)
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
-            writer.add(item_id, StoredCover(buffer.getvalue(), "0" * 64, ()))
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            writer.add(item_id, StoredCover(buffer.getvalue(), digest, ()))
     writer.close()
     return CoverStore(folder)
 
@@ -143,6 +147,21 @@ def save_tiny_vit(folder: Path) -> Path:
             patch_size=8,
             initializer_range=0.3,
         )
+    ).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_two_towers(folder: Path) -> Path:
+    """Write a CLIP of the transformers library, with a tokenizer and an image processor."""
+    save_tiny_bert(folder)
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 2, "initializer_range": 0.3}
+    text = {**tower, "vocab_size": 14, "max_position_embeddings": 20, "eos_token_id": 3}
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     ).save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder

@@ -8,6 +8,7 @@ from sicsrec.artifacts import resolve_inside
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.errors import ArtifactError, DataError
 
 _SHOWN_NAMES = 12
@@ -71,15 +72,18 @@ def list_covers(
 ) -> tuple[list[CoverFile], int]:
     """Return the covers named ``<item id>.<suffix>`` in a folder, and how many files are none.
 
-    A second cover of an item is quarantined. Sub-folders are not searched.
+    A video stands in for the cover of an item that has no image. A second cover of an item is
+    quarantined. Sub-folders are not searched.
     """
     chosen: dict[str, str] = {}
     n_ignored = 0
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
+        names = sorted((entry.name for entry in entries), key=lambda name: (_is_video(name), name))
     for name in names:
         item_id, suffix = Path(name).stem, Path(name).suffix.lower()
-        if suffix not in IMAGE_SUFFIXES:
+        if suffix in VIDEO_SUFFIXES and item_id in chosen and not _is_video(chosen[item_id]):
+            continue
+        if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
             n_ignored += 1
         elif item_id in chosen:
             detail = f"{chosen[item_id]} is kept"
@@ -89,3 +93,7 @@ def list_covers(
             chosen[item_id] = name
     prefix = folder.relative_to(data_root).as_posix()
     return [CoverFile(item_id, f"{prefix}/{name}") for item_id, name in chosen.items()], n_ignored
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES

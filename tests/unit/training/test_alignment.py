@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import polars as pl
 import pytest
@@ -6,11 +8,15 @@ import torch
 from sicsrec.config import AlignEncodersConfig
 from sicsrec.data.schema import PAIRS
 from sicsrec.encoders.builder import build_encoder
-from sicsrec.encoders.content import encode_content, open_content
-from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.encoders.content import open_content
+from sicsrec.encoders.encoding import encode_content
+from sicsrec.errors import DataError, EncoderError, TrainingDivergedError
+from sicsrec.progress import NoProgress
 from sicsrec.tracking import NullTracker
-from sicsrec.training import alignment
+from sicsrec.training import alignment, alignment_loop
 from sicsrec.training.alignment import align
+from sicsrec.training.item_inputs import ComputedInputs, TabulatedInputs, tabulate_inputs
+from sicsrec.training.objective import Objective
 from sicsrec.training.pair_batches import Pairs
 from tests.unit.stage_one import SMALL_CLIP, bert, make_catalog, save_tiny_bert, write_covers
 
@@ -44,7 +50,7 @@ class World:
         frame = pl.DataFrame(rows, schema=dict(PAIRS), orient="row")
         self.pairs = Pairs.from_frame(frame, self.catalog)
 
-    def align(self, tracker=None, seed=7, **values):
+    def align(self, tracker=None, seed=7, progress=None, **values):
         config = AlignEncodersConfig(
             **{
                 "batch_size": 2,
@@ -64,6 +70,7 @@ class World:
             seed=seed,
             work=self.root,
             tracker=tracker,
+            progress=progress,
         )
 
     def weights(self):
@@ -72,6 +79,11 @@ class World:
             for modality, encoder in self.encoders.items()
             for name, weight in encoder.named_parameters()
         }
+
+
+def whole_forward(encoder, content, **_):
+    """Encode the naive way: the whole model on what is read and prepared for every batch."""
+    return ComputedInputs(encoder, content)
 
 
 def moved(before, after):
@@ -157,6 +169,160 @@ def test_training_leaves_global_state_alone(tmp_path):
     world.align()
     assert torch.equal(torch.rand(1), expected)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("trained", ["last_block", "full"])
+def test_kept_activations_give_the_losses_of_the_whole_model(tmp_path, monkeypatch, trained):
+    fast = World(tmp_path / "fast").align(trained=trained, n_epochs=3)
+    assert fast.report["inputs_kept_in"] == {"text": "file", "image": "file"}
+    world = World(tmp_path / "naive")
+    # Chunks by length and dropout by chunk are the same for both, so that only the split differs.
+    plan = TabulatedInputs.plan
+    monkeypatch.setattr(alignment, "tabulate_inputs", whole_forward)
+    parts = {name: lengths_of(world, name) for name in world.encoders}
+    monkeypatch.setattr(
+        ComputedInputs, "plan", lambda self, *args: plan(parts[self._content.modality], *args)
+    )
+    naive = world.align(trained=trained, n_epochs=3)
+    assert naive.report["inputs_kept_in"] == {"text": "computed", "image": "computed"}
+    for one, other in zip(fast.report["epochs"], naive.report["epochs"], strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    for moment in ("before", "after"):
+        assert fast.report[moment] == pytest.approx(naive.report[moment], rel=1e-2, abs=1e-3)
+
+
+def lengths_of(world, modality):
+    """The kept inputs of a modality, for the plan that follows from their lengths."""
+    encoder, content = world.encoders[modality], world.contents[modality]
+    return tabulate_inputs(
+        encoder, content, batch_size=4, work=world.root, progress=NoProgress(), max_bytes=1 << 20
+    )
+
+
+@pytest.mark.parametrize("trained", ["last_block", "full", "lora"])
+def test_the_gradient_cache_adds_up_to_the_gradient_of_the_batch(tmp_path, monkeypatch, trained):
+    """With dropout, in chunks of two items."""
+    image_trained = "full" if trained == "full" else "last_block"
+    gradients = {}
+    for name, values in {
+        "whole": {"items_at_a_time": 2},
+        "cached": {"items_at_a_time": 2, "gradient_cache": True},
+    }.items():
+        world = World(tmp_path / name)
+        seen = gradients.setdefault(name, [])
+
+        def record(self, *args, seen=seen, world=world, original=Objective.backward):
+            losses = original(self, *args)
+            if not seen:
+                for encoder in world.encoders.values():
+                    for key, weight in encoder.trained_parameters().items():
+                        if weight.grad is not None:  # a pooler that pooling does not use
+                            seen.append((key, weight.grad.clone()))
+                for tower in self._towers.values():
+                    seen.extend(("adapter", w.grad.clone()) for w in tower.adapter.parameters())
+            return losses
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Objective, "backward", record)
+            world.align(batch_size=4, trained=trained, image_trained=image_trained, **values)
+    assert len(gradients["whole"]) > 20
+    for (name, one), (_, other) in zip(gradients["whole"], gradients["cached"], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6, msg=name)
+    assert any(one.abs().max() > 0 for _, one in gradients["whole"])
+
+
+def test_the_memory_bank_changes_the_losses_once_it_has_something(tmp_path):
+    without = World(tmp_path / "a").align(n_epochs=1)
+    bank = {"size": 8, "max_age_steps": 3}
+    with_bank = World(tmp_path / "b").align(n_epochs=1, memory_bank=bank)
+    for term in ("loss_t2t", "loss_t2v"):
+        assert with_bank.report["epochs"][0][term] > without.report["epochs"][0][term]
+
+
+def test_low_rank_weights_learn_and_are_merged(tmp_path):
+    world = World(tmp_path)
+    before, names = world.weights(), set(dict(world.encoders["text"].named_parameters()))
+    result = world.align(trained="lora", image_trained="last_block", n_epochs=3)
+    assert set(dict(world.encoders["text"].named_parameters())) == names
+    trained = {name for name in result.trained_weights if name.startswith("text_encoder.")}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    changed = {name for name in moved(before, world.weights()) if name.startswith("text_")}
+    # Every linear layer has moved and nothing else; the pooler is not used by mean pooling.
+    assert changed == {
+        name
+        for name in before
+        if name.startswith("text_encoder.model.encoder.layer.")
+        and name.endswith("weight")
+        and "LayerNorm" not in name
+    }
+    assert result.report["trained"] == {"text": "lora", "image": "last_block"}
+    assert result.report["before"] != result.report["after"]
+
+
+def test_fused_attention_takes_no_low_rank_weights_and_the_error_says_what_to_do(tmp_path):
+    with pytest.raises(EncoderError, match=r"(?s)in_proj_weight.*image_trained.*transformers"):
+        World(tmp_path).align(trained="lora")
+
+
+def test_half_precision_stays_close_on_the_cpu(tmp_path):
+    plain = World(tmp_path / "a").align(n_epochs=1)
+    half = World(tmp_path / "b").align(n_epochs=1, precision="bfloat16")
+    auto = World(tmp_path / "c").align(n_epochs=1, precision="auto")
+    assert half.report["epochs"] != plain.report["epochs"]
+    assert half.report["epochs"][0]["loss"] == pytest.approx(
+        plain.report["epochs"][0]["loss"], rel=0.1
+    )
+    assert auto.report["epochs"] == plain.report["epochs"]
+
+
+def test_items_with_equal_text_are_no_negatives_of_each_other(tmp_path):
+    world = World(tmp_path, ("text",))
+    groups = world.contents["text"].groups()
+    assert len(set(groups.tolist())) == len(groups)
+    world.contents["text"]._texts[3] = "  RED cat film "  # as i0, but for case and space
+    groups = world.contents["text"].groups()
+    assert groups[0] == groups[3]
+    assert world.align().report["items_with_a_twin"] == {"text": 2}
+
+
+class Stop(NoProgress):
+    """Stops the process's work after some batches, as a kill would."""
+
+    def __init__(self, after):
+        self.left = after
+
+    @contextmanager
+    def stage(self, description, total):
+        def advance(n=1, note=""):
+            self.left -= description == "alignment"
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+@pytest.mark.parametrize(("after", "seconds"), [(1, 0.0), (3, 0.0), (2, 60.0), (5, 60.0)])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypatch, after, seconds):
+    """Two batches an epoch, three epochs; checkpoints after every batch or every epoch."""
+    values = {"n_epochs": 3, "batch_size": 2, "memory_bank": {"size": 5}}
+    whole = World(tmp_path / "whole")
+    expected = whole.align(**values)
+    monkeypatch.setattr(alignment_loop, "CHECKPOINT_SECONDS", seconds)
+    with pytest.raises(KeyboardInterrupt):
+        World(tmp_path / "cut").align(**values, progress=Stop(after))
+    again = World(tmp_path / "cut")
+    tracker = Recorder()
+    result = again.align(**values, tracker=tracker)
+    assert result.report == expected.report
+    assert not moved(whole.weights(), again.weights())
+    for name, adapter in result.adapters.items():
+        for one, other in zip(
+            adapter.parameters(), expected.adapters[name].parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+    # The record of the run that goes on has every epoch.
+    assert [step for step, _ in tracker.metrics] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.content import open_content
+from sicsrec.errors import ConfigError
 from sicsrec.progress import NoProgress
 from sicsrec.training.item_inputs import tabulate_inputs
 from tests.unit.stage_one import SMALL_CLIP, bert, make_catalog, save_tiny_bert, write_covers
@@ -18,7 +21,21 @@ def set_up(tmp_path, modality, trained, kind):
     return encoder.eval(), open_content(modality, catalog, tmp_path / "covers")
 
 
-BOUNDS = {"memory": {}, "file": {"max_memory_bytes": 0}, "computed": {"max_file_bytes": 0}}
+def tabulate(encoder, content, work, **values):
+    return tabulate_inputs(
+        encoder,
+        content,
+        **{
+            "batch_size": 3,
+            "work": work,
+            "progress": NoProgress(),
+            "max_bytes": 1 << 30,
+            **values,
+        },
+    )
+
+
+BOUNDS = {"file": 1 << 30, "computed": 100}
 
 
 @pytest.mark.parametrize("where", BOUNDS)
@@ -28,14 +45,7 @@ BOUNDS = {"memory": {}, "file": {"max_memory_bytes": 0}, "computed": {"max_file_
 )
 def test_kept_inputs_give_what_the_encoder_gives(tmp_path, modality, kind, trained, where):
     encoder, content = set_up(tmp_path, modality, trained, kind)
-    inputs = tabulate_inputs(
-        encoder,
-        content,
-        batch_size=3,
-        work=tmp_path,
-        progress=NoProgress(),
-        **BOUNDS[where],
-    )
+    inputs = tabulate(encoder, content, tmp_path, max_bytes=BOUNDS[where])
     assert inputs.where == where
     assert (tmp_path / f"{modality}_inputs.bin").exists() == (where == "file")
     wanted = content.indices[[4, 0, 2, 0]]
@@ -45,7 +55,7 @@ def test_kept_inputs_give_what_the_encoder_gives(tmp_path, modality, kind, train
 
 def test_kept_inputs_follow_the_weights_that_move(tmp_path):
     encoder, content = set_up(tmp_path, "text", "last_block", "bert")
-    inputs = tabulate_inputs(encoder, content, batch_size=4, work=tmp_path, progress=NoProgress())
+    inputs = tabulate(encoder, content, tmp_path)
     before = inputs.encode(content.indices)
     before.sum().backward()
     assert all(weight.grad is not None for weight in encoder.trained_parameters().values())
@@ -58,10 +68,96 @@ def test_kept_inputs_follow_the_weights_that_move(tmp_path):
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_many_items_keep_their_order(tmp_path):
+def test_many_items_are_planned_by_length(tmp_path):
     encoder, content = set_up(tmp_path, "text", "last_block", "bert")
-    inputs = tabulate_inputs(encoder, content, batch_size=4, work=tmp_path, progress=NoProgress())
+    inputs = tabulate(encoder, content, tmp_path)
     wanted = np.tile(content.indices, 20)
+    chunks = inputs.plan(wanted, 64)
+    assert sorted(np.concatenate(chunks).tolist()) == list(range(len(wanted)))
+    assert max(map(len, chunks)) <= 64
+    lengths = [inputs._parts.lengths_of(wanted[rows]) for rows in chunks]
+    assert all(a.max() <= b.min() for a, b in itertools.pairwise(lengths))
     single = {int(index): inputs.encode(np.array([index])) for index in content.indices}
-    expected = torch.cat([single[int(index)] for index in wanted])
-    torch.testing.assert_close(inputs.encode(wanted), expected, rtol=1e-4, atol=1e-5)
+    for rows in chunks:
+        expected = torch.cat([single[int(index)] for index in wanted[rows]])
+        torch.testing.assert_close(inputs.encode(wanted[rows]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_takes_half_the_space_and_little_of_the_value(tmp_path):
+    encoder, content = set_up(tmp_path, "image", "last_block", "clip")
+    sizes, vectors = [], []
+    for dtype in ("float32", "float16"):
+        inputs = tabulate(encoder, content, tmp_path, dtype=dtype)
+        sizes.append((tmp_path / "image_inputs.bin").stat().st_size)
+        vectors.append(inputs.encode(content.indices))
+    assert sizes[0] == 2 * sizes[1]
+    assert vectors[1].dtype == torch.float32
+    torch.testing.assert_close(vectors[1], vectors[0], rtol=0.02, atol=0.02)
+
+
+def count_trunk_calls(encoder, monkeypatch):
+    calls, original = [], encoder.trunk
+    monkeypatch.setattr(encoder, "trunk", lambda inputs: calls.append(1) or original(inputs))
+    return calls
+
+
+def test_a_finished_file_is_used_again_and_only_by_the_same_encoder(tmp_path, monkeypatch):
+    encoder, content = set_up(tmp_path, "text", "last_block", "bert")
+    first = tabulate(encoder, content, tmp_path)
+    calls = count_trunk_calls(encoder, monkeypatch)
+    second = tabulate(encoder, content, tmp_path)
+    assert not calls
+    assert torch.equal(first.encode(content.indices), second.encode(content.indices))
+    tabulate(encoder, content, tmp_path, dtype="float16")
+    assert calls
+    calls.clear()
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(1.5)
+    tabulate(encoder, content, tmp_path, dtype="float16")
+    assert calls
+
+
+@pytest.mark.parametrize("damage", ["no index", "cut short", "died while writing"])
+def test_a_file_that_is_not_whole_is_made_anew(tmp_path, monkeypatch, damage):
+    encoder, content = set_up(tmp_path, "text", "last_block", "bert")
+    expected = tabulate(encoder, content, tmp_path).encode(content.indices)
+    file, index = tmp_path / "text_inputs.bin", tmp_path / "text_inputs.npz"
+    whole = file.read_bytes()
+    if damage == "no index":
+        index.unlink()
+        file.write_bytes(bytes(len(whole)))
+    elif damage == "cut short":
+        file.write_bytes(whole[:-4])
+    else:
+        calls, original = [], encoder.trunk
+
+        def die(inputs):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return original(inputs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(encoder, "trunk", die)
+            file.write_bytes(whole[:-4])
+            with pytest.raises(KeyboardInterrupt):
+                tabulate(encoder, content, tmp_path)
+        assert not index.exists()
+    inputs = tabulate(encoder, content, tmp_path)
+    assert torch.equal(inputs.encode(content.indices), expected)
+    assert file.read_bytes() == whole
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    encoder, content = set_up(tmp_path, "text", "last_block", "bert")
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(ConfigError, match=r"max_cache_bytes.*10 bytes are free"):
+        tabulate(encoder, content, tmp_path)
+
+
+def test_the_bound_holds_even_where_the_estimate_is_too_low(tmp_path, monkeypatch):
+    encoder, content = set_up(tmp_path, "text", "last_block", "bert")
+    monkeypatch.setattr("sicsrec.training.item_inputs._estimate_bytes", lambda *_: 0)
+    assert tabulate(encoder, content, tmp_path, max_bytes=1000).where == "computed"
+    assert not (tmp_path / "text_inputs.bin").exists()

@@ -4,7 +4,7 @@ import pytest
 
 from sicsrec.data.schema import PAIRS
 from sicsrec.errors import DataError
-from sicsrec.training.pair_batches import Batches, Pairs
+from sicsrec.training.pair_batches import Batches, Pairs, mark_items
 from tests.unit.stage_one import make_catalog
 
 ROWS = [
@@ -83,8 +83,37 @@ def test_the_order_follows_the_seed():
     assert order(1) == order(1) != order(2)
 
 
-def test_held_aside_pairs_are_not_kept():
-    rows = [(f"i{n % 9}", f"i{(n + 1) % 9}", [], "s") for n in range(40)]
-    kept, aside = read(rows).hold_aside(0.05, np.random.default_rng(0))
-    assert (len(kept), len(aside)) == (38, 2)
+def test_held_aside_pairs_are_not_kept_in_either_direction():
+    forth = [(f"i{n % 10}", f"i{(n + 1 + n // 10) % 10}", [], "s") for n in range(40)]
+    back = [(positive, anchor, [], "s") for anchor, positive, _, _ in forth]
+    pairs = read(forth + back + forth[:3])
+    kept, aside = pairs.hold_aside(0.05, np.random.default_rng(0))
+
+    def ends(some):
+        both = zip(some.anchors.tolist(), some.positives.tolist(), strict=True)
+        return {frozenset(pair) for pair in both}
+
+    assert not ends(kept) & ends(aside)
+    assert len(ends(aside)) == int(0.05 * len(ends(pairs)))
+    assert len(kept) + len(aside) == len(pairs)
+    assert len(aside) >= 2 * len(ends(aside))
     assert len(read().hold_aside(0.05, np.random.default_rng(0))[1]) == 0
+
+
+def test_an_epoch_can_be_entered_anywhere():
+    rows = [(f"i{n}", f"i{(n + 1) % 9}", ["i9"], "s") for n in range(9)]
+    batches = Batches(read(rows), np.array([10], dtype=np.int32), 2)
+    whole = list(batches.epoch(np.random.default_rng(3)))
+    rest = list(batches.epoch(np.random.default_rng(3), start=2))
+    assert len(rest) == len(whole) - 2
+    for one, other in zip(whole[2:], rest, strict=True):
+        np.testing.assert_array_equal(one.items, other.items)
+        np.testing.assert_array_equal(one.anchors, other.anchors)
+
+
+def test_marks_are_where_a_row_names_a_column():
+    columns = np.array([7, 2, 5])
+    marks = mark_items(columns, [np.array([5, 9]), np.array([], dtype=np.int64), np.array([2, 7])])
+    assert marks.tolist() == [[False, False, True], [False] * 3, [True, True, False]]
+    assert mark_items(columns, []).shape == (0, 3)
+    assert mark_items(columns[:0], [np.array([1])]).shape == (1, 0)
