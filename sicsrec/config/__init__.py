@@ -140,7 +140,7 @@ class IngestConfig(Section):
 
 
 class SplitConfig(Section):
-    """Interactions to train, valid and test (METHOD 0)."""
+    """Interactions to train, valid and test."""
 
     strategy: Literal["leave_one_out", "global_time"] = "leave_one_out"
     """``leave_one_out``: a user's last item is the test target, the one before the validation
@@ -155,7 +155,7 @@ class SplitConfig(Section):
 
 
 class SamplePairsConfig(Section):
-    """Training histories to positive and negative item pairs (METHOD 1.1)."""
+    """Training histories to positive and negative item pairs (the paper's sample construction)."""
 
     judge: JudgeConfig = SimilarityJudgeConfig()
     """Who names the similar and the unrelated candidates."""
@@ -262,7 +262,7 @@ class MemoryBankConfig(Section):
 
 
 class AlignEncodersConfig(Section):
-    """Joint fine-tuning of a text and an image encoder (METHOD 1.2)."""
+    """Joint fine-tuning of a text and an image encoder (the paper's content alignment)."""
 
     text_encoder: EncoderConfig | None = None
     """None: items have no text vectors."""
@@ -339,7 +339,7 @@ class GivenSourceConfig(Section):
 
 
 class EncodeItemsConfig(Section):
-    """Items to text and image vectors in Parquet (METHOD 1.3)."""
+    """Items to text and image vectors in Parquet."""
 
     source: Annotated[EncodersSourceConfig | GivenSourceConfig, Field(discriminator="kind")] = (
         EncodersSourceConfig()
@@ -364,7 +364,7 @@ class EncodeItemsConfig(Section):
 
 
 class SequenceModelConfig(Section):
-    """What the ID encoder and SICSRec have in common (METHOD 2.1, 2.2)."""
+    """What the ID encoder and SICSRec have in common."""
 
     width: PositiveInt = 256
     """Width d of item embeddings and hidden states."""

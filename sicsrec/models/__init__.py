@@ -1,1 +1,1 @@
-"""Sequence models: the ID encoder and SICSRec (METHOD 2)."""
+"""Sequence models: the ID encoder and SICSRec."""

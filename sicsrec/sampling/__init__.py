@@ -1,1 +1,1 @@
-"""Positive and negative item pairs out of training histories, as a judge sees them (METHOD 1.1)."""
+"""Positive and negative item pairs out of training histories, as a judge sees them."""
