@@ -42,7 +42,9 @@ def test_command_is_taken(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my.yaml").write_text(next(text for text in blocks("yaml") if "extends" in text))
+    for text in blocks("yaml"):
+        name = re.match(r"# (\w+\.yaml)\n", text)
+        (tmp_path / (name[1] if name else "my.yaml")).write_text(text)
     command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
     given = command.make_context(words[0], words[1:]).params
     if "preset" not in given:
