@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,6 +36,10 @@ os.environ |= {
 for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
     os.environ.pop(name, None)
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A busy machine makes no test wrong.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 _connect = socket.socket.connect
 

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-from sicsrec.config import EncoderConfig
+from sicsrec.config.encoders import EncoderConfig
 from sicsrec.encoders import ENCODERS
 from sicsrec.encoders.base import ItemEncoder, Modality
 from sicsrec.errors import EncoderError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sicsrec.config import Precision, VectorDtype
+from sicsrec.config.encoders import Precision, VectorDtype
 from sicsrec.encoders.base import ItemEncoder
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.precision import computing_in

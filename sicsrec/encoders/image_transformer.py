@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, BaseImageProcessor
 
-from sicsrec.config import TransformersEncoderConfig
+from sicsrec.config.encoders import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, Prepare
 from sicsrec.encoders.transformer import (
     ORIGIN,

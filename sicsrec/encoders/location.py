@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sicsrec.config import EncoderConfig, TransformersEncoderConfig
+from sicsrec.config.encoders import EncoderConfig, TransformersEncoderConfig
 from sicsrec.model_files import find_model_folder
 
 _LOCAL_PREFIX = "local-dir:"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sicsrec.config import LoraConfig
+from sicsrec.config.encoders import LoraConfig
 from sicsrec.encoders.base import ItemEncoder
 from sicsrec.errors import EncoderError
 

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sicsrec.config import OpenClipEncoderConfig
+from sicsrec.config.encoders import OpenClipEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, Prepare, TrainedParts, run_until
 from sicsrec.encoders.identity import digest_weights
 from sicsrec.encoders.location import portable_name

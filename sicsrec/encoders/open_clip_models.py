@@ -6,7 +6,7 @@ from typing import Any
 import open_clip
 from torch import nn
 
-from sicsrec.config import OpenClipArchitectureConfig, OpenClipEncoderConfig
+from sicsrec.config.encoders import OpenClipArchitectureConfig, OpenClipEncoderConfig
 from sicsrec.errors import EncoderError
 
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from sicsrec.config import Precision
+from sicsrec.config.encoders import Precision
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

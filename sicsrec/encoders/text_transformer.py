@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sicsrec.config import TransformersEncoderConfig
+from sicsrec.config.encoders import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, Prepare
 from sicsrec.encoders.transformer import (
     ORIGIN,

@@ -18,7 +18,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
 from sicsrec import model_files
-from sicsrec.config import TransformersEncoderConfig
+from sicsrec.config.encoders import TransformersEncoderConfig
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_until
 from sicsrec.encoders.first_position import run_first
 from sicsrec.encoders.identity import digest_weights

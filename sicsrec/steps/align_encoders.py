@@ -10,7 +10,7 @@ import json
 import polars as pl
 from safetensors.torch import save_file
 
-from sicsrec.config import EncoderConfig
+from sicsrec.config.encoders import EncoderConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import PAIRS, check_schema
 from sicsrec.encoders.base import ItemEncoder, Modality

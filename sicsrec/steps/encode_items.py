@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicsrec.artifacts import digest_file, digest_folder
-from sicsrec.config import EncodeItemsConfig, GivenSourceConfig, VectorDtype
+from sicsrec.config import EncodeItemsConfig, GivenSourceConfig
+from sicsrec.config.encoders import VectorDtype
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.given_vectors import read_given_vectors
 from sicsrec.data.vectors import MODALITIES, Matrix, write_vectors

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sicsrec.config import AlignEncodersConfig
+from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.encoders.base import ItemEncoder, Trained
 from sicsrec.encoders.content import ItemContent

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sicsrec.config import AlignEncodersConfig
+from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.errors import TrainingDivergedError
 from sicsrec.progress import Progress
 from sicsrec.tracking import Tracker

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sicsrec.artifacts import canonical_json
-from sicsrec.config import Precision, VectorDtype
+from sicsrec.config.encoders import Precision, VectorDtype
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.identity import digest_weights

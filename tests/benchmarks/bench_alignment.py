@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sicsrec.config import AlignEncodersConfig
+from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.progress import NoProgress
 from sicsrec.training.alignment_loop import Learner

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.config import (
+from sicsrec.config import PipelineConfig
+from sicsrec.config.encoders import (
     OpenClipArchitectureConfig,
     OpenClipEncoderConfig,
-    PipelineConfig,
     TransformersEncoderConfig,
 )
 from sicsrec.data.catalog import ItemCatalog

@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from sicsrec.config import (
+from sicsrec.config.encoders import (
     OpenClipArchitectureConfig,
     OpenClipEncoderConfig,
     TransformersEncoderConfig,

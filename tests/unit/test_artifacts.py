@@ -216,7 +216,7 @@ import json, os, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.config import PipelineConfig
+from sicsrec.config import (PipelineConfig)
 from sicsrec.steps.runner import run_step
 from sicsrec.tracking import NullTracker
 

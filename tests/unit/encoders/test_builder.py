@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, CLIPModel
 
-from sicsrec.config import OpenClipEncoderConfig, TransformersEncoderConfig
+from sicsrec.config.encoders import OpenClipEncoderConfig, TransformersEncoderConfig
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
 from sicsrec.errors import ConfigError, EncoderError
 from tests.unit.stage_one import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sicsrec.config import LoraConfig
+from sicsrec.config.encoders import LoraConfig
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
 from sicsrec.encoders.lora import add_lora, merge_lora
 from sicsrec.errors import EncoderError

@@ -138,7 +138,7 @@ def test_removing_seen_items_leaves_the_scorers_memory_alone() -> None:
     assert table.tolist() == pytest.approx([0.3, 0.2, 0.1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n_users=st.integers(1, 9),
     n_items=st.integers(1, 12),

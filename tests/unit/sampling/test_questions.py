@@ -68,7 +68,7 @@ def test_items_outside_the_catalogue_are_an_error():
         ask("per_item", histories={"u": ["i0", "nobody"]})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.lists(st.sampled_from([f"i{n}" for n in range(10)]), min_size=1, max_size=8),

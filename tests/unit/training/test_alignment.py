@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from sicsrec.config import AlignEncodersConfig
+from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.data.schema import PAIRS
 from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.content import open_content
