@@ -175,6 +175,15 @@ class SamplePairsConfig(Section):
     def _similarity_unless_named(cls, value: Any) -> Any:
         return {"kind": "similarity", **value} if isinstance(value, dict) else value
 
+    @model_validator(mode="after")
+    def _candidates_come_by_co_occurrence(self) -> "SamplePairsConfig":
+        if self.judge.kind == "co_occurrence" and self.anchors != "per_item":
+            raise ValueError(
+                "judge.kind: co_occurrence goes by the order of the candidates, which with "
+                f"anchors: {self.anchors} come most recent first; set anchors: per_item"
+            )
+        return self
+
 
 # --------------------------------------------------------------------------- align_encoders
 
