@@ -22,7 +22,7 @@ from tests.flows.conftest import SMALL
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-DIVERGES = ["train_sicsrec.learning_rate=1e30"]
+BROKEN = ["encode_items.source={kind: given, text: nowhere.npy}"]
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +62,21 @@ def n_made(home: Path, step: str) -> int:
 
 def test_variants_share_steps_a_failure_stops_nothing_and_a_rerun_goes_on(home: Path) -> None:
     variants = {"full": [], "without adapters": ["train_sicsrec.adapter_rank=0"]}
-    outcome, text = compare(home, variants | {"diverges": DIVERGES}, [1])
+    outcome, text = compare(home, variants | {"broken": BROKEN}, [1])
     assert [(row["model"], row["variant"]) for row in outcome.rows] == [
         (model, variant) for model in ("SICSRec", "SICSRec, blended") for variant in variants
     ]
-    assert "3 of 3: diverges, seed 1: failed, sicsrec: the loss is not finite" in text
+    assert "3 of 3: broken, seed 1: failed, encode_items.source: there is no vector file" in text
     assert "1 of 3: full, seed 1: 8 steps, 0 of them cached" in text
     assert "2 of 3: without adapters, seed 1: 8 steps, 6 of them cached" in text
     runs, summary = recorded(home)
     assert {(r.data.tags["variant"], r.data.tags["seed"], r.info.status) for r in runs} == {
         ("full", "1", "FINISHED"),
         ("without adapters", "1", "FINISHED"),
-        ("diverges", "1", "FAILED"),
+        ("broken", "1", "FAILED"),
     }
     assert summary.info.status == "FINISHED"
-    assert "diverges, seed 1: TrainingDivergedError" in summary.data.tags["not_run"]
+    assert "broken, seed 1: DataError: encode_items.source" in summary.data.tags["not_run"]
     assert summary.info.run_id == outcome.mlflow_run_id
     client = MlflowClient(database_uri(home))
     assert [f.path for f in client.list_artifacts(summary.info.run_id, "figures")] == [
@@ -100,6 +100,9 @@ def test_variants_share_steps_a_failure_stops_nothing_and_a_rerun_goes_on(home: 
 
 
 def test_when_every_run_fails_the_comparison_says_why(home: Path) -> None:
-    variants = {"one": DIVERGES, "two": ["train_sicsrec.learning_rate=1e31"]}
-    with pytest.raises(SicsrecError, match=r"no run ended well: one, seed 1: .*not finite"):
+    variants = {
+        "one": BROKEN,
+        "two": ["encode_items.source={kind: given, text: elsewhere.npy}"],
+    }
+    with pytest.raises(SicsrecError, match=r"no run ended well: one, seed 1: DataError: .*; two"):
         compare(home, variants, [1])
