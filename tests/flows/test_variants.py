@@ -63,7 +63,7 @@ def test_overrides_of_the_command_come_before_those_of_a_variant() -> None:
 
 
 def test_a_mistake_in_a_variant_is_an_error_and_no_skip() -> None:
-    with pytest.raises(ConfigError, match=r"variant 'b': .*did you mean train_sicsrec.alpha"):
+    with pytest.raises(ConfigError, match=r"(?s)variant 'b': .*did you mean train_sicsrec.alpha"):
         plan({"a": [], "b": ["train_sicsrec.alfa=1"]})
     with pytest.raises(NotApplicableError, match="image_encoder is missing"):
         plan({"a": ["train_sicsrec.modalities=[image]"], "b": []}, preset="bili_food")
