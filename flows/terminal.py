@@ -197,7 +197,8 @@ def difference_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     for model in dict.fromkeys(str(row["model"]) for row in rows):
         of_model = [row for row in rows if row["model"] == model]
         users, seeds = (max(row[name] for row in of_model) for name in ("users", "seeds"))
-        table = new_table(f"{model}, test, {users:,} users, {seeds} seeds")
+        times = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        table = new_table(f"{model}, test, {users:,} users, {times}")
         if any(row[f"{_COMPARED[0]}_difference"] is not None for row in of_model):
             table.caption = (
                 "Difference to the first line, its interval below; coloured where that excludes 0."
