@@ -94,6 +94,48 @@ def run(
 
 
 @app.command()
+def compare(
+    preset: Preset = "demo",
+    data: Data = None,
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variants",
+            help="ablation, pair-sources, or a YAML file: names with lists of overrides.",
+            metavar="SET",
+        ),
+    ] = "ablation",
+    n_seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Seeds that every variant runs with.")
+    ] = 3,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The first of the seeds.")] = None,
+) -> None:
+    """Run variants of a pipeline over seeds and say which helps; what did not change is reused."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.variants import load_variants, plan_variants
+
+        plan = plan_variants(load_variants(variants), preset, data, overrides or (), seed)
+    now = datetime.now().astimezone()
+    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-compare-{Path(preset).stem}.log"
+    with _clear_errors(console, log):
+        from flows.compare import (
+            ComparisonRequest,
+            print_comparison,
+            print_skipped,
+            run_comparison,
+        )
+
+        print_skipped(plan.skipped, console)
+        first_seed = plan.first.config.seed
+        seeds = range(first_seed, first_seed + n_seeds)
+        request = ComparisonRequest(variants, preset, data, seeds)
+        outcome = run_comparison(request, plan, settings, console, log)
+        print_comparison(outcome, settings, console)
+
+
+@app.command()
 def status(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:
@@ -226,5 +268,6 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
 def _title(error: Any) -> str:
     return {
         "ConfigError": "The configuration cannot be used",
+        "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
     }.get(type(error).__name__, type(error).__name__)

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sicsrec.config import PipelineConfig
-from sicsrec.errors import ConfigError
+from sicsrec.config.base import NOT_FOR_THIS_DATA
+from sicsrec.errors import ConfigError, NotApplicableError
 
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
@@ -92,6 +93,7 @@ def resolve_config(
 
     Raises:
         ConfigError: naming every wrong key and value.
+        NotApplicableError: if all is right but asks for data that there is not.
     """
     values, origins = _load(preset)
     changes = [_parse_override(text) for text in overrides]
@@ -108,7 +110,10 @@ def resolve_config(
     try:
         config = PipelineConfig.model_validate(values)
     except ValidationError as err:
-        raise ConfigError(_listed(f"configuration {preset!r}", _problems(err, values))) from err
+        problems = list(_problems(err, values))
+        if {fault["type"] for fault in err.errors()} == {NOT_FOR_THIS_DATA}:
+            raise NotApplicableError("\n".join(problems)) from err
+        raise ConfigError(_listed(f"configuration {preset!r}", problems)) from err
     return ResolvedConfig(preset, config, origins)
 
 
@@ -130,7 +135,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
         if not path.is_file():
             raise ConfigError(f"there is no configuration file {path}")
         text, label, where = path.read_text("utf-8"), f"file {path.name}", str(path)
-    values = _parse_mapping(text, where)
+    values = parse_mapping(text, where)
     base = values.pop("extends", None)
     if base is None:
         return values, dict.fromkeys((path for path, _ in _leaves(values)), label)
@@ -144,7 +149,16 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
     return merged, origins
 
 
-def _parse_mapping(text: str, where: str) -> dict[str, Any]:
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """Read YAML that holds names and values.
+
+    Args:
+        text: the YAML.
+        where: what messages call it.
+
+    Raises:
+        ConfigError: if it is not valid, or holds something else.
+    """
     loader = _Loader(text)
     loader.name = where
     try:
@@ -277,5 +291,5 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
         yield f"{'.'.join(path)}: {message}{found}" if path else message
 
 
-def _listed(title: str, lines: Sequence[str] | Iterator[str]) -> str:
+def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title} cannot be used:", *(f"  {line}" for line in lines)])

@@ -34,8 +34,10 @@ StepName = Literal[
 
 def _run_name() -> str:
     preset = flow_run.parameters.get("preset", "demo")
+    variant = (flow_run.parameters.get("tags") or {}).get("variant")
     now = datetime.now().astimezone()
-    return f"{preset} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
+    label = f"{preset}, {variant}" if variant else preset
+    return f"{label} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
 
 
 @flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
@@ -46,6 +48,7 @@ def sicsrec(
     refresh: list[StepName] | None = None,
     until: StepName | None = None,
     seed: int | None = None,
+    tags: dict[str, str] | None = None,
 ) -> RunOutcome:
     """Turn raw video metadata, covers and histories into an evaluated, exported recommender.
 
@@ -56,6 +59,7 @@ def sicsrec(
         refresh: steps that run even when their output could be reused.
         until: last step to run.
         seed: seed of every step that draws random numbers.
+        tags: further tags of the run in MLflow.
 
     Returns:
         How each step ended, in order.
@@ -65,7 +69,7 @@ def sicsrec(
     config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
     steps = select_steps(config, until, refresh or ())
     name = str(flow_run.name or preset)
-    with recorded_run(name, config, steps, tuple(refresh or ())) as run:
+    with recorded_run(name, config, steps, tuple(refresh or ()), tags) as run:
         outcomes = _run_stages(config, run)
     return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
 

@@ -1,9 +1,11 @@
 """One run from the command line: log file, temporary server, the flow, and what is said of it."""
 
+import importlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,7 +18,7 @@ from flows.configuration import ResolvedConfig
 from flows.server import MLFLOW_URL, PREFECT_URL, prefect_server
 from flows.terminal import RunView, logging_to, results_tables
 from sicsrec.artifacts import ArtifactStore
-from tasks.outcome import RunOutcome, observed_by
+from tasks.outcome import Observer, RunOutcome, observed_by
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class RunRequest:
     refresh: list[str] = field(default_factory=list)
     until: str | None = None
     seed: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,40 +53,61 @@ def run_pipeline(
     Raises:
         SicsrecError: what a step raised, or when the temporary server does not start.
     """
+    with RunView(console, steps) as view, prefect_session(settings, console, log):
+        try:
+            state = run_flow(request, view)
+            outcome: RunOutcome = state.result()
+        except BaseException:
+            view.mark_failed()
+            raise
+        return FinishedRun(outcome, str(state.state_details.flow_run_id))
+
+
+@contextmanager
+def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator[None]:
+    """Log to a file and have a Prefect server, a temporary one unless the settings name one.
+
+    Raises:
+        SicsrecError: if the temporary server does not start.
+    """
     # So that a run that is told to end says goodbye to MLflow and Prefect like one that failed.
     signal.signal(signal.SIGTERM, _stop)
     server_log = settings.log_folder / "prefect-server.log"
     with (
         logging_to(log, console),
         prefect_server(settings.prefect_api_url, server_log) as server,
-        RunView(console, steps) as view,
     ):
         try:
             # Imported while the server starts: each of the two takes seconds.
-            from flows.pipeline import sicsrec
+            importlib.import_module("flows.pipeline")
             from tasks.record import warm_up
 
             warm_up()
             if server is not None:
                 server.wait()
-            with observed_by(view):
-                state: Any = sicsrec(
-                    preset=request.preset,
-                    data=request.data,
-                    overrides=request.overrides,
-                    refresh=request.refresh,
-                    until=request.until,
-                    seed=request.seed,
-                    return_state=True,
-                )
-                outcome: RunOutcome = state.result()
+            yield
         except BaseException:
-            view.mark_failed()
             logger.exception("the run ended with an error")
             raise
         finally:
             _send_last_log_lines()
-        return FinishedRun(outcome, str(state.state_details.flow_run_id))
+
+
+def run_flow(request: RunRequest, view: Observer) -> Any:
+    """Run the flow inside a session and return its final state, failed or not."""
+    from flows.pipeline import sicsrec
+
+    with observed_by(view):
+        return sicsrec(
+            preset=request.preset,
+            data=request.data,
+            overrides=request.overrides,
+            refresh=request.refresh,
+            until=request.until,
+            seed=request.seed,
+            tags=request.tags,
+            return_state=True,
+        )
 
 
 def _send_last_log_lines() -> None:

@@ -22,6 +22,7 @@ from sicsrec.progress import Advance, LogProgress, Progress
 from tasks.outcome import StepOutcome
 
 _METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
+_COMPARED = ("hr_at_10", "ndcg_at_5", "ndcg_at_10")
 _STATE_STYLES = {
     "ran": "green",
     "cached": "cyan",
@@ -78,10 +79,21 @@ class RunView:
     Args:
         console: where to show it.
         steps: names of the steps of the run.
+        heading: title of the table.
+        leaves_table: whether the table stays when the run ended well.
     """
 
-    def __init__(self, console: Console, steps: Sequence[str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        steps: Sequence[str],
+        *,
+        heading: str | None = None,
+        leaves_table: bool = True,
+    ) -> None:
         self.console = console
+        self._heading = heading
+        self._leaves_table = leaves_table
         self._states = dict.fromkeys(steps, "")
         self._outcomes: dict[str, StepOutcome] = {}
         self._bar_progress = BarProgress(console)
@@ -103,7 +115,7 @@ class RunView:
     def __exit__(self, *_: object) -> None:
         """Stop, and leave the table of steps behind."""
         self._live.stop()
-        if self._outcomes or "failed" in self._states.values():
+        if self._leaves_table and (self._outcomes or "failed" in self._states.values()):
             self.console.print(self._table())
 
     def started(self, step: str) -> None:
@@ -130,7 +142,7 @@ class RunView:
         return Group(self._table(), self._bar_progress.bars)
 
     def _table(self) -> Table:
-        table = new_table()
+        table = new_table(self._heading and escape(self._heading))
         table.add_column("step", no_wrap=True)
         table.add_column("", no_wrap=True, min_width=7)
         table.add_column("rows", justify="right", no_wrap=True)
@@ -177,6 +189,45 @@ def results_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
             )
         tables.append(table)
     return tables
+
+
+def difference_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return one table per model: every variant's means and differences to the first variant."""
+    tables = []
+    for model in dict.fromkeys(str(row["model"]) for row in rows):
+        of_model = [row for row in rows if row["model"] == model]
+        users, seeds = (max(row[name] for row in of_model) for name in ("users", "seeds"))
+        times = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        table = new_table(f"{model}, test, {users:,} users, {times}")
+        if any(row[f"{_COMPARED[0]}_difference"] is not None for row in of_model):
+            table.caption = (
+                "Difference to the first line, its interval below; coloured where that excludes 0."
+            )
+            table.caption_justify = "left"
+        table.add_column("variant", overflow="fold")
+        for name in _COMPARED:
+            label = name.replace("_at_", "@").upper()
+            table.add_column(label, justify="right", no_wrap=True)
+        for row in of_model:
+            lacking = f"\n({row['seeds']} of {seeds} seeds)" if row["seeds"] < seeds else ""
+            table.add_row(
+                Text(f"{row['variant']}{lacking}"), *(_compared(row, name) for name in _COMPARED)
+            )
+        tables.append(table)
+    return tables
+
+
+def _compared(row: Mapping[str, Any], name: str) -> Text:
+    difference, low, high = (row[f"{name}_{end}"] for end in ("difference", "low", "high"))
+    if difference is None:
+        return Text(f"{_share(row[name])}{'':>7}")
+    style = "green" if low > 0 else "red" if high < 0 else ""
+    cell = Text(f"{_share(row[name])} ").append(_signed(difference), style=style)
+    return cell.append(f"\n{_signed(low)} {_signed(high)}", style="dim")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("0.", ".", 1)
 
 
 def _cell(value: float | None, best: float | None) -> Text:

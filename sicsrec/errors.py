@@ -4,6 +4,7 @@
 
     SicsrecError
     ├── ConfigError                 a value, key or combination in the configuration
+    │   └── NotApplicableError      a right value that asks for data there is not
     ├── DataError                   what a reader, a table or an image holds
     │   ├── SchemaError             a column or type is not what the schema says
     │   └── LeakageError            held-out interactions would reach a step that must not see them
@@ -25,6 +26,10 @@ class SicsrecError(Exception):
 
 class ConfigError(SicsrecError):
     """The configuration holds a wrong value, key or combination."""
+
+
+class NotApplicableError(ConfigError):
+    """The configuration is right, but asks for data that there is not, e.g. covers."""
 
 
 class DataError(SicsrecError):

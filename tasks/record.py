@@ -45,10 +45,9 @@ def recorded_run(
     config: PipelineConfig,
     steps: tuple[str, ...],
     refresh: tuple[str, ...],
+    further_tags: Mapping[str, str] | None = None,
 ) -> Iterator[RunRecord]:
     """Open the parent run of a pipeline run and end it with the block."""
-    settings = Settings.from_environment()
-    store = _store(settings.home, settings.mlflow_uri)
     tags = {
         "dataset": config.dataset,
         "config_digest": config_digest(config),
@@ -59,8 +58,9 @@ def recorded_run(
         "image_encoder": _encoder_name(config, "image"),
         "protocol": f"{config.split.strategy}, "
         + ("seen items removed" if config.evaluate.remove_seen else "seen items kept"),
+        **(further_tags or {}),
     }
-    run = store.begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
+    run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
     with run.closing():
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
 
@@ -157,8 +157,13 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
 
 def warm_up() -> None:
     """Open the store of the records, which takes seconds the first time."""
+    open_store()
+
+
+def open_store() -> MlflowStore:
+    """Return the store of the records that the settings name."""
     settings = Settings.from_environment()
-    _store(settings.home, settings.mlflow_uri)
+    return _store(settings.home, settings.mlflow_uri)
 
 
 @lru_cache(maxsize=4)
@@ -167,8 +172,7 @@ def _store(home: Path, uri: str | None) -> MlflowStore:
 
 
 def _attach(run: RunRecord) -> PipelineRun:
-    settings = Settings.from_environment()
-    return _store(settings.home, settings.mlflow_uri).attach(run.mlflow_run_id)
+    return open_store().attach(run.mlflow_run_id)
 
 
 @lru_cache(maxsize=1)

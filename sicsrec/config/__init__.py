@@ -8,8 +8,9 @@ Config objects stop at the builders: modules of the models take plain keyword ar
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from sicsrec.config.base import PositiveInt, Rate, Section, Share
+from sicsrec.config.base import NOT_FOR_THIS_DATA, PositiveFloat, PositiveInt, Rate, Section, Share
 from sicsrec.config.encoders import AlignEncodersConfig, Precision, VectorDtype
 from sicsrec.config.judges import JudgeConfig, SimilarityJudgeConfig
 
@@ -175,6 +176,15 @@ class SamplePairsConfig(Section):
     def _similarity_unless_named(cls, value: Any) -> Any:
         return {"kind": "similarity", **value} if isinstance(value, dict) else value
 
+    @model_validator(mode="after")
+    def _candidates_come_by_co_occurrence(self) -> "SamplePairsConfig":
+        if self.judge.kind == "co_occurrence" and self.anchors != "per_item":
+            raise ValueError(
+                "judge.kind: co_occurrence goes by the order of the candidates, which with "
+                f"anchors: {self.anchors} come most recent first; set anchors: per_item"
+            )
+        return self
+
 
 # --------------------------------------------------------------------------- encode_items
 
@@ -271,7 +281,8 @@ class TrainSicsrecConfig(SequenceModelConfig):
     """Step 2: the content encoder, the mix decoder and low-rank adapters on top of step 1."""
 
     alpha: Annotated[float, Field(ge=0.0)] = 0.2
-    """Weight of the content-aware contrastive task L_con; the paper searches 0.1 ... 1.0."""
+    """Weight of the content-aware contrastive task L_con; the paper searches 0.1 ... 1.0. With 0 it
+    is not computed."""
     temperature: Annotated[float, Field(gt=0.0)] = 0.05
     """Temperature of L_rec and L_con."""
     table_penalty: Annotated[float, Field(ge=0.0)] = 0.01
@@ -281,12 +292,44 @@ class TrainSicsrecConfig(SequenceModelConfig):
     fusion_dropout: Rate = 0.0
     """Dropout of the towers' joined hidden states before W; the paper has none. It stands in for
     the regularisation that the reference gets from dropout left on in its frozen ID encoder."""
-    adapter_rank: PositiveInt = 4
-    """Rank of the low-rank residual adapters in the frozen ID encoder."""
+    modalities: Annotated[tuple[Literal["text", "image"], ...], Field(min_length=1)] | None = None
+    """Vectors that content is made of; None: all that ``encode_items`` gives."""
+    two_step: bool = True
+    """Whether the ID encoder comes from step 1 and is frozen. False: nothing is loaded and nothing
+    frozen, all is trained from random weights, and there are no adapters."""
+    adapter_rank: Annotated[int, Field(ge=0)] = 4
+    """Rank of the low-rank residual adapters in the frozen ID encoder; 0 or null: without any."""
     scoring: Literal["raw", "normalised"] = "normalised"
     """Whether item vectors are scaled to unit length in scoring. The loss always does, so
     ``normalised`` is the rule that was trained; ``raw`` is the reference's. Validation, test and
     export all use the one that is set."""
+    item_scoring: Literal["id", "id_and_content"] = "id"
+    """What user vectors are compared with, in training and in ranking: ``id``: item embeddings, as
+    in the paper; ``id_and_content``: norm2(e_i) + w * c_i, which places items without any
+    interaction by their content."""
+    content_weight: PositiveFloat = 0.3
+    """``id_and_content`` only: the value the learned weight w starts at."""
+
+    @field_validator("adapter_rank", mode="before")
+    @classmethod
+    def _none_means_no_adapters(cls, value: Any) -> Any:
+        return 0 if value is None else value
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("names a modality twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_scoring_rule(self) -> "TrainSicsrecConfig":
+        if self.item_scoring == "id_and_content" and self.scoring == "raw":
+            raise ValueError(
+                "item_scoring: id_and_content compares with norm2(e_i) + w * c_i in training and "
+                "ranking alike; set scoring: normalised"
+            )
+        return self
 
 
 # --------------------------------------------------------------------------- evaluate, export
@@ -351,16 +394,54 @@ class PipelineConfig(Section):
         """Whether vectors are made by judge and encoders rather than given."""
         return self.encode_items.source.kind == "encoders"
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities of which there will be vectors."""
+        source = self.encode_items.source
+        made_of = {
+            modality: getattr(source, modality)
+            if isinstance(source, GivenSourceConfig)
+            else getattr(self.align_encoders, f"{modality}_encoder")
+            for modality in ("text", "image")
+        }
+        return tuple(modality for modality, origin in made_of.items() if origin is not None)
+
     @model_validator(mode="after")
-    def _steps_agree(self) -> "PipelineConfig":
+    def _towers_agree(self) -> "PipelineConfig":
         # The reference trains an ID encoder 300 wide for a model 256 wide and loads what fits.
+        why = (
+            "step 2 loads the weights of step 1"
+            if self.train_sicsrec.two_step
+            else "train_sicsrec.two_step: false is compared with an ID encoder of the same shape"
+        )
         for name in ("width", "inner_width", "n_layers", "n_heads", "max_history_length"):
             first, second = getattr(self.pretrain_id, name), getattr(self.train_sicsrec, name)
             if first != second:
                 raise ValueError(
                     f"pretrain_id.{name} is {first} but train_sicsrec.{name} is {second}; "
-                    "step 2 loads the weights of step 1, so they must be equal"
+                    f"{why}, so they must be equal"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_have_vectors(self) -> "PipelineConfig":
+        for modality in self.train_sicsrec.modalities or ():
+            if modality not in self.modalities:
+                lacking = (
+                    f"align_encoders.{modality}_encoder"
+                    if self.has_stage_one
+                    else f"encode_items.source.{modality}"
+                )
+                raise PydanticCustomError(
+                    NOT_FOR_THIS_DATA,
+                    "train_sicsrec.modalities names {modality}, but {lacking} is missing, so there "
+                    "will be no {modality} vectors",
+                    {"modality": modality, "lacking": lacking},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> "PipelineConfig":
         encoders = self.align_encoders
         if self.has_stage_one and encoders.text_encoder is None and encoders.image_encoder is None:
             raise ValueError(

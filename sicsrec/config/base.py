@@ -9,6 +9,9 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+NOT_FOR_THIS_DATA = "not_for_this_data"
+"""Type of the validation error of a value that is right, but asks for data that there is not."""
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, docstrings become field descriptions."""

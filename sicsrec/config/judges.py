@@ -41,6 +41,22 @@ class SimilarityJudgeConfig(Section):
         return self
 
 
+class CoOccurrenceJudgeConfig(Section):
+    """A judge that looks at histories alone, to measure what reading texts adds.
+
+    The candidate that shares most training histories with the anchor counts as similar, those that
+    share fewest as unrelated.
+    """
+
+    kind: Literal["co_occurrence"] = "co_occurrence"
+
+
+class RandomJudgeConfig(Section):
+    """A judge that draws similar and unrelated candidates from the seed, to measure against."""
+
+    kind: Literal["random"] = "random"
+
+
 class BudgetConfig(Section):
     """How much may be asked for one set of pairs. Answers already in the log count too, so running
     again does not spend again; a larger budget goes on where the smaller one stopped.
@@ -158,6 +174,10 @@ class TransformersJudgeConfig(LanguageModelJudgeConfig):
 
 
 JudgeConfig = Annotated[
-    SimilarityJudgeConfig | OpenAIJudgeConfig | TransformersJudgeConfig,
+    SimilarityJudgeConfig
+    | CoOccurrenceJudgeConfig
+    | RandomJudgeConfig
+    | OpenAIJudgeConfig
+    | TransformersJudgeConfig,
     Field(discriminator="kind"),
 ]

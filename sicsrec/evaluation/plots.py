@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart by people with any colour vision."""
@@ -101,6 +102,53 @@ def plot_cohorts(
     # Markers at 0 stay whole.
     axes.set_xlim(left=-0.015 * axes.get_xlim()[1])
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_differences(rows: Sequence[Row], first: str, metrics: Sequence[str]) -> Figure:
+    """Draw every variant's difference to the first one as a point with its interval.
+
+    Args:
+        rows: rows as :func:`sicsrec.evaluation.variants.compare_variants` returns them; those
+            without a difference are named, not drawn.
+        first: the variant that the others are compared with, drawn as the line at 0.
+        metrics: one panel each.
+    """
+    others = [name for name in dict.fromkeys(row["variant"] for row in rows) if name != first]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    size = (1.8 + 3.3 * len(metrics), 1.8 + 0.5 * len(others))
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    step = 0.5 / max(len(models), 1)
+    for axes, metric in zip(panels, metrics, strict=True):
+        axes.axvline(0.0, color=_GREY, linewidth=1.0)
+        for number, model in enumerate(models):
+            drawn = [
+                row
+                for row in rows
+                if row["model"] == model and row[f"{metric}_difference"] is not None
+            ]
+            values = [row[f"{metric}_difference"] for row in drawn]
+            ends = [(row[f"{metric}_low"], row[f"{metric}_high"]) for row in drawn]
+            shift = (number - (len(models) - 1) / 2) * step
+            axes.errorbar(
+                values,
+                [others.index(row["variant"]) + shift for row in drawn],
+                xerr=[
+                    [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)],
+                    [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)],
+                ],
+                fmt=_MARKERS[number % len(_MARKERS)],
+                color=_COLOURS[number % len(_COLOURS)],
+                markersize=5,
+                capsize=2,
+                label=model,
+            )
+        _finish(axes, others, f"{metric_label(metric)}, difference to {first!r}")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(models), frameon=False)
     return figure
 
 

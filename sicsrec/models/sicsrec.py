@@ -11,6 +11,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.item_scoring import IdAndContentVectors, IdVectors
 from sicsrec.models.layers import (
     LAYER_NORM_EPS,
     Transformer,
@@ -73,12 +74,16 @@ class SICSRec(SequenceModel):
         max_history_length: number of positions.
         vector_widths: modality to the width of its vectors; at least one modality.
         fusion_dropout: of [H_id; H_c; H_mix] before W.
-        adapter_rank: rank of the low-rank adapters in the frozen ID encoder.
-        alpha: weight of L_con.
+        adapter_rank: rank of the low-rank adapters in the frozen ID encoder; 0 for none.
+        alpha: weight of L_con; with 0 it is not computed.
         temperature: τ of L_rec and L_con.
         table_penalty: λ, weight of the tables' norms.
         item_dropout: dropout of the item vectors in L_rec.
         scoring: ``normalised``: o · norm2(e_i), as trained; ``raw``: o · e_i, as the reference.
+        two_step: whether the ID encoder is frozen; otherwise all is trained from the start, and
+            there are no adapters.
+        item_scoring: ``id``: v_i = norm2(e_i); ``id_and_content``: v_i = norm2(e_i) + w · c_i.
+        content_weight: the value w starts at.
 
     Note:
         The positions are those of step 1 and are shared by the towers. "Frozen" means that the
@@ -105,6 +110,9 @@ class SICSRec(SequenceModel):
         table_penalty: float,
         item_dropout: float,
         scoring: Literal["raw", "normalised"],
+        two_step: bool = True,
+        item_scoring: Literal["id", "id_and_content"] = "id",
+        content_weight: float = 0.3,
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -116,6 +124,8 @@ class SICSRec(SequenceModel):
         self.table_penalty = table_penalty
         self.item_dropout = item_dropout
         self.scoring = scoring
+        self.two_step = two_step
+        self.content_weight = content_weight
         tower = {
             "width": width,
             "inner_width": inner_width,
@@ -134,19 +144,25 @@ class SICSRec(SequenceModel):
         self.fusion = nn.Linear(3 * width, width)
         for module in (self.content_encoder, self.mix_decoder, self.fusion):
             module.apply(initialise)
-        self.id_encoder.transformer.add_adapters(adapter_rank)
-        self._freeze()
+        self.item_scoring: IdVectors | IdAndContentVectors = (
+            IdVectors() if item_scoring == "id" else IdAndContentVectors(content_weight)
+        )
+        if two_step:
+            self._freeze()
 
     def _freeze(self) -> None:
         """Leave only the adapters of the ID encoder's Transformer trainable."""
+        if self.adapter_rank:
+            self.id_encoder.transformer.add_adapters(self.adapter_rank)
         self.id_encoder.position_embedding.requires_grad_(requires_grad=False)
         for name, parameter in self.id_encoder.transformer.named_parameters():
             parameter.requires_grad_("_adapter." in name)
 
     def train(self, mode: bool = True) -> "SICSRec":
-        """Switch dropout; the frozen ID encoder's stays off."""
+        """Switch dropout; a frozen ID encoder's stays off."""
         super().train(mode)
-        self.id_encoder.eval()
+        if self.two_step:
+            self.id_encoder.eval()
         return self
 
     def load_id_encoder(self, pretrained: IdEncoder) -> None:
@@ -174,6 +190,9 @@ class SICSRec(SequenceModel):
             "table_penalty": self.table_penalty,
             "item_dropout": self.item_dropout,
             "scoring": self.scoring,
+            "two_step": self.two_step,
+            "item_scoring": self.item_scoring.name,
+            "content_weight": self.content_weight,
         }
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
@@ -192,38 +211,44 @@ class SICSRec(SequenceModel):
         items, where = torch.unique(batch.items, return_inverse=True)
         return self.content_embedding(items)[where]
 
+    def _all_content(self) -> Float[Tensor, "items width"]:
+        """Return c of every item."""
+        return self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
+
     def item_vectors(self) -> Float[Tensor, "items width"]:
-        """Return norm2(e_i), or e_i under raw scoring."""
+        """Return v_i, or e_i under raw scoring."""
         table = self.id_encoder.item_vectors()
-        return table if self.scoring == "raw" else F.normalize(table, dim=-1)
+        return table if self.scoring == "raw" else self.item_scoring(table, self._all_content)
 
     @torch.no_grad()
     def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
         """Return o · e_i, o · norm2(e_i) / τ and o · c_i / τ for every user and item."""
         user = self.user_vectors(histories)
         table = self.id_encoder.item_vectors()
-        content = self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
         return {
             "sicsrec_raw": user @ table.T,
             "sicsrec_normalised": user @ F.normalize(table, dim=-1).T / self.temperature,
-            "sicsrec_content": user @ content.T / self.temperature,
+            "sicsrec_content": user @ self._all_content().T / self.temperature,
         }
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return L = L_rec + α L_con + λ Σ‖table‖₂ and its parts.
 
-        L_rec is the cross entropy over all items of ``o_t · norm2(dropout(e_i)) / τ``, L_con the
-        content-aware contrastive task between o_t and the target's content embedding c.
+        L_rec is the cross entropy over all items of ``o_t · v_i / τ``, where v_i is made of
+        ``dropout(e_i)``, L_con the content-aware contrastive task between o_t and the target's
+        content embedding c.
         """
         user, targets = scored_tokens(self.encode(batch), batch)
         table = self.id_encoder.item_vectors()
         dropped = F.dropout(table, self.item_dropout, self.training)
         rec = next_item_cross_entropy(
-            user / self.temperature, F.normalize(dropped, dim=-1), targets
+            user / self.temperature, self.item_scoring(dropped, self._all_content), targets
         )
-        items, where = torch.unique(targets, return_inverse=True)
-        content = self.content_embedding(items)[where]
-        con = content_contrast(user, content, targets, self.temperature)
+        loss, parts = rec, {"loss_rec": rec}
+        if self.alpha:
+            items, where = torch.unique(targets, return_inverse=True)
+            content = self.content_embedding(items)[where]
+            parts["loss_con"] = content_contrast(user, content, targets, self.temperature)
+            loss = loss + self.alpha * parts["loss_con"]
         norms = table_norms([table, *self.content_embedding.tables()])
-        loss = rec + self.alpha * con + self.table_penalty * norms
-        return {"loss": loss, "loss_rec": rec, "loss_con": con, "table_norms": norms}
+        return {"loss": loss + self.table_penalty * norms, **parts, "table_norms": norms}

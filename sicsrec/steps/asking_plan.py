@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.config.judges import LanguageModelJudgeConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.split import TrainLog
 from sicsrec.errors import ArtifactMissingError, ConfigError
@@ -23,10 +24,10 @@ def plan_asking(config: PipelineConfig, store: ArtifactStore) -> AskingPlan:
         ArtifactMissingError: if ingest or split was not run.
     """
     section = config.sample_pairs
-    if section.judge.kind == "similarity":
+    if not isinstance(section.judge, LanguageModelJudgeConfig):
         raise ConfigError(
-            "sample_pairs.judge.kind is similarity, which asks no language model; set it to openai "
-            "or transformers"
+            f"sample_pairs.judge.kind is {section.judge.kind}, which asks no language model; set "
+            "it to openai or transformers"
         )
     refs: dict[str, ArtifactRef] = {}
     for name in ("ingest", "split"):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from sicsrec.config.judges import LanguageModelJudgeConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import PAIRS
 from sicsrec.data.split import TrainLog
@@ -85,9 +86,11 @@ def _read_answers(
 
 def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:
     config = context.config.sample_pairs
-    given: TextVectors | Surroundings
-    if config.judge.kind != "similarity":
+    given: TextVectors | Surroundings | int
+    if isinstance(config.judge, LanguageModelJudgeConfig):
         given = Surroundings(context.cache, context.device, context.read_secret)
+    elif config.judge.kind != "similarity":
+        given = context.seed
     elif config.judge.vectors == "encoder":
         given = _encoder_vectors(context, catalog)
     else:

@@ -5,6 +5,7 @@ models, counts and content, ``blend/id_encoder`` the ID encoder and counts alone
 can tell what content adds.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from sicsrec.config import TrainSicsrecConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.vectors import MODALITIES, ItemVectors, read_vectors
-from sicsrec.errors import ArtifactError
+from sicsrec.errors import ArtifactError, DataError
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.id_encoder import IdEncoder
@@ -30,7 +31,8 @@ def run(context: StepContext) -> StepReport:
     """Train SICSRec and fit the blends; writes the outputs ``model`` and ``blend``."""
     section = context.config.train_sicsrec
     stage = StageTwoData.read(context)
-    vectors = read_all_vectors(context.input("encode_items/vectors").path(), stage.catalog)
+    folder = context.input("encode_items/vectors").path()
+    vectors = choose_vectors(read_all_vectors(folder, stage.catalog), section.modalities)
     pretrained = load_model(context.input("pretrain_id/model").path())
     if not isinstance(pretrained, IdEncoder):
         raise ArtifactError(f"pretrain_id left a model of kind {pretrained.kind!r}")
@@ -90,10 +92,32 @@ def read_all_vectors(folder: Path, catalog: ItemCatalog) -> list[ItemVectors]:
     return vectors
 
 
+def choose_vectors(
+    vectors: list[ItemVectors], modalities: Sequence[str] | None
+) -> list[ItemVectors]:
+    """Return the vectors of these modalities, all for None.
+
+    Raises:
+        DataError: if no item has a vector of a modality that is named.
+    """
+    if modalities is None:
+        return vectors
+    chosen = [entry for entry in vectors if entry.modality in modalities]
+    for modality in modalities:
+        if not any(entry.present.any() for entry in chosen if entry.modality == modality):
+            raise DataError(
+                f"train_sicsrec.modalities names {modality}, but no item has a vector of it"
+            )
+    return chosen
+
+
 def build_sicsrec(
     section: TrainSicsrecConfig, n_items: int, vectors: list[ItemVectors], pretrained: IdEncoder
 ) -> SICSRec:
-    """Build the model of step 2, filled with the encoders' vectors and the weights of step 1."""
+    """Build the model of step 2, filled with the encoders' vectors and the weights of step 1.
+
+    Trained in one step it keeps its random weights in place of those of step 1.
+    """
     model = SICSRec(
         n_items=n_items,
         width=section.width,
@@ -110,8 +134,12 @@ def build_sicsrec(
         table_penalty=section.table_penalty,
         item_dropout=section.item_dropout,
         scoring=section.scoring,
+        two_step=section.two_step,
+        item_scoring=section.item_scoring,
+        content_weight=section.content_weight,
     )
-    model.load_id_encoder(pretrained)
+    if section.two_step:
+        model.load_id_encoder(pretrained)
     for entry in vectors:
         model.content_embedding.load_vectors(
             entry.modality, torch.from_numpy(entry.matrix), torch.from_numpy(entry.present)

@@ -1,5 +1,7 @@
 """Which weights move in step 1 and in step 2, by name, and that no other does."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
+from sicsrec.models import sicsrec as module
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.layers import LowRankAdapter
@@ -25,23 +28,52 @@ TOWER = {
 }
 
 
-def make_sicsrec(*, all_present: bool) -> SICSRec:
+VARIANTS = {
+    "the paper": {},
+    "without L_con": {"alpha": 0.0},
+    "in one step": {"two_step": False},
+    "without adapters": {"adapter_rank": 0},
+    "image only": {"vector_widths": {"image": 6}},
+    "raw scoring": {"scoring": "raw"},
+    "content-aware": {"item_scoring": "id_and_content"},
+    "all at once": {
+        "alpha": 0.0,
+        "two_step": False,
+        "item_scoring": "id_and_content",
+        "vector_widths": {"text": 6, "image": 5},
+    },
+}
+"""Changes to the settings of the model."""
+
+
+def make_sicsrec(*, all_present: bool, **changes: Any) -> SICSRec:
     torch.manual_seed(0)
-    model = SICSRec(
-        **TOWER,
-        vector_widths={"text": 6},
-        fusion_dropout=0.1,
-        adapter_rank=2,
-        alpha=0.5,
-        temperature=0.1,
-        table_penalty=0.01,
-        item_dropout=0.2,
-        scoring="normalised",
-    )
+    settings: dict[str, Any] = {
+        "vector_widths": {"text": 6},
+        "fusion_dropout": 0.1,
+        "adapter_rank": 2,
+        "alpha": 0.5,
+        "temperature": 0.1,
+        "table_penalty": 0.01,
+        "item_dropout": 0.2,
+        "scoring": "normalised",
+    }
+    model = SICSRec(**TOWER | settings | changes)
     present = torch.ones(N_ITEMS, dtype=torch.bool)
     present[3] = all_present
-    model.content_embedding.load_vectors("text", torch.randn(N_ITEMS, 6), present)
+    for modality, width in model.vector_widths.items():
+        model.content_embedding.load_vectors(modality, torch.randn(N_ITEMS, width), present)
     return model
+
+
+def frozen_weights(model: SICSRec) -> set[str]:
+    """Return the names of what the paper's second step leaves as it is."""
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if (name.startswith("id_encoder.transformer.") and "_adapter." not in name)
+        or name == "id_encoder.position_embedding.weight"
+    }
 
 
 def train_some(model: SequenceModel) -> set[str]:
@@ -73,12 +105,7 @@ def test_in_step_one_every_weight_moves():
 @pytest.mark.parametrize("all_present", [True, False])
 def test_in_step_two_the_frozen_encoder_stays_and_all_the_rest_moves(all_present):
     model = make_sicsrec(all_present=all_present)
-    frozen = {
-        name
-        for name, _ in model.named_parameters()
-        if (name.startswith("id_encoder.transformer.") and "_adapter." not in name)
-        or name == "id_encoder.position_embedding.weight"
-    }
+    frozen = frozen_weights(model)
     if all_present:
         frozen.add("content_embedding.adapters.text.placeholder")
     moved = train_some(model)
@@ -89,6 +116,32 @@ def test_in_step_two_the_frozen_encoder_stays_and_all_the_rest_moves(all_present
         for block in ("attention", "feed_forward")
         for part in ("lora_a", "lora_b")
     }
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_in_every_variant_no_weight_is_dead_and_none_that_is_frozen_moves(changes):
+    model = make_sicsrec(all_present=False, **changes)
+    moved = train_some(model)
+    frozen = set() if changes.get("two_step") is False else frozen_weights(model)
+    assert moved == set(dict(model.named_parameters())) - frozen
+    has_adapters = changes.get("two_step", True) and changes.get("adapter_rank", 2) > 0
+    assert any("_adapter." in name for name in moved) == has_adapters
+    assert ("item_scoring.weight" in moved) == ("item_scoring" in changes)
+
+
+def test_without_the_contrastive_task_it_is_not_even_computed(monkeypatch):
+    def never(*_: object) -> None:
+        raise AssertionError("L_con was computed")
+
+    model = make_sicsrec(all_present=True, alpha=0.0)
+    monkeypatch.setattr(module, "content_contrast", never)
+    train_some(model)
+
+
+def test_trained_in_one_step_the_id_encoder_drops_out_like_the_rest():
+    model = make_sicsrec(all_present=True, two_step=False)
+    assert all(entry.training for entry in model.train().modules())
+    assert not any(entry.training for entry in model.eval().modules())
 
 
 def test_the_frozen_encoder_drops_nothing_out_while_the_rest_trains():
@@ -137,19 +190,45 @@ def test_weights_start_small_norms_at_the_identity_and_padding_at_zero():
             )
         },
     )
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            assert (module.weight == 1).all()
-            assert (module.bias == 0).all()
-        elif isinstance(module, torch.nn.Linear) and not name.endswith("lora_b"):
-            assert module.weight.std().item() == pytest.approx(0.02, rel=0.3), name
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.LayerNorm):
+            assert (layer.weight == 1).all()
+            assert (layer.bias == 0).all()
+        elif isinstance(layer, torch.nn.Linear) and not name.endswith("lora_b"):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.3), name
     assert model.id_encoder.item_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (model.id_encoder.item_embedding.weight[0] == 0).all()
 
 
-def test_a_saved_model_scores_the_same(tmp_path):
-    model = make_sicsrec(all_present=False)
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_saved_model_scores_the_same(tmp_path, changes):
+    model = make_sicsrec(all_present=False, **changes)
     train_some(model)
     histories = Histories(pl.Series("user_id", ["a"]), np.array([0, 3]), np.array([1, 4, 2], "i4"))
     save_model(model.eval(), tmp_path)
-    assert torch.equal(load_model(tmp_path).score(histories), model.score(histories))
+    loaded = load_model(tmp_path)
+    assert loaded.settings() == model.settings()
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    assert torch.equal(loaded.score(histories), model.score(histories))
+
+
+def test_content_aware_scoring_places_an_item_that_nobody_watched_by_its_content():
+    """Items 1-5 go with each other, as do 6-10; 11 looks like the first, 12 like the second."""
+    model = make_sicsrec(all_present=True, item_scoring="id_and_content", content_weight=1.0)
+    look = torch.eye(2).repeat_interleave(3, dim=1)
+    of_group = torch.tensor([0] * 5 + [1] * 5 + [0, 1])
+    model.content_embedding.load_vectors("text", look[of_group], torch.ones(12, dtype=torch.bool))
+    rng = np.random.default_rng(0)
+    groups = [rng.permutation(5)[:4] + 1 + 5 * (user % 2) for user in range(30)]
+    users = pl.Series("user_id", [f"u{user:02d}" for user in range(30)])
+    histories = Histories(users, np.arange(0, 121, 4), np.concatenate(groups).astype(np.int32))
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    model.train()
+    for epoch in range(30):
+        for packed in training_batches(histories, 5, 40, np.random.default_rng(epoch)):
+            optimiser.zero_grad()
+            model.loss(TokenBatch.from_packed(packed, model.device))["loss"].backward()
+            optimiser.step()
+    scores = model.eval().score(histories.take(np.array([0, 1])))
+    assert scores[0, 10] > scores[0, 11]
+    assert scores[1, 11] > scores[1, 10]

@@ -88,6 +88,8 @@ def test_config_shows_every_value_with_its_origin(preset: str) -> None:
         (("config", "bili_food"), "--data FOLDER"),
         (("status", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
         (("plan",), "asks no language model"),
+        (("compare", "demo", "--variants", "none.yaml"), "ablation, pair-sources"),
+        (("compare", "bili_food"), "--data FOLDER"),
         (("plan", *JUDGE), "run --until split"),
     ],
 )
@@ -157,4 +159,4 @@ def test_stopped_run_says_goodbye(home: Path) -> None:
 def test_every_command_has_help() -> None:
     command = typer.main.get_command(app)
     names = set(command.commands)  # type: ignore[attr-defined]
-    assert names == {"run", "status", "plan", "config", "steps", "ui", "serve"}
+    assert names == {"run", "compare", "status", "plan", "config", "steps", "ui", "serve"}

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from flows.configuration import preset_names, resolve_config
-from sicsrec.errors import ConfigError
+from sicsrec.errors import ConfigError, NotApplicableError
 
 REPOSITORY = Path(__file__).parents[2]
-SHIPPED = sorted((REPOSITORY / "flows").rglob("*.yaml"))
+SHIPPED = sorted((REPOSITORY / "flows" / "presets").rglob("*.yaml"))
 
 
 def test_every_yaml_file_is_a_preset() -> None:
@@ -133,3 +133,15 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no configuration file .*none\.yaml"):
         resolve_config(str(tmp_path / "none.yaml"))
+
+
+def test_what_asks_for_data_that_there_is_not_is_told_apart() -> None:
+    with pytest.raises(NotApplicableError, match=r"^train_sicsrec.modalities names image"):
+        resolve_config("bili_food", data="/d", overrides=["train_sicsrec.modalities=[image]"])
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        resolve_config(
+            "bili_food",
+            data="/d",
+            overrides=["train_sicsrec.modalities=[image]", "train_sicsrec.alpha=-1"],
+        )
+    assert not isinstance(caught.value, NotApplicableError)

@@ -97,6 +97,14 @@ def content_of(model: SICSRec, item: int) -> Tensor:
     return unit(total)
 
 
+def item_vector(model: SICSRec, item: int) -> Tensor:
+    """What user vectors are compared with in training: norm2(e_i), and w * c_i where it counts."""
+    vector = unit(model.id_encoder.item_embedding.weight[item])
+    if model.settings()["item_scoring"] == "id":
+        return vector
+    return vector + float(model.item_scoring.weight) * content_of(model, item)
+
+
 def sicsrec_states(model: SICSRec, items: list[int]) -> dict[str, list[Tensor]]:
     """All towers' hidden states of one sequence and the user vectors o."""
     h_id = id_states(model.id_encoder, items)

@@ -51,8 +51,12 @@ def id_encoder() -> IdEncoder:
     return model.eval()
 
 
-@pytest.fixture(params=["raw", "normalised"])
+@pytest.fixture(params=["raw", "normalised", "id_and_content"])
 def sicsrec(request) -> SICSRec:
+    scoring = {
+        "scoring": "raw" if request.param == "raw" else "normalised",
+        "item_scoring": "id_and_content" if request.param == "id_and_content" else "id",
+    }
     model = SICSRec(
         **TOWER,
         vector_widths={"text": 6, "image": 5},
@@ -62,7 +66,7 @@ def sicsrec(request) -> SICSRec:
         temperature=0.1,
         table_penalty=0.02,
         item_dropout=0.5,
-        scoring=request.param,
+        **scoring,
     )
     randomise(model)
     generator = torch.Generator().manual_seed(5)
@@ -112,7 +116,7 @@ def test_sicsrec_equals_the_naive_one_for_every_token_of_a_packed_batch(sicsrec)
 
 
 @torch.no_grad()
-def test_scores_equal_the_naive_ones_under_both_rules(sicsrec):
+def test_scores_equal_the_naive_ones_under_every_rule(sicsrec):
     # An empty history in the middle, and one longer than the positions, cut to its end.
     sequences = [*SEQUENCES[:2], [], *SEQUENCES[2:]]
     scores = sicsrec.score(histories(sequences))
@@ -124,7 +128,8 @@ def test_scores_equal_the_naive_ones_under_both_rules(sicsrec):
             continue
         user = naive.sicsrec_states(sicsrec, items[-MAX_LENGTH:])["user"][-1]
         for item in range(N_ITEMS):
-            vector = table[item] if sicsrec.scoring == "raw" else naive.unit(table[item])
+            is_raw = sicsrec.scoring == "raw"
+            vector = table[item] if is_raw else naive.item_vector(sicsrec, item + 1)
             assert float(scores[row, item]) == pytest.approx(float(user @ vector), abs=1e-5)
 
 
@@ -136,7 +141,7 @@ def test_all_positions_give_the_loss_of_the_expanded_prefixes(id_encoder, sicsre
     user = sicsrec.encode(batch)[batch.targets > 0]
     targets = batch.targets[batch.targets > 0].tolist()
     id_table = id_encoder.item_embedding.weight[1:]
-    table = torch.nn.functional.normalize(sicsrec.id_encoder.item_embedding.weight[1:], dim=-1)
+    table = torch.stack([naive.item_vector(sicsrec, item) for item in range(1, N_ITEMS + 1)])
     row = 0
     for sequence in kept:
         for n in range(1, len(sequence)):
@@ -159,14 +164,14 @@ def test_the_losses_of_both_models_equal_the_naive_sums(id_encoder, sicsrec):
     batch, kept = packed_tokens(SEQUENCES, with_targets=True)
     id_table = id_encoder.item_embedding.weight[1:]
     table = sicsrec.id_encoder.item_embedding.weight[1:]
-    unit_table = torch.stack([naive.unit(row) for row in table])
+    vectors = torch.stack([naive.item_vector(sicsrec, item) for item in range(1, N_ITEMS + 1)])
     id_losses, rec, users, contents, targets = [], [], [], [], []
     for sequence in kept:
         states = naive.id_states(id_encoder, sequence[:-1])
         user_vectors = naive.sicsrec_states(sicsrec, sequence[:-1])["user"]
         for t, target in enumerate(sequence[1:]):
             id_losses.append(naive.cross_entropy(states[t], id_table, target))
-            rec.append(naive.cross_entropy(user_vectors[t] / 0.1, unit_table, target))
+            rec.append(naive.cross_entropy(user_vectors[t] / 0.1, vectors, target))
             users.append(user_vectors[t])
             contents.append(naive.content_of(sicsrec, target))
             targets.append(target)
@@ -237,3 +242,20 @@ def test_padding_is_no_class_and_gets_no_gradient(id_encoder, sicsrec):
     for adapter in sicsrec.content_embedding.adapters.values():
         assert (adapter.table.weight.grad[0] == 0).all()
     assert id_encoder.score(histories([[1]])).shape == (1, N_ITEMS)
+
+
+@torch.no_grad()
+def test_without_the_contrastive_task_the_loss_is_the_rest(sicsrec):
+    rng = np.random.default_rng(0)
+    [packed] = training_batches(histories(SEQUENCES), MAX_LENGTH, 1000, rng)
+    batch = TokenBatch.from_packed(packed, torch.device("cpu"))
+    whole = sicsrec.loss(batch)
+    sicsrec.alpha = 0.0
+    parts = sicsrec.loss(batch)
+    assert "loss_con" not in parts
+    assert float(parts["loss"]) == pytest.approx(
+        float(whole["loss"] - 0.3 * whole["loss_con"]), rel=1e-5
+    )
+    assert float(parts["loss"]) == pytest.approx(
+        float(parts["loss_rec"] + 0.02 * parts["table_norms"]), rel=1e-5
+    )

@@ -3,7 +3,9 @@ from pydantic import ValidationError
 
 from sicsrec.config import SamplePairsConfig
 from sicsrec.config.judges import (
+    CoOccurrenceJudgeConfig,
     OpenAIJudgeConfig,
+    RandomJudgeConfig,
     SimilarityJudgeConfig,
     TransformersJudgeConfig,
 )
@@ -19,6 +21,8 @@ def judge(**values):
 def test_the_kind_chooses_the_section_and_is_similarity_unless_named():
     assert isinstance(judge(**SERVER), OpenAIJudgeConfig)
     assert isinstance(judge(kind="transformers", model="m"), TransformersJudgeConfig)
+    assert judge(kind="co_occurrence") == CoOccurrenceJudgeConfig()
+    assert judge(kind="random") == RandomJudgeConfig()
     assert judge(min_positive=0.3) == SimilarityJudgeConfig(min_positive=0.3)
     assert SamplePairsConfig().judge == SimilarityJudgeConfig()
 

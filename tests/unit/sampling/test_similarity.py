@@ -69,7 +69,13 @@ def test_a_catalogue_without_texts_says_what_to_do():
 
 
 def test_the_table_of_judges():
-    assert JUDGES.names() == ("similarity", "openai", "transformers")
+    assert JUDGES.names() == (
+        "similarity",
+        "co_occurrence",
+        "random",
+        "openai",
+        "transformers",
+    )
     assert JUDGES.get("similarity") is build_similarity_judge
     judge = build_similarity_judge(SimilarityJudgeConfig(), 2, VECTORS)
     assert judge.name == "similarity"

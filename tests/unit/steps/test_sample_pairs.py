@@ -99,3 +99,12 @@ def test_no_texts_at_all_is_an_error(tmp_path):
     world = World(tmp_path, catalog=make_catalog([None] * 10))
     with pytest.raises(DataError, match="text_fields"):
         world.run("sample_pairs")
+
+
+@pytest.mark.parametrize("kind", ["co_occurrence", "random"])
+def test_judges_without_texts_give_a_pair_for_every_question(tmp_path, kind):
+    world = World(tmp_path, sample_pairs={"judge": {"kind": kind}})
+    content = world.run("sample_pairs").content
+    assert content["answers"]["pair"] == world.pairs().height > 0
+    assert set(world.pairs()["source"]) == {kind}
+    assert "language_model" not in content

@@ -1,0 +1,120 @@
+"""Variants of one pipeline, run one after the other under one server and compared."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.selection import select_steps
+from flows.server import MLFLOW_URL
+from flows.session import RunRequest, prefect_session, run_flow
+from flows.terminal import RunView, difference_tables, format_seconds
+from flows.variants import VariantPlan
+from sicsrec.artifacts import ArtifactRef
+from sicsrec.errors import SicsrecError
+from tasks.outcome import RunOutcome
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.comparison import ComparisonOutcome
+
+logger = logging.getLogger(__name__)
+
+LAST_STEP = "evaluate"
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """What the user asked for."""
+
+    variants: str
+    """Name of a shipped set, or path of a file."""
+    preset: str
+    data: str | None
+    seeds: Sequence[int]
+
+    def title(self) -> str:
+        """Return a name by which the runs of this comparison find each other."""
+        return f"{Path(self.variants).stem} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+@dataclass
+class _Finished:
+    """What the runs have left so far."""
+
+    per_user: dict[str, dict[int, ArtifactRef]]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_comparison(
+    request: ComparisonRequest, plan: VariantPlan, settings: Settings, console: Console, log: Path
+) -> "ComparisonOutcome":
+    """Run every variant with every seed, then compare; a run that fails does not stop the others.
+
+    All variants of a seed come before the next seed, so that a comparison that is cut off has
+    something to compare. What is finished is reused when it is run again.
+
+    Raises:
+        SicsrecError: if no run ended well, or the temporary server does not start.
+    """
+    name = request.title()
+    finished = _Finished({variant: {} for variant in plan.overrides})
+    runs = [(variant, seed) for seed in request.seeds for variant in plan.overrides]
+    with prefect_session(settings, console, log):
+        for number, (variant, seed) in enumerate(runs, start=1):
+            heading = f"{number} of {len(runs)}: {variant}, seed {seed}"
+            tags = {"comparison": name, "variant": variant, "seed": str(seed)}
+            overrides = plan.overrides[variant]
+            asked = RunRequest(
+                request.preset, request.data, overrides, [], LAST_STEP, seed, tags=tags
+            )
+            started = time.monotonic()
+            steps = select_steps(plan.first.config, LAST_STEP)
+            with RunView(console, steps, heading=heading, leaves_table=False) as view:
+                state = run_flow(asked, view)
+            words = _take(finished, variant, seed, state)
+            line = f"{heading}: {words}, {format_seconds(time.monotonic() - started)}"
+            console.print(Text(line), soft_wrap=True)
+        if not any(finished.per_user.values()):
+            raise SicsrecError(
+                "no run ended well: "
+                + "; ".join(f"{run}: {error}" for run, error in finished.failed.items())
+            )
+        from tasks.comparison import record_comparison
+
+        not_run = {**plan.skipped, **finished.failed}
+        return record_comparison(name, plan.first.config, finished.per_user, not_run)
+
+
+def _take(finished: _Finished, variant: str, seed: int, state: Any) -> str:
+    """Keep what a run left and return in words how it ended."""
+    outcome = state.result(raise_on_failure=False)
+    if not isinstance(outcome, RunOutcome):
+        finished.failed[f"{variant}, seed {seed}"] = f"{type(outcome).__name__}: {outcome}"
+        logger.error("%s, seed %d failed", variant, seed, exc_info=outcome)
+        return f"failed, {outcome}"
+    refs = {name: ref for step in outcome.steps for name, ref in step.refs.items()}
+    finished.per_user[variant][seed] = refs["evaluate/per_user"]
+    n_reused = sum(step.was_reused for step in outcome.steps)
+    return f"{len(outcome.steps)} steps, {n_reused} of them cached"
+
+
+def print_skipped(skipped: Mapping[str, str], console: Console) -> None:
+    """Say which variants will not run, and why."""
+    for variant, reason in skipped.items():
+        console.print(Text(f"{variant}: skipped, {reason}", style="yellow"), soft_wrap=True)
+
+
+def print_comparison(outcome: "ComparisonOutcome", settings: Settings, console: Console) -> None:
+    """Print the tables and where they are recorded."""
+    for table in difference_tables(outcome.rows):
+        console.print(table)
+    path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
+    where = settings.mlflow_uri or f"sicsrec ui, then {MLFLOW_URL}"
+    console.print(Text("MLflow  ", style="bold"), Text(f"{where}/{path}"), sep="", soft_wrap=True)

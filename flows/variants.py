@@ -1,0 +1,108 @@
+"""Variants of one pipeline: named sets of them, and which of a set make sense for the data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from flows.configuration import ResolvedConfig, parse_mapping, resolve_config
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ConfigError, NotApplicableError
+from sicsrec.steps import STEPS
+
+VariantSet = dict[str, list[str]]
+"""Name of a variant to its overrides, each ``section.key=value``."""
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """What a comparison will run."""
+
+    first: ResolvedConfig
+    """The configuration of the first variant, with which the others are compared."""
+    overrides: Mapping[str, list[str]]
+    """Overrides of every variant that will run."""
+    skipped: Mapping[str, str]
+    """Why a variant will not run."""
+
+
+def set_names() -> tuple[str, ...]:
+    """Return the names of the sets that are part of the package."""
+    folder = resources.files("flows") / "variants"
+    names = (Path(entry.name) for entry in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+
+
+def load_variants(name: str) -> VariantSet:
+    """Read a set of variants.
+
+    Args:
+        name: of a shipped set, or path of a YAML file that maps names to lists of overrides.
+
+    Raises:
+        ConfigError: if there is no such set or file, or it holds something else.
+    """
+    if name in set_names():
+        text = (resources.files("flows") / "variants" / f"{name}.yaml").read_text("utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text("utf-8")
+    else:
+        raise ConfigError(
+            f"--variants {name}: there is no such file, and the sets that are part of the package "
+            f"are {', '.join(set_names())}"
+        )
+    variants = parse_mapping(text, name)
+    for variant, overrides in variants.items():
+        is_list = isinstance(overrides, list) and all(isinstance(text, str) for text in overrides)
+        if not isinstance(variant, str) or not is_list:
+            raise ConfigError(
+                f"{name}: {variant!r} must be a name with a list of overrides, each "
+                f"section.key=value; found {overrides!r}"
+            )
+    return variants
+
+
+def plan_variants(
+    variants: VariantSet, preset: str, data: str | None, overrides: Sequence[str], seed: int | None
+) -> VariantPlan:
+    """Resolve all variants and skip those that the data cannot give or that change nothing.
+
+    Raises:
+        ConfigError: if a variant is wrong, the first does not suit the data, or fewer than two are
+            left.
+    """
+    kept: dict[str, list[str]] = {}
+    skipped: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    first: ResolvedConfig | None = None
+    for name, changes in variants.items():
+        merged = [*overrides, *changes]
+        try:
+            resolved = resolve_config(preset, data=data, overrides=merged, seed=seed)
+        except NotApplicableError as err:
+            if first is None:
+                raise
+            skipped[name] = str(err)
+            continue
+        except ConfigError as err:
+            raise ConfigError(f"variant {name!r}: {err}") from err
+        first = first or resolved
+        same = seen.setdefault(_what_counts(resolved.config), name)
+        if same != name:
+            skipped[name] = f"here it is the same as {same!r}"
+            continue
+        kept[name] = merged
+    if first is None or len(kept) < 2:
+        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise ConfigError(f"fewer than two variants are left to compare. {why}".rstrip())
+    return VariantPlan(first, kept, skipped)
+
+
+def _what_counts(config: PipelineConfig) -> str:
+    """Return what of a configuration can make a difference to its figures."""
+    needed = {step.name for step in STEPS if step.is_needed(config)} - {"export"}
+    section = config.train_sicsrec
+    modalities = tuple(sorted(section.modalities or config.modalities))
+    changes = {"modalities": modalities} | ({} if section.two_step else {"adapter_rank": 0})
+    config = config.model_copy(update={"train_sicsrec": section.model_copy(update=changes)})
+    return config.model_dump_json(include=needed | {"seed"})

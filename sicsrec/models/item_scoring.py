@@ -1,0 +1,44 @@
+"""What user vectors are compared with: item embeddings alone, or with their content beside them."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class IdVectors(nn.Module):
+    """The paper's rule: v_i = norm2(e_i)."""
+
+    name = "id"
+
+    def forward(
+        self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
+    ) -> Float[Tensor, "items width"]:
+        """Return v of all items; ``content``, which gives c of all items, is not called."""
+        del content
+        return F.normalize(table, dim=-1)
+
+
+class IdAndContentVectors(nn.Module):
+    """v_i = norm2(e_i) + w · c_i with a learned weight w; ours, the paper has none.
+
+    An item that nobody has watched has an embedding that says nothing, but its content is like that
+    of items that were watched, so it gets a place of its own in the ranking.
+
+    Args:
+        weight: the value w starts at.
+    """
+
+    name = "id_and_content"
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(float(weight)))
+
+    def forward(
+        self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
+    ) -> Float[Tensor, "items width"]:
+        """Return v of all items; ``content`` gives c of all items."""
+        return F.normalize(table, dim=-1) + self.weight * content()
