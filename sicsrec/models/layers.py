@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sicsrec.models.dropout import Dropout, dropout
+
 LAYER_NORM_EPS = 1e-12
 INITIAL_STD = 0.02
 
@@ -65,9 +67,25 @@ class Attention(nn.Module):
         k, v = self.key_value(key_value).chunk(2, dim=-1)
         k = k.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         v = v.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        rate = self.dropout if self.training else 0.0
+        if rate > 0.0 and q.device.type == "cpu":
+            read = _dropped_attention(q, k, v, mask, rate)
+        else:
+            read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
         return self.output(read.transpose(1, 2).flatten(-2))
+
+
+def _dropped_attention(
+    q: Float[Tensor, "rows heads length head_width"],
+    k: Float[Tensor, "rows heads length head_width"],
+    v: Float[Tensor, "rows heads length head_width"],
+    mask: Bool[Tensor, "rows 1 length length"],
+    rate: float,
+) -> Float[Tensor, "rows heads length head_width"]:
+    """Attention with dropped weights, for the CPU, where torch has no fused kernel for it."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    weights = torch.softmax(logits.masked_fill(~mask, float("-inf")), dim=-1)
+    return dropout(weights, rate, training=True) @ v
 
 
 class FeedForward(nn.Module):
@@ -132,7 +150,7 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(width=width, inner_width=inner_width)
         self.feed_forward_adapter: nn.Module = nn.Identity()
         self.feed_forward_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def add_adapters(self, rank: int) -> None:
         """Put a low-rank adapter behind the attention and one behind the feed-forward block."""
@@ -169,7 +187,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.input_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(width=width, inner_width=inner_width, n_heads=n_heads, dropout=dropout)
             for _ in range(n_layers)

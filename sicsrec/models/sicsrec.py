@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from sicsrec.data.sequences import Histories
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.content import ContentEmbedding
+from sicsrec.models.dropout import Dropout
+from sicsrec.models.dropout import dropout as drop_out
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.layers import (
     LAYER_NORM_EPS,
@@ -130,7 +132,7 @@ class SICSRec(SequenceModel):
         )
         self.content_encoder = Transformer(dropout=dropout, **tower)
         self.mix_decoder = MixDecoder(dropout=dropout, **tower)
-        self.fusion_dropout = nn.Dropout(fusion_dropout)
+        self.fusion_dropout = Dropout(fusion_dropout)
         self.fusion = nn.Linear(3 * width, width)
         for module in (self.content_encoder, self.mix_decoder, self.fusion):
             module.apply(initialise)
@@ -217,7 +219,7 @@ class SICSRec(SequenceModel):
         """
         user, targets = scored_tokens(self.encode(batch), batch)
         table = self.id_encoder.item_vectors()
-        dropped = F.dropout(table, self.item_dropout, self.training)
+        dropped = drop_out(table, self.item_dropout, self.training)
         rec = next_item_cross_entropy(
             user / self.temperature, F.normalize(dropped, dim=-1), targets
         )

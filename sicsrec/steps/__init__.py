@@ -155,7 +155,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="pretrain_id",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -167,7 +167,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
