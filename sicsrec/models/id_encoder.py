@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.layers import Transformer, causal_mask, initialise
 from sicsrec.models.losses import next_item_cross_entropy
 
@@ -84,6 +85,10 @@ class IdEncoder(SequenceModel):
         return self.item_embedding.weight[1:]
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
-        """Return the cross entropy over all items."""
+        """Return the cross entropy over all items, or over candidates that stand for them."""
         user, targets = scored_tokens(self.encode(batch), batch)
-        return {"loss": next_item_cross_entropy(user, self.item_vectors(), targets)}
+        table = self.item_embedding.weight
+        if self.candidates is None:
+            return {"loss": next_item_cross_entropy(user, table, targets, n_padding=1)}
+        items, log_inclusion = self.candidates.draw(targets)
+        return {"loss": sampled_cross_entropy(user, table[items], targets, items, log_inclusion)}

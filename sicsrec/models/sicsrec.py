@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sicsrec.data.sequences import Histories
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.dropout import Dropout
 from sicsrec.models.dropout import dropout as drop_out
@@ -219,13 +220,26 @@ class SICSRec(SequenceModel):
         """
         user, targets = scored_tokens(self.encode(batch), batch)
         table = self.id_encoder.item_vectors()
-        dropped = drop_out(table, self.item_dropout, self.training)
-        rec = next_item_cross_entropy(
-            user / self.temperature, F.normalize(dropped, dim=-1), targets
-        )
+        rec = self._loss_rec(user, targets)
         items, where = torch.unique(targets, return_inverse=True)
         content = self.content_embedding(items)[where]
         con = content_contrast(user, content, targets, self.temperature)
         norms = table_norms([table, *self.content_embedding.tables()])
         loss = rec + self.alpha * con + self.table_penalty * norms
         return {"loss": loss, "loss_rec": rec, "loss_con": con, "table_norms": norms}
+
+    def _loss_rec(
+        self, user: Float[Tensor, "targets width"], targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, ""]:
+        """Return L_rec over all items, or over candidates that stand for them."""
+        table = self.id_encoder.item_vectors()
+        user = user / self.temperature
+        if self.candidates is None:
+            return next_item_cross_entropy(user, self._dropped(table), targets)
+        items, log_inclusion = self.candidates.draw(targets)
+        vectors = self._dropped(table[items - 1])
+        return sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
+
+    def _dropped(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width"]:
+        """Return norm2(dropout(e_i))."""
+        return F.normalize(drop_out(vectors, self.item_dropout, self.training), dim=-1)

@@ -8,11 +8,12 @@ import torch
 
 from sicsrec.config import SequenceModelConfig
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.split import HeldOut, TrainLog
 from sicsrec.evaluation.metrics import mean_metrics
 from sicsrec.evaluation.ranking import RankingSet, rank_targets
 from sicsrec.models.base import SequenceModel
+from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.training.plots import plot_curves
@@ -54,6 +55,9 @@ def fit_and_save(
         selection_metric=section.selection_metric,
         seed=context.seed,
     )
+
+    if model.n_items > section.sampled_softmax_above:
+        model.candidates = CandidateSampler(section.n_sampled, target_counts(stage))
 
     def validate(candidate: SequenceModel) -> dict[str, float]:
         ranks = rank_targets(
@@ -98,6 +102,14 @@ def fit_and_save(
             "log": state.log,
         },
     )
+
+
+def target_counts(stage: StageTwoData) -> torch.Tensor:
+    """Return how often each item is a training target, [N]; a history's first item never is."""
+    counts = item_counts(stage.train, stage.catalog.n_items)
+    firsts = stage.train.offsets[:-1][stage.train.lengths > 0]
+    np.subtract.at(counts, stage.train.items[firsts].astype(np.int64) - 1, 1)
+    return torch.from_numpy(counts)
 
 
 def count_parameters(model: torch.nn.Module, *, trainable_only: bool) -> int:
