@@ -11,6 +11,10 @@ from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.layers import Transformer, causal_mask, initialise
 from sicsrec.models.losses import next_item_cross_entropy
 
+SPARSE_GRADIENT_ABOVE = 100_000
+"""Above so many items reading the table leaves a gradient of the rows read alone. The loss adds a
+dense one, so the sum is dense, and the optimiser never sees the difference."""
+
 
 class IdEncoder(SequenceModel):
     """A causal Transformer over item embeddings.
@@ -50,7 +54,9 @@ class IdEncoder(SequenceModel):
         self.inner_width = inner_width
         self.n_heads = n_heads
         self.dropout = dropout
-        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.item_embedding = nn.Embedding(
+            n_items + 1, width, padding_idx=0, sparse=n_items > SPARSE_GRADIENT_ABOVE
+        )
         self.position_embedding = nn.Embedding(max_history_length, width)
         self.transformer = Transformer(
             width=width,

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def measure(function: str, threads: int = 2, **arguments: Any) -> dict[str, Any]:
+def measure(function: str, threads: int = 1, **arguments: Any) -> dict[str, Any]:
     """Call ``module:function`` of this package in a new process and return its dictionary."""
     command = [sys.executable, "-m", __name__, function, json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sicsrec.data.packing import training_batches
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.models.base import SequenceModel, TokenBatch
+from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from tests.benchmarks.child import memory
@@ -86,11 +87,11 @@ def make_model(
     return model.train()
 
 
-def packed_batches(histories: Histories) -> Iterator[TokenBatch]:
+def packed_batches(histories: Histories, n_targets: int = BATCH) -> Iterator[TokenBatch]:
     """Yield the library's batches, epoch after epoch."""
     rng = np.random.default_rng(0)
     while True:
-        for packed in training_batches(histories, LENGTH, BATCH, rng):
+        for packed in training_batches(histories, LENGTH, n_targets, rng):
             yield TokenBatch.from_packed(packed, torch.device("cpu"))
 
 
@@ -163,21 +164,39 @@ def train_bili_food(
 
 
 def train_generated(
-    step: int, n_users: int, n_items: int, n_warm_up: int, n_batches: int
+    step: int,
+    n_users: int,
+    n_items: int,
+    n_batches: int,
+    batch_targets: int = BATCH,
+    n_sampled: int | None = None,
 ) -> dict[str, Any]:
-    """Measure training on generated histories, with the seconds of a whole epoch worked out."""
+    """Measure training on generated histories, with the seconds of a whole epoch worked out.
+
+    ``table_megabytes`` is what the item table, its gradient and Adam's two moments take.
+    """
     histories = generated(n_users, n_items)
     rng = np.random.default_rng(1)
     vectors = {"text": rng.standard_normal((n_items, 384), dtype=np.float32)} if step == 2 else {}
+    batches = packed_batches(histories, batch_targets)
+    train_on(make_model(step, 100, {m: v[:100] for m, v in vectors.items()}), small_batches(), 0, 1)
     before = memory("VmRSS")
-    found = train_on(
-        make_model(step, n_items, vectors), packed_batches(histories), n_warm_up, n_batches
-    )
+    model = make_model(step, n_items, vectors)
+    if n_sampled is not None:
+        counts = torch.from_numpy(item_counts(histories, n_items))
+        model.candidates = CandidateSampler(n_sampled, counts)
+    found = train_on(model, batches, 0, n_batches)
     epoch = int((histories.lengths - 1).sum()) / found["targets"]
     return found | {
         "epoch_process": found["process"] * epoch,
         "megabytes": memory("VmHWM") - before,
+        "table_megabytes": 4 * model.n_items * TOWER["width"] * 4 / 1e6,
     }
+
+
+def small_batches() -> Iterator[TokenBatch]:
+    """Yield batches that warm up torch without a trace in the peak memory."""
+    return packed_batches(generated(100, 100), 64)
 
 
 def share_of_matmul(step: int, data: str) -> dict[str, float]:
