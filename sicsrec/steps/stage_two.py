@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from sicsrec.config import SequenceModelConfig
 from sicsrec.data.catalog import ItemCatalog
@@ -57,7 +59,8 @@ def fit_and_save(
     )
 
     if model.n_items > section.sampled_softmax_above:
-        model.candidates = CandidateSampler(section.n_sampled, target_counts(stage))
+        counts = target_counts(stage.train, model.n_items)
+        model.candidates = CandidateSampler(section.n_sampled, counts)
 
     def validate(candidate: SequenceModel) -> dict[str, float]:
         ranks = rank_targets(
@@ -104,11 +107,10 @@ def fit_and_save(
     )
 
 
-def target_counts(stage: StageTwoData) -> torch.Tensor:
-    """Return how often each item is a training target, [N]; a history's first item never is."""
-    counts = item_counts(stage.train, stage.catalog.n_items)
-    firsts = stage.train.offsets[:-1][stage.train.lengths > 0]
-    np.subtract.at(counts, stage.train.items[firsts].astype(np.int64) - 1, 1)
+def target_counts(train: Histories, n_items: int) -> Int[Tensor, " items"]:
+    """Return how often each item is a training target; a history's first item never is."""
+    firsts = train.items[train.offsets[:-1][train.lengths > 0]]
+    counts = item_counts(train, n_items) - np.bincount(firsts, minlength=n_items + 1)[1:]
     return torch.from_numpy(counts)
 
 
