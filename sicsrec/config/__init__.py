@@ -259,6 +259,10 @@ class SequenceModelConfig(Section):
     """Of Adam."""
     batch_targets: PositiveInt = 1024
     """Training targets in a batch, about."""
+    sampled_softmax_above: PositiveInt = 1_000_000
+    """Catalogues with more items are trained with a sampled softmax in place of the full one."""
+    n_sampled: PositiveInt = 16_384
+    """Items drawn for the sampled softmax, beside the targets of the batch."""
     max_epochs: PositiveInt = 200
     """Passes over the training histories at most."""
     patience: PositiveInt = 10

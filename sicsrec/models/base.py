@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
 from sicsrec.data.sequences import Histories
+from sicsrec.models.candidates import CandidateSampler
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class SequenceModel(nn.Module, ABC):
     """Name under which :mod:`sicsrec.models.storage` finds the class again."""
     n_items: int
     max_history_length: int
+    candidates: CandidateSampler | None = None
+    """Whom the loss compares targets with; None: with all items. How a model is trained, not what
+    it is: neither saved nor asked for in ranking."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -7,8 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.layers import Transformer, causal_mask, initialise
 from sicsrec.models.losses import next_item_cross_entropy
+
+SPARSE_GRADIENT_ABOVE = 100_000
+"""Above so many items reading the table leaves a gradient of the rows read alone. The loss adds a
+dense one, so the sum is dense, and the optimiser never sees the difference."""
 
 
 class IdEncoder(SequenceModel):
@@ -49,7 +54,9 @@ class IdEncoder(SequenceModel):
         self.inner_width = inner_width
         self.n_heads = n_heads
         self.dropout = dropout
-        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.item_embedding = nn.Embedding(
+            n_items + 1, width, padding_idx=0, sparse=n_items > SPARSE_GRADIENT_ABOVE
+        )
         self.position_embedding = nn.Embedding(max_history_length, width)
         self.transformer = Transformer(
             width=width,
@@ -84,6 +91,10 @@ class IdEncoder(SequenceModel):
         return self.item_embedding.weight[1:]
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
-        """Return the cross entropy over all items."""
+        """Return the cross entropy over all items, or over candidates that stand for them."""
         user, targets = scored_tokens(self.encode(batch), batch)
-        return {"loss": next_item_cross_entropy(user, self.item_vectors(), targets)}
+        table = self.item_embedding.weight
+        if self.candidates is None:
+            return {"loss": next_item_cross_entropy(user, table, targets, n_padding=1)}
+        items, log_inclusion = self.candidates.draw(targets)
+        return {"loss": sampled_cross_entropy(user, table[items], targets, items, log_inclusion)}

@@ -16,7 +16,7 @@ class IdVectors(nn.Module):
     def forward(
         self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
     ) -> Float[Tensor, "items width"]:
-        """Return v of all items; ``content``, which gives c of all items, is not called."""
+        """Return v of the table's items; ``content``, which gives their c, is not called."""
         del content
         return F.normalize(table, dim=-1)
 
@@ -40,5 +40,5 @@ class IdAndContentVectors(nn.Module):
     def forward(
         self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
     ) -> Float[Tensor, "items width"]:
-        """Return v of all items; ``content`` gives c of all items."""
+        """Return v of the table's items; ``content`` gives their c."""
         return F.normalize(table, dim=-1) + self.weight * content()

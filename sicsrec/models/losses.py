@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from sicsrec.models.blocked import BlockedCrossEntropy
 
 MAX_LOGITS = 1 << 26
-"""Most logits held at once (256 MiB in float32); longer batches are worked off in chunks."""
+"""Most logits held at once (256 MiB in float32); more are worked off in blocks."""
 
 
 def next_item_cross_entropy(
@@ -17,34 +18,31 @@ def next_item_cross_entropy(
     item_vectors: Float[Tensor, "items width"],
     targets: Int[Tensor, " targets"],
     max_logits: int = MAX_LOGITS,
+    n_padding: int = 0,
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy over all items, the mean over the targets.
 
     ``-mean_t log( exp(u_t · v_target(t)) / Σ_i exp(u_t · v_i) )``, i over all items, padding not
-    among them. When targets x items exceeds ``max_logits`` the targets are worked off in chunks
-    whose logits are computed again in the backward pass, so no more than a chunk is ever held.
+    among them. When targets x items exceeds ``max_logits`` the items are worked off in blocks whose
+    logits are computed again in the backward pass, so no more than a block is ever held.
 
     Args:
         user_vectors: u, any scale; temperatures are applied by the caller.
-        item_vectors: v, row r belongs to item index r + 1.
+        item_vectors: v, row r belongs to item index r + 1 - ``n_padding``.
         targets: item indices 1..N.
         max_logits: most logits held at once.
+        n_padding: first rows of ``item_vectors`` that are no items. Giving the whole table saves
+            the copy that the gradient of a part of it takes.
 
     Returns:
         The loss.
     """
-
-    def chunk_loss(u: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-        return F.cross_entropy(u @ v.T, rows, reduction="sum")
-
-    rows = targets - 1
-    n_targets, n_items = len(user_vectors), len(item_vectors)
+    n_targets, n_items = len(user_vectors), len(item_vectors) - n_padding
     if n_targets * n_items <= max_logits:
-        return chunk_loss(user_vectors, item_vectors, rows) / n_targets
-    size = max(1, max_logits // n_items)
-    total = user_vectors.new_zeros(())
-    for u, r in zip(torch.split(user_vectors, size), torch.split(rows, size), strict=True):
-        total = total + checkpoint(chunk_loss, u, item_vectors, r, use_reentrant=False)
+        return F.cross_entropy(user_vectors @ item_vectors[n_padding:].T, targets - 1)
+    size = max(1, max_logits // n_targets)
+    rows = targets - 1 + n_padding
+    total = BlockedCrossEntropy.apply(user_vectors, item_vectors, rows, n_padding, size)
     return total / n_targets
 
 

@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sicsrec.data.sequences import Histories
 from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.item_scoring import IdAndContentVectors, IdVectors
@@ -240,10 +241,7 @@ class SICSRec(SequenceModel):
         """
         user, targets = scored_tokens(self.encode(batch), batch)
         table = self.id_encoder.item_vectors()
-        dropped = F.dropout(table, self.item_dropout, self.training)
-        rec = next_item_cross_entropy(
-            user / self.temperature, self.item_scoring(dropped, self._all_content), targets
-        )
+        rec = self._loss_rec(user, targets)
         loss, parts = rec, {"loss_rec": rec}
         if self.alpha:
             items, where = torch.unique(targets, return_inverse=True)
@@ -252,3 +250,18 @@ class SICSRec(SequenceModel):
             loss = loss + self.alpha * parts["loss_con"]
         norms = table_norms([table, *self.content_embedding.tables()])
         return {"loss": loss + self.table_penalty * norms, **parts, "table_norms": norms}
+
+    def _loss_rec(
+        self, user: Float[Tensor, "targets width"], targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, ""]:
+        """Return L_rec over all items, or over candidates that stand for them."""
+        table = self.id_encoder.item_vectors()
+        user = user / self.temperature
+        if self.candidates is None:
+            dropped = F.dropout(table, self.item_dropout, self.training)
+            vectors = self.item_scoring(dropped, self._all_content)
+            return next_item_cross_entropy(user, vectors, targets)
+        items, log_inclusion = self.candidates.draw(targets)
+        dropped = F.dropout(table[items - 1], self.item_dropout, self.training)
+        vectors = self.item_scoring(dropped, lambda: self.content_embedding(items))
+        return sampled_cross_entropy(user, vectors, targets, items, log_inclusion)

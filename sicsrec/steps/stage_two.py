@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from sicsrec.config import SequenceModelConfig
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.split import HeldOut, TrainLog
 from sicsrec.evaluation.metrics import mean_metrics
 from sicsrec.evaluation.ranking import RankingSet, rank_targets
 from sicsrec.models.base import SequenceModel
+from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.training.plots import plot_curves
@@ -54,6 +57,10 @@ def fit_and_save(
         selection_metric=section.selection_metric,
         seed=context.seed,
     )
+
+    if model.n_items > section.sampled_softmax_above:
+        counts = target_counts(stage.train, model.n_items)
+        model.candidates = CandidateSampler(section.n_sampled, counts)
 
     def validate(candidate: SequenceModel) -> dict[str, float]:
         ranks = rank_targets(
@@ -98,6 +105,13 @@ def fit_and_save(
             "log": state.log,
         },
     )
+
+
+def target_counts(train: Histories, n_items: int) -> Int[Tensor, " items"]:
+    """Return how often each item is a training target; a history's first item never is."""
+    firsts = train.items[train.offsets[:-1][train.lengths > 0]]
+    counts = item_counts(train, n_items) - np.bincount(firsts, minlength=n_items + 1)[1:]
+    return torch.from_numpy(counts)
 
 
 def count_parameters(model: torch.nn.Module, *, trainable_only: bool) -> int:

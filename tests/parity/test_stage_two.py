@@ -160,6 +160,37 @@ def test_all_positions_give_the_loss_of_the_expanded_prefixes(id_encoder, sicsre
 
 
 @torch.no_grad()
+def test_every_tower_gives_each_target_the_loss_of_its_own_prefix(id_encoder, sicsrec):
+    """ID, content and mix states of one pass are those of each prefix alone, and so its loss."""
+    batch, kept = packed_tokens(SEQUENCES, with_targets=True)
+    states = {}
+    modules = {
+        "id": sicsrec.id_encoder.transformer,
+        "content": sicsrec.content_encoder,
+        "mix": sicsrec.mix_decoder,
+    }
+    for tower, module in modules.items():
+        module.register_forward_hook(
+            lambda _, __, output, tower=tower: states.update({tower: output})
+        )
+    sicsrec.encode(batch)
+    table = sicsrec.id_encoder.item_embedding.weight[1:]
+    has_target = batch.targets > 0
+    row = 0
+    for sequence in kept:
+        for n in range(1, len(sequence)):
+            expected = naive.sicsrec_states(sicsrec, sequence[:n])
+            for tower in modules:
+                found = states[tower][has_target][row]
+                torch.testing.assert_close(found, expected[tower][-1], atol=1e-5, rtol=1e-4)
+                assert naive.cross_entropy(found, table, sequence[n]) == pytest.approx(
+                    naive.cross_entropy(expected[tower][-1], table, sequence[n]), rel=1e-4
+                )
+            row += 1
+    assert row == int(has_target.sum())
+
+
+@torch.no_grad()
 def test_the_losses_of_both_models_equal_the_naive_sums(id_encoder, sicsrec):
     batch, kept = packed_tokens(SEQUENCES, with_targets=True)
     id_table = id_encoder.item_embedding.weight[1:]
@@ -187,22 +218,32 @@ def test_the_losses_of_both_models_equal_the_naive_sums(id_encoder, sicsrec):
     assert parts["loss"] == pytest.approx(np.mean(rec) + 0.3 * con + 0.02 * norms, rel=1e-4)
 
 
+@pytest.mark.parametrize("n_padding", [0, 1])
 @pytest.mark.parametrize("max_logits", [1, 30, 1 << 26])
-def test_cross_entropy_in_chunks_has_the_same_value_and_gradients(max_logits):
+def test_cross_entropy_in_blocks_has_the_same_value_and_gradients(max_logits, n_padding):
     torch.manual_seed(0)
     user = torch.randn(13, 4, requires_grad=True)
-    items = torch.randn(7, 4, requires_grad=True)
+    table = torch.randn(7 + n_padding, 4, requires_grad=True)
+    items = table[n_padding:]
     targets = torch.randint(1, 8, (13,))
-    loss = next_item_cross_entropy(user, items, targets, max_logits)
+    assert len(set(targets.tolist())) < len(targets), "a target must occur twice"
+    loss = next_item_cross_entropy(user, table, targets, max_logits, n_padding)
     rows = zip(user.detach(), targets.tolist(), strict=True)
     expected = np.mean([naive.cross_entropy(u, items.detach(), t) for u, t in rows])
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    loss.backward()
-    whole = torch.nn.functional.cross_entropy(user @ items.T, targets - 1)
+    (3 * loss).backward()
+    whole = 3 * torch.nn.functional.cross_entropy(user @ items.T, targets - 1)
     for found, wanted in zip(
-        (user.grad, items.grad), torch.autograd.grad(whole, (user, items)), strict=True
+        (user.grad, table.grad), torch.autograd.grad(whole, (user, table)), strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+def test_blocks_do_not_overflow_where_logits_are_large():
+    user, table = torch.eye(3) * 1e3, torch.eye(3) * torch.tensor([1e3, -1e3, 1.0])
+    loss = next_item_cross_entropy(user, table, torch.tensor([1, 1, 1]), max_logits=3)
+    whole = torch.nn.functional.cross_entropy(user @ table.T, torch.tensor([0, 0, 0]))
+    torch.testing.assert_close(loss, whole)
 
 
 def test_contrast_of_a_batch_of_one_item_is_zero_and_small_temperatures_do_not_overflow():

@@ -5,10 +5,14 @@ import polars as pl
 import pytest
 import torch
 
+from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.models.base import TokenBatch
+from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.progress import NoProgress
+from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
 from sicsrec.training.sequential import CHECKPOINT, FitSettings, fit
 
@@ -83,6 +87,26 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path):
 def test_the_loss_falls(tmp_path):
     state = run(make_model(), Validation([0.1 * n for n in range(1, 30)]), tmp_path, max_epochs=25)
     assert state.log[-1]["train/loss"] < 0.5 * state.log[0]["train/loss"]
+
+
+def test_the_loss_over_all_items_falls_when_trained_on_sampled_ones(tmp_path):
+    model = make_model()
+    [packed] = training_batches(make_histories(), 5, 1000, np.random.default_rng(0))
+    batch = TokenBatch.from_packed(packed, model.device)
+    before = float(model.eval().loss(batch)["loss"].detach())
+    model.candidates = CandidateSampler(3, target_counts(make_histories(), 9))
+    run(model, Validation([0.1 * n for n in range(1, 30)]), tmp_path, max_epochs=25)
+    model.candidates = None
+    assert float(model.eval().loss(batch)["loss"].detach()) < 0.5 * before
+
+
+def test_the_first_item_of_a_history_is_no_target():
+    histories = Histories(
+        pl.Series("user_id", ["a", "b", "c"]),
+        np.array([0, 3, 3, 4]),
+        np.array([1, 2, 1, 3], dtype=np.int32),
+    )
+    assert target_counts(histories, 4).tolist() == [1, 1, 0, 0]
 
 
 def test_a_run_cut_off_and_resumed_gives_the_bits_of_an_undisturbed_one(tmp_path):

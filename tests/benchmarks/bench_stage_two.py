@@ -1,0 +1,91 @@
+"""Training of stage 2 on Bili_Food against the usual rows of prefixes, and its share of matmul.
+
+The rival is what the field does: every prefix of every history is a row padded to 50 tokens, with
+one target; batches of 1,024 rows; softmax over all items; content adapted for every token. Widths,
+layers, losses and optimiser are the same. Each side runs in its own process.
+
+Run with ``pytest -m bench -s tests/benchmarks/bench_stage_two.py``. Processor time is what to
+compare on a machine that others use too; it is that of one thread, since idle threads that wait for
+others would count. ``SICSREC_RIVAL_BATCHES`` says how many batches of the rival are timed.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.child import measure
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+PACKED_BATCHES = 20
+RIVAL_BATCHES = int(os.environ.get("SICSREC_RIVAL_BATCHES", "2"))
+
+
+@pytest.fixture
+def data(real_data: Path) -> str:
+    needed = [
+        "ninerec/Bili_Food/sequential_data.txt",
+        "features/Bili_Food_text.npy",
+        "features/Bili_Food_second.npy",
+    ]
+    missing = [name for name in needed if not (real_data / name).exists()]
+    if missing:
+        pytest.skip(f"{real_data} has no {', '.join(missing)}")
+    return str(real_data)
+
+
+@pytest.mark.parametrize(("step", "bar"), [(1, 30), (2, 40)])
+def test_packed_training_against_rows_of_prefixes(step, bar, data, capsys):
+    found = {
+        "packed": measure(
+            "stage_two:train_bili_food",
+            step=step,
+            side="packed",
+            data=data,
+            n_warm_up=3,
+            n_batches=PACKED_BATCHES,
+        ),
+        "prefixes": measure(
+            "stage_two:train_bili_food",
+            step=step,
+            side="prefixes",
+            data=data,
+            n_warm_up=0,
+            n_batches=RIVAL_BATCHES,
+        ),
+    }
+    with capsys.disabled():
+        for side, values in found.items():
+            print(  # noqa: T201
+                f"\nstep {step}, {side}: {values['targets'] / values['process']:,.1f} targets per "
+                f"second of processor time, {values['targets'] / values['wall']:,.1f} of wall time "
+                f"({values['targets']} targets), {values['megabytes']:,.0f} MB",
+                end="",
+            )
+        rates = {
+            clock: [found[s]["targets"] / found[s][clock] for s in ("packed", "prefixes")]
+            for clock in ("process", "wall")
+        }
+        memory = found["packed"]["megabytes"] / found["prefixes"]["megabytes"]
+        print(  # noqa: T201
+            f"\nstep {step}: {rates['process'][0] / rates['process'][1]:.1f} x by processor time, "
+            f"{rates['wall'][0] / rates['wall'][1]:.1f} x by wall time (bar: {bar}), "
+            f"{memory:.3f} of the memory",
+            end="",
+        )
+    assert rates["process"][0] > 5 * rates["process"][1]
+    assert memory < 0.5
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_share_of_the_matmul_rate(step, data, capsys):
+    found = measure("stage_two:share_of_matmul", step=step, data=data)
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\nstep {step}: {found['flop'] / 1e9:.1f} GFLOP per batch, "
+            f"{found['achieved'] / 1e9:.1f} GFLOP/s = {found['achieved'] / found['matmul']:.0%} of "
+            f"the {found['matmul'] / 1e9:.1f} of a product of 1024 x 1024 matrices",
+            end="",
+        )
+    assert 0 < found["achieved"] < found["matmul"]

@@ -1,0 +1,208 @@
+"""Training steps of stage 2 to be measured: packed as in the library, and as rows of prefixes."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sicsrec.data.packing import training_batches
+from sicsrec.data.sequences import Histories, item_counts
+from sicsrec.models.base import SequenceModel, TokenBatch
+from sicsrec.models.candidates import CandidateSampler
+from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.sicsrec import SICSRec
+from tests.benchmarks.child import memory
+
+LENGTH, BATCH = 50, 1024
+TOWER = {
+    "width": 256,
+    "inner_width": 256,
+    "n_layers": 2,
+    "n_heads": 2,
+    "dropout": 0.5,
+    "max_history_length": LENGTH,
+}
+
+
+class AsTheField(SICSRec):
+    """SICSRec whose content is adapted anew for every token, padding included."""
+
+    def _content_of(self, batch: TokenBatch) -> Tensor:
+        return self.content_embedding(batch.items)
+
+
+def bili_food(data: Path) -> tuple[Histories, dict[str, np.ndarray]]:
+    """Return training histories (all but the last two items) and the given vectors."""
+    lines = (data / "ninerec/Bili_Food/sequential_data.txt").read_text().splitlines()
+    users = [np.array(line.split()[1:], dtype=np.int32) + 1 for line in lines]
+    sequences = [items[:-2] for items in users if len(items) > 2]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    ids = pl.Series("user_id", [str(row) for row in range(len(sequences))])
+    vectors = {
+        modality: np.load(data / f"features/Bili_Food_{name}.npy")
+        for modality, name in (("text", "text"), ("image", "second"))
+    }
+    return Histories(ids, offsets, np.concatenate(sequences)), vectors
+
+
+def generated(n_users: int, n_items: int) -> Histories:
+    """Return histories as short as Bili_Food's (mean 4) with items of a skewed popularity."""
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(1 + rng.geometric(1 / 3, n_users), LENGTH + 1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    items = 1 + (n_items * rng.random(offsets[-1]) ** 3).astype(np.int32)
+    return Histories(pl.Series("user_id", np.arange(n_users).astype(str)), offsets, items)
+
+
+def make_model(
+    step: int, n_items: int, vectors: dict[str, np.ndarray], kind: type[SICSRec] = SICSRec
+) -> SequenceModel:
+    torch.manual_seed(0)
+    if step == 1:
+        return IdEncoder(n_items=n_items, **TOWER).train()
+    model = kind(
+        n_items=n_items,
+        **TOWER,
+        vector_widths={modality: matrix.shape[1] for modality, matrix in vectors.items()},
+        fusion_dropout=0.0,
+        adapter_rank=4,
+        alpha=0.2,
+        temperature=0.05,
+        table_penalty=0.01,
+        item_dropout=0.5,
+        scoring="normalised",
+    )
+    for modality, matrix in vectors.items():
+        present = torch.ones(len(matrix), dtype=torch.bool)
+        model.content_embedding.load_vectors(modality, torch.from_numpy(matrix), present)
+    return model.train()
+
+
+def packed_batches(histories: Histories, n_targets: int = BATCH) -> Iterator[TokenBatch]:
+    """Yield the library's batches, epoch after epoch."""
+    rng = np.random.default_rng(0)
+    while True:
+        for packed in training_batches(histories, LENGTH, n_targets, rng):
+            yield TokenBatch.from_packed(packed, torch.device("cpu"))
+
+
+def prefix_batches(histories: Histories, n_rows: int = BATCH) -> Iterator[TokenBatch]:
+    """Yield rows of 50 tokens that each hold one prefix of a history and have one target."""
+    users = np.repeat(np.arange(len(histories)), np.maximum(histories.lengths - 1, 0))
+    firsts = np.cumsum(histories.lengths - 1) - (histories.lengths - 1)
+    lengths = np.arange(len(users)) - firsts[users] + 1
+    positions = torch.arange(LENGTH).expand(n_rows, LENGTH)
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(len(users))
+        for start in range(0, len(order) - n_rows + 1, n_rows):
+            items = np.zeros((n_rows, LENGTH), dtype=np.int64)
+            targets = np.zeros((n_rows, LENGTH), dtype=np.int64)
+            for row, which in enumerate(order[start : start + n_rows]):
+                history, length = histories.of_user(users[which]), lengths[which]
+                kept = min(length, LENGTH)
+                items[row, :kept] = history[length - kept : length]
+                targets[row, kept - 1] = history[length]
+            tokens, next_items = torch.from_numpy(items), torch.from_numpy(targets)
+            yield TokenBatch(tokens, positions, (tokens > 0).long(), next_items)
+
+
+def train_on(
+    model: SequenceModel, batches: Iterator[TokenBatch], n_warm_up: int, n_batches: int
+) -> dict[str, float]:
+    """Take optimiser steps and return how long they took; making the batches is part of it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=True)
+    n_targets, wall, process = 0, 0.0, 0.0
+    for number in range(n_warm_up + n_batches):
+        if number == n_warm_up:
+            wall, process = time.perf_counter(), time.process_time()
+        batch = next(batches)
+        loss = model.loss(batch)["loss"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        n_targets += int((batch.targets > 0).sum()) if number >= n_warm_up else 0
+    return {
+        "targets": n_targets,
+        "wall": time.perf_counter() - wall,
+        "process": time.process_time() - process,
+    }
+
+
+def train_bili_food(
+    step: int, side: str, data: str, n_warm_up: int, n_batches: int
+) -> dict[str, float]:
+    """Measure the library's training (``packed``) or the rival's (``prefixes``)."""
+    histories, vectors = bili_food(Path(data))
+    n_items = len(vectors["text"])
+    before = memory("VmRSS")
+    if side == "packed":
+        model, batches = make_model(step, n_items, vectors), packed_batches(histories)
+    else:
+        model = make_model(step, n_items, vectors, AsTheField)
+        batches = prefix_batches(histories)
+        train_on(model, prefix_batches(histories, n_rows=16), 0, 1)
+    found = train_on(model, batches, n_warm_up, n_batches)
+    return found | {"megabytes": memory("VmHWM") - before}
+
+
+def train_generated(
+    step: int,
+    n_users: int,
+    n_items: int,
+    n_batches: int,
+    batch_targets: int = BATCH,
+    n_sampled: int | None = None,
+) -> dict[str, Any]:
+    """Measure training on generated histories, with the seconds of a whole epoch worked out.
+
+    ``table_megabytes`` is what the item table, its gradient and Adam's two moments take.
+    """
+    histories = generated(n_users, n_items)
+    rng = np.random.default_rng(1)
+    vectors = {"text": rng.standard_normal((n_items, 384), dtype=np.float32)} if step == 2 else {}
+    batches = packed_batches(histories, batch_targets)
+    train_on(make_model(step, 100, {m: v[:100] for m, v in vectors.items()}), small_batches(), 0, 1)
+    before = memory("VmRSS")
+    model = make_model(step, n_items, vectors)
+    if n_sampled is not None:
+        counts = torch.from_numpy(item_counts(histories, n_items))
+        model.candidates = CandidateSampler(n_sampled, counts)
+    found = train_on(model, batches, 0, n_batches)
+    epoch = int((histories.lengths - 1).sum()) / found["targets"]
+    return found | {
+        "epoch_process": found["process"] * epoch,
+        "megabytes": memory("VmHWM") - before,
+        "table_megabytes": 4 * model.n_items * TOWER["width"] * 4 / 1e6,
+    }
+
+
+def small_batches() -> Iterator[TokenBatch]:
+    """Yield batches that warm up torch without a trace in the peak memory."""
+    return packed_batches(generated(100, 100), 64)
+
+
+def share_of_matmul(step: int, data: str) -> dict[str, float]:
+    """Compare the FLOP/s of training steps with those of a large product, by processor time."""
+    histories, vectors = bili_food(Path(data))
+    model, batches = make_model(step, len(vectors["text"]), vectors), packed_batches(histories)
+    with FlopCounterMode(display=False) as counter:
+        model.loss(next(batches))["loss"].backward()
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    rates = []
+    for _ in range(3):
+        started = time.process_time()
+        for _ in range(10):
+            a @ b
+        rates.append(10 * 2 * 1024**3 / (time.process_time() - started))
+    n_batches = 10
+    found = train_on(model, batches, 2, n_batches)
+    achieved = counter.get_total_flops() * n_batches / found["process"]
+    return {"achieved": achieved, "matmul": max(rates), "flop": counter.get_total_flops()}
