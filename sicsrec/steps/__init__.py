@@ -93,6 +93,16 @@ def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
     return ()
 
 
+def _split_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    # The report says under which protocol its figures were made.
+    return ("split.strategy",)
+
+
+def _training(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    # The model's card says how it was trained.
+    return ("train_sicsrec",)
+
+
 def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # Validation ranks as evaluation does, so the choice of the best epoch depends on it.
     return ("evaluate.remove_seen",)
@@ -198,6 +208,7 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("metrics"), Output("per_user")),
         is_seeded=True,
+        further_sections=_split_protocol,
     ),
     Step(
         name="export",
@@ -210,6 +221,7 @@ STEPS: tuple[Step, ...] = (
             Input("train_sicsrec/blend", TRAIN_VALID),
         ),
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
+        further_sections=_training,
     ),
 )
 """All steps in the order in which they run."""

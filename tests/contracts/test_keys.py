@@ -1,0 +1,82 @@
+"""A step reads nothing of the configuration but what its key holds.
+
+Otherwise a changed value would leave its old output in use.
+"""
+
+from typing import Any
+
+import pytest
+
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.config.base import Section
+from sicsrec.data.demo import write_demo
+from sicsrec.steps import STEPS, runner
+from sicsrec.steps.context import StepContext
+from sicsrec.steps.runner import run_step
+from tests.leakage.test_noninterference import configuration
+
+NOT_OUTPUT = {"dataset"}
+"""Names the folder of the store, so equal keys of two datasets never meet."""
+
+
+def watched(section: Section, path: str, reads: set[str]) -> Section:
+    """Return an equal section that notes which of its fields are read."""
+    fields = type(section).model_fields
+
+    def read(self: Section, name: str) -> Any:
+        value = super(kind, self).__getattribute__(name)
+        if name not in fields:
+            return value
+        if isinstance(value, Section):
+            return watched(value, f"{path}{name}.", reads)
+        reads.add(f"{path}{name}")
+        return value
+
+    kind = type(type(section).__name__, (type(section),), {"__getattribute__": read})
+    return kind.model_construct(**{name: getattr(section, name) for name in fields})
+
+
+def test_steps_read_what_their_keys_hold(tmp_path, monkeypatch) -> None:
+    write_demo(tmp_path, n_items=40, n_users=60, seed=3)
+    config = configuration(tmp_path)
+    reads: dict[str, set[str]] = {}
+
+    def watching(context_config: PipelineConfig, *args: Any, **kwargs: Any) -> StepContext:
+        reads[name] = set()
+        return StepContext(watched(context_config, "", reads[name]), *args, **kwargs)
+
+    monkeypatch.setattr(runner, "StepContext", watching)
+    store, refs = ArtifactStore(tmp_path / "store"), {}
+    for step in STEPS:
+        name = step.name
+        refs |= run_step(name, config, refs, store).refs
+        allowed = (
+            f"{name}.",
+            *step.further_sections(config),
+            *(["seed"] if step.is_seeded else []),
+        )
+        beyond = {path for path in reads[name] - NOT_OUTPUT if not path.startswith(allowed)}
+        assert not beyond, f"{name} reads what its key does not hold: {sorted(beyond)}"
+        assert reads[name], "the step was not watched"
+
+
+def test_a_section_beyond_the_key_is_noticed() -> None:
+    reads: set[str] = set()
+    config = watched(configuration("/nowhere"), "", reads)
+    assert isinstance(config, PipelineConfig)
+    assert config.train_sicsrec.alpha == 0.2
+    assert config.align_encoders.memory_bank.size == 0
+    assert reads == {"train_sicsrec.alpha", "align_encoders.memory_bank.size"}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_what_is_not_in_the_key_exists(step) -> None:
+    config = configuration("/nowhere")
+    for path in (
+        *step.further_sections(config),
+        *(f"{step.name}.{p}" for p in step.not_in_key(config)),
+    ):
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
