@@ -154,9 +154,11 @@ def tabulate_inputs(
         return TabulatedInputs(encoder, kept, precision)
     estimate = _estimate_bytes(constant, order)
     logger.info(
-        "%s: what is constant per item takes about %d bytes of at most %d, in %s",
-        content.modality, estimate, max_bytes, path,
-    )  # fmt: skip
+        "%s: what is constant per item takes about %.1f MB on disk, at most %.0f MB are allowed",
+        content.modality,
+        estimate / 1e6,
+        max_bytes / 1e6,
+    )
     if estimate > max_bytes:
         return _give_up(path, encoder, content, precision, max_bytes)
     free = shutil.disk_usage(work).free
