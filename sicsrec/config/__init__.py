@@ -255,6 +255,9 @@ class SequenceModelConfig(Section):
     """Dropout of hidden states and of attention weights."""
     max_history_length: PositiveInt = 50
     """Only the most recent so many items of a history are read."""
+    positions: Literal["from_start", "from_end"] = "from_start"
+    """What learned positions count from: the oldest item, as the reference does, or the most recent
+    one of a sequence, as left-padded batches do, SASRec's own among them."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Of Adam."""
     batch_targets: PositiveInt = 1024
@@ -418,7 +421,8 @@ class PipelineConfig(Section):
             if self.train_sicsrec.two_step
             else "train_sicsrec.two_step: false is compared with an ID encoder of the same shape"
         )
-        for name in ("width", "inner_width", "n_layers", "n_heads", "max_history_length"):
+        shape = ("width", "inner_width", "n_layers", "n_heads", "max_history_length", "positions")
+        for name in shape:
             first, second = getattr(self.pretrain_id, name), getattr(self.train_sicsrec, name)
             if first != second:
                 raise ValueError(

@@ -68,6 +68,21 @@ class Histories:
         taken = with_empty.take(rows.fill_null(len(self)).to_numpy().astype(np.int64))
         return Histories(user_ids, taken.offsets, taken.items)
 
+    def followed_by(self, user_ids: pl.Series, items: NDArray[np.int32]) -> "Histories":
+        """Return these histories with one more item each for some users, sorted by user.
+
+        Args:
+            user_ids: [U], each at most once; a user not known here gets a history of one item.
+            items: [U], item indices; entry r follows what the user of entry r has watched.
+        """
+        owners = self.user_ids.gather(np.repeat(np.arange(len(self)), self.lengths))
+        watched = pl.DataFrame({"user_id": owners, "item": self.items, "is_last": False})
+        last = pl.DataFrame({"user_id": user_ids, "item": items, "is_last": True})
+        ordered = pl.concat([watched, last]).sort("user_id", "is_last", maintain_order=True)
+        lengths = ordered.group_by("user_id", maintain_order=True).len()
+        offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
+        return Histories(lengths["user_id"], offsets, ordered["item"].to_numpy())
+
     def nth_last(self, n: int) -> NDArray[np.int32]:
         """Return every user's n-th item from the end, [U]; 0 where the history is shorter."""
         items = np.zeros(len(self), dtype=np.int32)

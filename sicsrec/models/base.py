@@ -32,6 +32,14 @@ class TokenBatch:
             )
         )
 
+    def positions_from_end(self) -> Int[Tensor, "rows length"]:
+        """Return how many tokens follow each token in its own sequence; 0 at padding."""
+        rows, length = self.segments.shape
+        sizes = self.segments.new_zeros(rows, length + 1)
+        sizes.scatter_add_(1, self.segments, torch.ones_like(self.segments))
+        following = sizes.gather(1, self.segments) - 1 - self.positions
+        return torch.where(self.segments > 0, following, 0)
+
 
 class SequenceModel(nn.Module, ABC):
     """A model that reads histories and scores every item of the catalogue.

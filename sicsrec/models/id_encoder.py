@@ -1,6 +1,6 @@
 """Step 1: the ID-modality sequence encoder alone (arXiv 2510.10556, two-step training)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,8 @@ class IdEncoder(SequenceModel):
         n_heads: attention heads of each layer.
         dropout: of input, attention weights and blocks.
         max_history_length: number of positions.
+        positions: ``from_start``: p_0 is that of the oldest item; ``from_end``: of the most recent
+            one of the sequence, as when batches are padded on the left.
 
     Initial values: linear layers and embeddings N(0, 0.02), biases 0, LayerNorms identity, the
     padding row 0.
@@ -47,6 +49,7 @@ class IdEncoder(SequenceModel):
         n_heads: int,
         dropout: float,
         max_history_length: int,
+        positions: Literal["from_start", "from_end"] = "from_start",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -54,6 +57,7 @@ class IdEncoder(SequenceModel):
         self.inner_width = inner_width
         self.n_heads = n_heads
         self.dropout = dropout
+        self.positions = positions
         self.item_embedding = nn.Embedding(
             n_items + 1, width, padding_idx=0, sparse=n_items > SPARSE_GRADIENT_ABOVE
         )
@@ -79,11 +83,19 @@ class IdEncoder(SequenceModel):
             "n_heads": self.n_heads,
             "dropout": self.dropout,
             "max_history_length": self.max_history_length,
+            "positions": self.positions,
         }
+
+    def position_vectors(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return p of every token."""
+        is_from_end = self.positions == "from_end"
+        return self.position_embedding(
+            batch.positions_from_end() if is_from_end else batch.positions
+        )
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return the hidden states H of all tokens."""
-        embedded = self.item_embedding(batch.items) + self.position_embedding(batch.positions)
+        embedded = self.item_embedding(batch.items) + self.position_vectors(batch)
         return self.transformer(embedded, causal_mask(batch.segments))
 
     def item_vectors(self) -> Float[Tensor, "items width"]:

@@ -85,6 +85,7 @@ class SICSRec(SequenceModel):
             there are no adapters.
         item_scoring: ``id``: v_i = norm2(e_i); ``id_and_content``: v_i = norm2(e_i) + w · c_i.
         content_weight: the value w starts at.
+        positions: see :class:`~sicsrec.models.id_encoder.IdEncoder`.
 
     Note:
         The positions are those of step 1 and are shared by the towers. "Frozen" means that the
@@ -114,6 +115,7 @@ class SICSRec(SequenceModel):
         two_step: bool = True,
         item_scoring: Literal["id", "id_and_content"] = "id",
         content_weight: float = 0.3,
+        positions: Literal["from_start", "from_end"] = "from_start",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -134,7 +136,11 @@ class SICSRec(SequenceModel):
             "n_heads": n_heads,
         }
         self.id_encoder = IdEncoder(
-            n_items=n_items, dropout=dropout, max_history_length=max_history_length, **tower
+            n_items=n_items,
+            dropout=dropout,
+            max_history_length=max_history_length,
+            positions=positions,
+            **tower,
         )
         self.content_embedding = ContentEmbedding(
             n_items=n_items, vector_widths=self.vector_widths, width=width
@@ -201,7 +207,7 @@ class SICSRec(SequenceModel):
         mask = causal_mask(batch.segments)
         id_states = self.id_encoder.encode(batch)
         content = self._content_of(batch)
-        positions = self.id_encoder.position_embedding(batch.positions)
+        positions = self.id_encoder.position_vectors(batch)
         content_states = self.content_encoder(content + positions, mask)
         mix_states = self.mix_decoder(id_states, content_states, mask)
         joined = torch.cat([id_states, content_states, mix_states], dim=-1)

@@ -20,5 +20,6 @@ def run(context: StepContext) -> StepReport:
         n_heads=section.n_heads,
         dropout=section.dropout,
         max_history_length=section.max_history_length,
+        positions=section.positions,
     ).to(context.device)
     return fit_and_save(context, model, section, stage)

@@ -137,6 +137,7 @@ def build_sicsrec(
         two_step=section.two_step,
         item_scoring=section.item_scoring,
         content_weight=section.content_weight,
+        positions=section.positions,
     )
     if section.two_step:
         model.load_id_encoder(pretrained)

@@ -78,9 +78,15 @@ def transformer(x: list[Tensor], tower) -> list[Tensor]:
     return x
 
 
+def position(model: IdEncoder, t: int, n: int) -> Tensor:
+    """The learned position of token t of n."""
+    place = t if model.positions == "from_start" else n - 1 - t
+    return model.position_embedding.weight[place]
+
+
 def id_states(model: IdEncoder, items: list[int]) -> list[Tensor]:
     embedded = [
-        model.item_embedding.weight[item] + model.position_embedding.weight[t]
+        model.item_embedding.weight[item] + position(model, t, len(items))
         for t, item in enumerate(items)
     ]
     return transformer(embedded, model.transformer)
@@ -108,8 +114,10 @@ def item_vector(model: SICSRec, item: int) -> Tensor:
 def sicsrec_states(model: SICSRec, items: list[int]) -> dict[str, list[Tensor]]:
     """All towers' hidden states of one sequence and the user vectors o."""
     h_id = id_states(model.id_encoder, items)
-    positions = model.id_encoder.position_embedding.weight
-    inputs = [content_of(model, item) + positions[t] for t, item in enumerate(items)]
+    inputs = [
+        content_of(model, item) + position(model.id_encoder, t, len(items))
+        for t, item in enumerate(items)
+    ]
     h_content = transformer(inputs, model.content_encoder)
     query = [layer_norm(x, model.mix_decoder.query_norm) for x in h_id]
     source = [layer_norm(x, model.mix_decoder.key_value_norm) for x in h_content]

@@ -116,6 +116,22 @@ def test_sicsrec_equals_the_naive_one_for_every_token_of_a_packed_batch(sicsrec)
 
 
 @torch.no_grad()
+def test_positions_may_count_from_the_end_of_each_sequence(id_encoder, sicsrec):
+    batch, kept = packed_tokens(SEQUENCES, with_targets=False)
+    from_start = id_encoder.encode(batch)
+    id_encoder.positions = sicsrec.id_encoder.positions = "from_end"
+    found = by_sequence(batch, id_encoder.encode(batch))
+    for states, items in zip(found, kept, strict=True):
+        expected = torch.stack(naive.id_states(id_encoder, items))
+        torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+    for states, items in zip(by_sequence(batch, sicsrec.encode(batch)), kept, strict=True):
+        expected = torch.stack(naive.sicsrec_states(sicsrec, items)["user"])
+        torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
+    assert (id_encoder.encode(batch) - from_start).abs().max() > 0.01
+    assert (batch.positions_from_end()[batch.segments == 0] == 0).all()
+
+
+@torch.no_grad()
 def test_scores_equal_the_naive_ones_under_every_rule(sicsrec):
     # An empty history in the middle, and one longer than the positions, cut to its end.
     sequences = [*SEQUENCES[:2], [], *SEQUENCES[2:]]
