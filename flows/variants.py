@@ -76,7 +76,9 @@ def plan_variants(
     seen: dict[str, str] = {}
     first: ResolvedConfig | None = None
     for name, changes in variants.items():
-        merged = [*overrides, *changes]
+        # Variants are compared as validation chose them; training them once more would double the
+        # time. Whoever wants it sets refit=true.
+        merged = ["refit=false", *overrides, *changes]
         try:
             resolved = resolve_config(preset, data=data, overrides=merged, seed=seed)
         except NotApplicableError as err:

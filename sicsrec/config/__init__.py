@@ -386,6 +386,9 @@ class PipelineConfig(Section):
     """Name of the dataset: a folder of the store and an MLflow experiment."""
     seed: Annotated[int, Field(ge=0)] = 2024
     """Seed of every step that draws random numbers."""
+    refit: bool = True
+    """Whether both steps of stage 2 train once more, on train + valid for the number of epochs that
+    validation chose. The tables show both; what is exported is then the second."""
     ingest: IngestConfig
     split: SplitConfig = SplitConfig()
     sample_pairs: SamplePairsConfig = SamplePairsConfig()

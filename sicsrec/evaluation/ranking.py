@@ -99,9 +99,38 @@ def rank_targets(
         DataError: if there is not one target in 1..N per user.
         TrainingDivergedError: if a score is NaN or infinite; names the scorer.
     """
+    return rank_targets_both_ways(
+        scorer, histories, targets, block_users=block_users, advance=advance
+    )[remove_seen]
+
+
+def rank_targets_both_ways(
+    scorer: Scorer,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    *,
+    block_users: int = BLOCK_USERS,
+    advance: Callable[[int], None] | None = None,
+) -> dict[bool, NDArray[np.int64]]:
+    """Rank with watched items kept and with watched items left out, scoring once.
+
+    Args:
+        scorer: what is judged.
+        histories: context of U users.
+        targets: [U], item indices in 1..N; row r belongs to row r of ``histories``.
+        block_users: users scored at once.
+        advance: told the number of users after every block.
+
+    Returns:
+        Whether watched items are left out to the ranks as :func:`rank_targets` returns them.
+
+    Raises:
+        DataError: if there is not one target in 1..N per user.
+        TrainingDivergedError: if a score is NaN or infinite; names the scorer.
+    """
     if len(targets) != len(histories):
         raise DataError(f"{len(histories)} users but {len(targets)} targets to rank")
-    ranks = np.empty(len(histories), dtype=np.int64)
+    ranks = {way: np.empty(len(histories), dtype=np.int64) for way in (False, True)}
     for rows in _blocks(len(histories), block_users):
         block, block_targets = histories.take(rows), targets[rows]
         scores = _finite_scores(scorer, block)
@@ -112,11 +141,11 @@ def rank_targets(
         target_scores = scores.gather(1, columns[:, None])
         # The target is not below itself, so counting it gives the 1 of the formula.
         block_ranks = (scores >= target_scores).sum(dim=1)
-        if remove_seen:
-            seen_rows, seen_columns = _seen_entries(block, block_targets, scores.device)
-            above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
-            block_ranks.index_add_(0, seen_rows, -above.long())
-        ranks[rows] = block_ranks.cpu().numpy()
+        ranks[False][rows] = block_ranks.cpu().numpy()
+        seen_rows, seen_columns = _seen_entries(block, block_targets, scores.device)
+        above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
+        block_ranks.index_add_(0, seen_rows, -above.long())
+        ranks[True][rows] = block_ranks.cpu().numpy()
         if advance is not None:
             advance(len(rows))
     return ranks

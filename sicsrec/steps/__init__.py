@@ -23,6 +23,14 @@ class Input:
     may_see: frozenset[str]
 
 
+def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
+    return True
+
+
+def _with_refit(config: PipelineConfig) -> bool:
+    return config.refit
+
+
 @dataclass(frozen=True)
 class Output:
     """One output of a step."""
@@ -30,10 +38,8 @@ class Output:
     name: str
     sees: frozenset[str] | None = None
     """Parts of the log it depends on; None: the union over the step's inputs."""
-
-
-def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
-    return True
+    is_written: Callable[[PipelineConfig], bool] = _always
+    """Outputs that are not written are no inputs of later steps either."""
 
 
 def _with_stage_one(config: PipelineConfig) -> bool:
@@ -95,17 +101,17 @@ def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
 
 def _split_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # The report says under which protocol its figures were made.
-    return ("split.strategy",)
+    return ("split.strategy", "refit")
 
 
 def _training(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # The model's card says how it was trained.
-    return ("train_sicsrec",)
+    return ("train_sicsrec", "refit")
 
 
 def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # Validation ranks as evaluation does, so the choice of the best epoch depends on it.
-    return ("evaluate.remove_seen",)
+    return ("evaluate.remove_seen", "refit")
 
 
 STEPS: tuple[Step, ...] = (
@@ -176,7 +182,7 @@ STEPS: tuple[Step, ...] = (
             Input("split/train", TRAIN),
             Input("split/valid", TRAIN_VALID),
         ),
-        outputs=(Output("model"),),
+        outputs=(Output("model"), Output("refit", is_written=_with_refit)),
         is_seeded=True,
         further_sections=_ranking_protocol,
     ),
@@ -189,14 +195,20 @@ STEPS: tuple[Step, ...] = (
             Input("split/valid", TRAIN_VALID),
             Input("encode_items/vectors", TRAIN),
             Input("pretrain_id/model", TRAIN_VALID),
+            Input("pretrain_id/refit", TRAIN_VALID),
         ),
-        outputs=(Output("model"), Output("blend")),
+        outputs=(
+            Output("model"),
+            Output("blend"),
+            Output("refit", is_written=_with_refit),
+            Output("refit_blend", is_written=_with_refit),
+        ),
         is_seeded=True,
         further_sections=_ranking_protocol,
     ),
     Step(
         name="evaluate",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
@@ -205,6 +217,9 @@ STEPS: tuple[Step, ...] = (
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
             Input("train_sicsrec/blend", TRAIN_VALID),
+            Input("pretrain_id/refit", TRAIN_VALID),
+            Input("train_sicsrec/refit", TRAIN_VALID),
+            Input("train_sicsrec/refit_blend", TRAIN_VALID),
         ),
         outputs=(Output("metrics"), Output("per_user")),
         is_seeded=True,
@@ -212,13 +227,16 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="export",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/interactions", WHOLE_LOG),
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
             Input("train_sicsrec/blend", TRAIN_VALID),
+            Input("pretrain_id/refit", TRAIN_VALID),
+            Input("train_sicsrec/refit", TRAIN_VALID),
+            Input("train_sicsrec/refit_blend", TRAIN_VALID),
         ),
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
         further_sections=_training,
@@ -240,6 +258,17 @@ def get_step(name: str) -> Step:
 
 def inputs_of(step: Step, config: PipelineConfig) -> tuple[Input, ...]:
     """Return the inputs a step has under this configuration."""
-    return tuple(
-        entry for entry in step.inputs if get_step(entry.name.split("/")[0]).is_needed(config)
-    )
+    return tuple(entry for entry in step.inputs if _is_made(entry.name, config))
+
+
+def outputs_of(step: Step, config: PipelineConfig) -> tuple[Output, ...]:
+    """Return the outputs a step writes under this configuration."""
+    return tuple(entry for entry in step.outputs if entry.is_written(config))
+
+
+def _is_made(name: str, config: PipelineConfig) -> bool:
+    step_name, output_name = name.split("/")
+    step = get_step(step_name)
+    return step.is_needed(config) and output_name in {
+        output.name for output in outputs_of(step, config)
+    }

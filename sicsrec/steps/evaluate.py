@@ -29,7 +29,7 @@ from sicsrec.evaluation.comparison import (
     result_rows,
 )
 from sicsrec.evaluation.plots import plot_cohorts, plot_results
-from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets
+from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets_both_ways
 from sicsrec.evaluation.rivals import (
     make_popularity,
     make_transitions,
@@ -44,17 +44,22 @@ SICSREC = "SICSRec"
 ID_ENCODER = "ID encoder"
 POPULARITY = "popularity"
 TRANSITIONS = "transitions"
-TRANSITIONS_WITH_VALID = "transitions (train + valid)"
 SICSREC_BLENDED = "SICSRec, blended"
 ID_ENCODER_BLENDED = "ID encoder, blended"
+WITH_VALID = " (train + valid)"
+"""Ends the names of models that were told the validation targets; they have test figures alone."""
 MODELS = (
     POPULARITY,
     TRANSITIONS,
-    TRANSITIONS_WITH_VALID,
+    TRANSITIONS + WITH_VALID,
     ID_ENCODER,
     SICSREC,
     ID_ENCODER_BLENDED,
     SICSREC_BLENDED,
+    ID_ENCODER + WITH_VALID,
+    SICSREC + WITH_VALID,
+    ID_ENCODER_BLENDED + WITH_VALID,
+    SICSREC_BLENDED + WITH_VALID,
 )
 """Names of the models in reports and tables, in their order."""
 OTHER_WAY = {True: "results_watched_kept", False: "results_watched_left_out"}
@@ -76,14 +81,12 @@ def run(context: StepContext) -> StepReport:
     splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
     scorers = _make_scorers(context, train, splits["valid"], catalog.n_items)
     section = context.config.evaluate
-    ranked = [
-        _rank(context, split, entry, scorers[split], remove_seen=section.remove_seen)
-        for split, entry in splits.items()
-    ]
+    both_ways = {
+        split: _rank(context, split, entry, scorers[split]) for split, entry in splits.items()
+    }
+    ranked = [ways[section.remove_seen] for ways in both_ways.values()]
     # Some models cannot help ranking what was watched; how much of a difference that is shows here.
-    other_way = _rank(
-        context, "test", splits["test"], scorers["test"], remove_seen=not section.remove_seen
-    )
+    other_way = both_ways["test"][not section.remove_seen]
     counts = item_counts(train, catalog.n_items)
     cohorts = {entry.split: _find_cohorts(context, entry, counts) for entry in ranked}
     protocol = Protocol(section.cutoffs, section.n_bootstrap, section.confidence, context.seed)
@@ -140,24 +143,32 @@ def _make_scorers(
         _require_unaware_of_test(reader)
         return lambda: load_model(reader.path(), context.device)
 
-    blends = context.input("train_sicsrec/blend")
-    _require_unaware_of_test(blends)
-    load_id_encoder, load_sicsrec = load("pretrain_id/model"), load("train_sicsrec/model")
+    def make_models(output: str, blend: str) -> dict[str, Callable[[], Scorer]]:
+        blends = context.input(f"train_sicsrec/{blend}")
+        _require_unaware_of_test(blends)
+        id_encoder, sicsrec = load(f"pretrain_id/{output}"), load(f"train_sicsrec/{output}")
+        return {
+            ID_ENCODER: id_encoder,
+            SICSREC: sicsrec,
+            ID_ENCODER_BLENDED: lambda: load_blend(blends.path("id_encoder"), [id_encoder()]),
+            SICSREC_BLENDED: lambda: load_blend(blends.path("sicsrec"), [id_encoder(), sicsrec()]),
+        }
 
-    makers: dict[str, Callable[[], Scorer]] = {
+    told_train: dict[str, Callable[[], Scorer]] = {
         POPULARITY: lambda: make_popularity(train, n_items),
         TRANSITIONS: lambda: make_transitions(train, n_items),
-        TRANSITIONS_WITH_VALID: lambda: make_transitions_with_valid(train, valid, n_items),
-        ID_ENCODER: load_id_encoder,
-        SICSREC: load_sicsrec,
-        ID_ENCODER_BLENDED: lambda: load_blend(blends.path("id_encoder"), [load_id_encoder()]),
-        SICSREC_BLENDED: lambda: load_blend(
-            blends.path("sicsrec"), [load_id_encoder(), load_sicsrec()]
-        ),
+        **make_models("model", "blend"),
     }
-    # Counts that hold the validation targets would only be asked what they were told.
-    without = {name: make for name, make in makers.items() if name != TRANSITIONS_WITH_VALID}
-    return {"valid": without, "test": makers}
+    told_valid: dict[str, Callable[[], Scorer]] = {
+        TRANSITIONS: lambda: make_transitions_with_valid(train, valid, n_items),
+        **(make_models("refit", "refit_blend") if context.config.refit else {}),
+    }
+    # Whoever was told the validation targets would only be asked for them again.
+    both = told_train | {name + WITH_VALID: make for name, make in told_valid.items()}
+    return {
+        "valid": told_train,
+        "test": {name: both[name] for name in MODELS if name in both},
+    }
 
 
 def _rank(
@@ -165,26 +176,22 @@ def _rank(
     split: str,
     ranking_set: RankingSet,
     makers: Mapping[str, Callable[[], Scorer]],
-    *,
-    remove_seen: bool,
-) -> RankedSplit:
-    ranks = {}
+) -> dict[bool, RankedSplit]:
+    """Return the ranks of all models with watched items kept (False) and left out (True)."""
+    ranks: dict[bool, dict[str, NDArray[np.int64]]] = {False: {}, True: {}}
     total = len(ranking_set) * len(makers)
-    way = "left out" if remove_seen else "kept"
-    with context.progress.stage(f"rank {split} targets, watched {way}", total) as advance:
+    with context.progress.stage(f"rank {split} targets", total) as advance:
         for model, make in makers.items():
 
             def advance_model(n: int, model: str = model) -> None:
                 advance(n, model)
 
-            ranks[model] = rank_targets(
-                make(),
-                ranking_set.histories,
-                ranking_set.targets,
-                remove_seen=remove_seen,
-                advance=advance_model,
+            found = rank_targets_both_ways(
+                make(), ranking_set.histories, ranking_set.targets, advance=advance_model
             )
-    return RankedSplit(split, ranking_set, ranks)
+            for way, own in found.items():
+                ranks[way][model] = own
+    return {way: RankedSplit(split, ranking_set, own) for way, own in ranks.items()}
 
 
 def _find_cohorts(
@@ -234,6 +241,7 @@ def _compare(
 def _tracked(results: list[Row], metrics: list[str]) -> dict[str, float]:
     """Name every metric as the tracker does: SICSRec's plainly, the others' under a prefix."""
     prefixes = {SICSREC: "", SICSREC_BLENDED: "blended/"}
+    prefixes |= {name + WITH_VALID: f"refit/{prefix}" for name, prefix in prefixes.items()}
     named = {}
     for row in results:
         slug = re.sub(r"[^a-z0-9]+", "_", row["model"].lower()).strip("_")

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sicsrec.artifacts import ArtifactReader
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import INTERACTIONS, check_schema
 from sicsrec.data.sequences import Histories
@@ -59,9 +60,9 @@ def run(context: StepContext) -> StepReport:
     histories = Histories.from_interactions(interactions, catalog)
     if not len(histories):
         raise DataError("ingest/interactions is empty, so there is nobody to recommend to")
-    model_folder = context.input("train_sicsrec/model").path()
-    model = load_model(model_folder, context.device)
-    _write_model_folder(context, model_folder, catalog)
+    parts = _parts(context)
+    model = load_model(parts.model.path(), context.device)
+    _write_model_folder(context, parts, catalog)
     recommender = Recommender.load(context.output("model"), context.device)
     n_rows, n_short = _write_recommendations(context, recommender.scorer, histories, catalog)
     _write_item_vectors(context, model, catalog)
@@ -145,28 +146,48 @@ def _write_user_vectors(context: StepContext, model: SequenceModel, histories: H
             advance(len(chunk))
 
 
-def _write_model_folder(context: StepContext, trained: Path, catalog: ItemCatalog) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """What is exported: trained on all but the test targets where there is such a model."""
+
+    model: ArtifactReader
+    id_encoder: ArtifactReader
+    blend: ArtifactReader
+
+
+def _parts(context: StepContext) -> _Parts:
+    output, blend = ("refit", "refit_blend") if context.config.refit else ("model", "blend")
+    return _Parts(
+        model=context.input(f"train_sicsrec/{output}"),
+        id_encoder=context.input(f"pretrain_id/{output}"),
+        blend=context.input(f"train_sicsrec/{blend}"),
+    )
+
+
+def _write_model_folder(context: StepContext, parts: _Parts, catalog: ItemCatalog) -> None:
     """Copy the trained model beside the item ids and a card.
 
     Nothing of the interactions goes in: the output is declared to have seen what the model has.
     """
     folder = context.output("model")
-    shutil.copytree(trained, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.copytree(parts.model.path(), folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     if context.config.export.score == "blend":
-        parts = {
-            ID_ENCODER_FOLDER: context.input("pretrain_id/model").path(),
-            BLEND_FOLDER: context.input("train_sicsrec/blend").path("sicsrec"),
+        blended = {
+            ID_ENCODER_FOLDER: parts.id_encoder.path(),
+            BLEND_FOLDER: parts.blend.path("sicsrec"),
         }
-        for name, part in parts.items():
+        for name, part in blended.items():
             shutil.copytree(part, folder / name, copy_function=shutil.copyfile)
     catalog.frame.select("item_id", "item_index").write_parquet(folder / ITEMS_FILE)
-    card = json.dumps(_model_card(context, trained, catalog), indent=2, ensure_ascii=False)
+    card = json.dumps(_model_card(context, parts.model, catalog), indent=2, ensure_ascii=False)
     (folder / "model_card.json").write_text(card + "\n", encoding="utf-8")
 
 
-def _model_card(context: StepContext, trained: Path, catalog: ItemCatalog) -> dict[str, Any]:
-    model = json.loads((trained / "config.json").read_text(encoding="utf-8"))
-    ref = context.input("train_sicsrec/model").ref
+def _model_card(
+    context: StepContext, trained: ArtifactReader, catalog: ItemCatalog
+) -> dict[str, Any]:
+    model = json.loads(trained.path("config.json").read_text(encoding="utf-8"))
+    ref = trained.ref
     return {
         "what": "SICSRec, a sequential recommender that aligns item ids with item content",
         "source": "arXiv 2510.10556",
@@ -174,6 +195,7 @@ def _model_card(context: StepContext, trained: Path, catalog: ItemCatalog) -> di
         "n_items": catalog.n_items,
         "model": model,
         "training": context.config.train_sicsrec.model_dump(mode="json"),
+        "trained_on": "train + valid" if context.config.refit else "train",
         "trained_as": {"artifact": ref.name, "key": ref.key, "digest": ref.digest},
         "parts_of_the_log_seen": list(ref.sees),
         "made_with": {"sicsrec": importlib.metadata.version("sicsrec")},

@@ -25,7 +25,7 @@ from sicsrec.artifacts import (
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
-from sicsrec.steps import Step, get_step, inputs_of
+from sicsrec.steps import Step, get_step, inputs_of, outputs_of
 from sicsrec.steps.context import ReadSecret, StepContext, StepReport, no_secrets
 from sicsrec.steps.external import external_inputs, without_places
 from sicsrec.tracking import NullTracker, Tracker
@@ -212,7 +212,7 @@ def _run_and_commit(
                 for entry, ref in used.items()
             },
             external_inputs=identity["external_inputs"],
-            outputs=_describe_outputs(step, pending, used),
+            outputs=_describe_outputs(step, config, pending, used),
             started=started_at.isoformat(timespec="milliseconds"),
             seconds=round(time.monotonic() - started, 3),
             code={"sicsrec": importlib.metadata.version("sicsrec")},
@@ -236,9 +236,13 @@ def _find_device() -> str:
 
 
 def _describe_outputs(
-    step: Step, pending: PendingArtifact, used: Mapping[str, ArtifactRef]
+    step: Step,
+    config: PipelineConfig,
+    pending: PendingArtifact,
+    used: Mapping[str, ArtifactRef],
 ) -> dict[str, OutputEntry]:
-    declared = {output.name for output in step.outputs}
+    outputs = outputs_of(step, config)
+    declared = {output.name for output in outputs}
     written = pending.output_names()
     if written != declared:
         raise ArtifactError(
@@ -247,6 +251,6 @@ def _describe_outputs(
     inherited = frozenset().union(*(ref.sees for ref in used.values()))
     sees = {
         output.name: tuple(sorted(inherited if output.sees is None else output.sees))
-        for output in step.outputs
+        for output in outputs
     }
     return pending.describe(sees)

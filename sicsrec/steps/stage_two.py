@@ -1,7 +1,13 @@
-"""What the two training steps of stage 2 have in common: data in, fit, model and report out."""
+"""What the two training steps of stage 2 have in common: data in, fit, model and report out.
+
+A step trains twice: on the training histories, with validation to choose the epoch, and, with
+``refit``, once more from the same start on train + valid for as many epochs. The first is what the
+paper reports; the second knows every user's most recent watched item but the test target, and is
+what one would deploy.
+"""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +25,7 @@ from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.training.plots import plot_curves
-from sicsrec.training.sequential import FitSettings, fit
+from sicsrec.training.sequential import REFIT, FitSettings, fit
 
 VALID_CUTOFFS = (5, 10)
 
@@ -31,6 +37,11 @@ class StageTwoData:
     catalog: ItemCatalog
     train: Histories
     valid: RankingSet
+
+    @property
+    def train_and_valid(self) -> Histories:
+        """Training histories, each followed by its user's validation target where there is one."""
+        return self.train.followed_by(self.valid.histories.user_ids, self.valid.targets)
 
     @classmethod
     def read(cls, context: StepContext) -> "StageTwoData":
@@ -49,18 +60,8 @@ def fit_and_save(
     context: StepContext, model: SequenceModel, section: SequenceModelConfig, stage: StageTwoData
 ) -> StepReport:
     """Fit a model under the step's settings, write it as output ``model``, and report."""
-    settings = FitSettings(
-        learning_rate=section.learning_rate,
-        batch_targets=section.batch_targets,
-        max_epochs=section.max_epochs,
-        patience=section.patience,
-        selection_metric=section.selection_metric,
-        seed=context.seed,
-    )
-
-    if model.n_items > section.sampled_softmax_above:
-        counts = target_counts(stage.train, model.n_items)
-        model.candidates = CandidateSampler(section.n_sampled, counts)
+    settings = _fit_settings(section, context.seed)
+    _compare_with_candidates(model, section, stage.train)
 
     def validate(candidate: SequenceModel) -> dict[str, float]:
         ranks = rank_targets(
@@ -105,6 +106,65 @@ def fit_and_save(
             "log": state.log,
         },
     )
+
+
+def refit_and_save(
+    context: StepContext,
+    model: SequenceModel,
+    section: SequenceModelConfig,
+    stage: StageTwoData,
+    report: StepReport,
+) -> None:
+    """Fit an untrained model on train + valid, write it as output ``refit``, add to the report.
+
+    Args:
+        context: of the step.
+        model: made as the one that validation was asked about was.
+        section: configuration of the step.
+        stage: data of the step.
+        report: of the fit on the training histories; tells the number of epochs.
+    """
+    n_epochs = report.content["best_epoch"]
+    histories = stage.train_and_valid
+    settings = replace(_fit_settings(section, context.seed), max_epochs=n_epochs)
+    _compare_with_candidates(model, section, histories)
+    work = context.work / REFIT
+    work.mkdir(exist_ok=True)
+    state = fit(
+        model,
+        histories,
+        None,
+        settings,
+        work=work,
+        tracker=context.tracker,
+        progress=context.progress,
+    )
+    save_model(model, context.output("refit"))
+    report.content["refit"] = {
+        "epochs": n_epochs,
+        "training_targets": int(np.maximum(histories.lengths - 1, 0).sum()),
+        "log": state.log,
+    }
+
+
+def _fit_settings(section: SequenceModelConfig, seed: int) -> FitSettings:
+    return FitSettings(
+        learning_rate=section.learning_rate,
+        batch_targets=section.batch_targets,
+        max_epochs=section.max_epochs,
+        patience=section.patience,
+        selection_metric=section.selection_metric,
+        seed=seed,
+    )
+
+
+def _compare_with_candidates(
+    model: SequenceModel, section: SequenceModelConfig, histories: Histories
+) -> None:
+    """Train on sampled candidates where the catalogue is too large for all items."""
+    if model.n_items > section.sampled_softmax_above:
+        counts = target_counts(histories, model.n_items)
+        model.candidates = CandidateSampler(section.n_sampled, counts)
 
 
 def target_counts(train: Histories, n_items: int) -> Int[Tensor, " items"]:

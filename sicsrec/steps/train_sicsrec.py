@@ -5,16 +5,16 @@ models, counts and content, ``blend/id_encoder`` the ID encoder and counts alone
 can tell what content adds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 
 from sicsrec.config import TrainSicsrecConfig
 from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.sequences import Histories
 from sicsrec.data.vectors import MODALITIES, ItemVectors, read_vectors
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.models.blend import Blend, HistoryFacts
@@ -23,60 +23,93 @@ from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
-from sicsrec.steps.stage_two import StageTwoData, fit_and_save
-from sicsrec.training.blending import fit_blend
+from sicsrec.steps.stage_two import StageTwoData, fit_and_save, refit_and_save
+from sicsrec.training.blending import BlendFit, fit_blend
 
 
 def run(context: StepContext) -> StepReport:
-    """Train SICSRec and fit the blends; writes the outputs ``model`` and ``blend``."""
+    """Train SICSRec and fit the blends.
+
+    Writes the outputs ``model`` and ``blend`` and, where they are asked for, ``refit`` and
+    ``refit_blend``.
+    """
     section = context.config.train_sicsrec
     stage = StageTwoData.read(context)
     folder = context.input("encode_items/vectors").path()
     vectors = choose_vectors(read_all_vectors(folder, stage.catalog), section.modalities)
-    pretrained = load_model(context.input("pretrain_id/model").path())
-    if not isinstance(pretrained, IdEncoder):
-        raise ArtifactError(f"pretrain_id left a model of kind {pretrained.kind!r}")
-    torch.manual_seed(context.seed)
-    model = build_sicsrec(section, stage.catalog.n_items, vectors, pretrained)
-    report = fit_and_save(context, model.to(context.device), section, stage)
-    report.content["blend"] = fit_blends(
-        context, pretrained.to(context.device), model, vectors, stage
-    )
+    id_encoder, model = _build(context, "pretrain_id/model", stage, vectors)
+    report = fit_and_save(context, model, section, stage)
+    blends = make_blends(id_encoder, model, vectors, stage.train)
+    fits = fit_blends(context, blends, stage)
+    save_blends(blends, fits, context.output("blend"))
+    report.content["blend"] = {kind: asdict(fit) for kind, fit in fits.items()}
+    if context.config.refit:
+        id_encoder, model = _build(context, "pretrain_id/refit", stage, vectors)
+        refit_and_save(context, model, section, stage, report)
+        # Validation targets are part of these counts, so the weights stay those fitted before.
+        blends = make_blends(id_encoder, model, vectors, stage.train_and_valid)
+        save_blends(blends, fits, context.output("refit_blend"))
     missing = {entry.modality: int((~entry.present).sum()) for entry in vectors}
     report.content["items_without_modality"] = missing
     return report
 
 
-def fit_blends(
-    context: StepContext,
-    id_encoder: IdEncoder,
-    model: SICSRec,
-    vectors: list[ItemVectors],
-    stage: StageTwoData,
-) -> dict[str, Any]:
-    """Fit and save a blend with and one without SICSRec; return both fits for the report."""
+def _build(
+    context: StepContext, pretrained: str, stage: StageTwoData, vectors: list[ItemVectors]
+) -> tuple[IdEncoder, SICSRec]:
+    """Return an ID encoder that step 1 left and an untrained SICSRec on top of it."""
+    id_encoder = load_model(context.input(pretrained).path(), context.device)
+    if not isinstance(id_encoder, IdEncoder):
+        raise ArtifactError(f"{pretrained} is a model of kind {id_encoder.kind!r}")
+    torch.manual_seed(context.seed)
+    section = context.config.train_sicsrec
+    model = build_sicsrec(section, stage.catalog.n_items, vectors, id_encoder)
+    return id_encoder, model.to(context.device)
+
+
+def make_blends(
+    id_encoder: IdEncoder, model: SICSRec, vectors: list[ItemVectors], histories: Histories
+) -> dict[str, Blend]:
+    """Return blends without weights, one with and one without SICSRec and content.
+
+    Args:
+        id_encoder: trained on ``histories``.
+        model: trained on ``histories``.
+        vectors: of all modalities.
+        histories: what is counted.
+    """
     matrices = {entry.modality: entry.matrix for entry in vectors}
-    facts = HistoryFacts.from_training(stage.train, stage.catalog.n_items, matrices)
-    blends = {
+    facts = HistoryFacts.from_training(histories, model.n_items, matrices)
+    return {
         model.kind: Blend([id_encoder, model], facts),
         id_encoder.kind: Blend([id_encoder], replace(facts, vectors={})),
     }
+
+
+def fit_blends(
+    context: StepContext, blends: Mapping[str, Blend], stage: StageTwoData
+) -> dict[str, BlendFit]:
+    """Fit the weights of every blend on the validation targets and record them."""
     fits = {}
     with context.progress.stage("fit blends", len(blends)) as advance:
         for kind, blend in blends.items():
-            fit = fit_blend(blend, stage.valid, context.seed)
-            folder = context.output("blend") / kind
-            folder.mkdir(parents=True)
-            save_blend(Blend(blend.models, blend.facts, fit.weights), folder)
-            fits[kind] = asdict(fit)
+            fits[kind] = fit_blend(blend, stage.valid, context.seed)
             advance(1, kind)
     weights = [
         {"blend": kind, "feature": feature, "weight": weight}
         for kind, fit in fits.items()
-        for feature, weight in fit["weights"].items()
+        for feature, weight in fit.weights.items()
     ]
     context.tracker.log_table("blend_weights", pl.DataFrame(weights))
     return fits
+
+
+def save_blends(blends: Mapping[str, Blend], fits: Mapping[str, BlendFit], folder: Path) -> None:
+    """Write every blend with its fitted weights into a folder of its own."""
+    for kind, blend in blends.items():
+        own = folder / kind
+        own.mkdir(parents=True)
+        save_blend(Blend(blend.models, blend.facts, fits[kind].weights), own)
 
 
 def read_all_vectors(folder: Path, catalog: ItemCatalog) -> list[ItemVectors]:

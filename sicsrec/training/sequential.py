@@ -47,6 +47,7 @@ class FitState:
     epoch: int = 0
     """Finished epochs."""
     best_epoch: int = 0
+    """The epoch whose weights are kept."""
     best_value: float = -1.0
     log: list[dict[str, float]] = field(default_factory=list)
     """Per epoch: ``epoch``, mean losses as ``train/<name>``, metrics as ``valid/<name>``."""
@@ -60,11 +61,14 @@ class FitState:
 Validate = Callable[[SequenceModel], dict[str, float]]
 """Returns validation metrics by name."""
 
+REFIT = "refit"
+"""What the losses of a fit without validation are logged under, in place of ``train``."""
+
 
 def fit(
     model: SequenceModel,
     train: Histories,
-    validate: Validate,
+    validate: Validate | None,
     settings: FitSettings,
     *,
     work: Path,
@@ -76,7 +80,8 @@ def fit(
     Args:
         model: on its device; parameters that need no gradient stay as they are.
         train: training histories; those of one item have no target and are passed over.
-        validate: called after every epoch.
+        validate: called after every epoch; None: every epoch counts as the best so far, so all
+            ``max_epochs`` are trained and the last weights stay.
         settings: learning rate, batches, stopping.
         work: folder of the checkpoint; an unfinished one found there is continued.
         tracker: receives losses and metrics with the epoch as x axis.
@@ -100,27 +105,27 @@ def fit(
         while state.epoch < settings.max_epochs and state.epochs_without_gain < settings.patience:
             epoch = state.epoch + 1
             losses = _train_epoch(model, train, optimiser, settings, epoch)
-            metrics = validate(model)
-            value = metrics[settings.selection_metric]
-            if value > state.best_value:
+            metrics = validate(model) if validate else {}
+            value = metrics.get(settings.selection_metric, state.best_value)
+            if validate is None or value > state.best_value:
                 state.best_epoch, state.best_value = epoch, value
                 best_weights = _copy_weights(model)
             state.epoch = epoch
-            record = {f"train/{name}": value for name, value in losses.items()}
+            part = "train" if validate else REFIT
+            record = {f"{part}/{name}": value for name, value in losses.items()}
             record |= {f"valid/{name}": value for name, value in metrics.items()}
             state.log.append({"epoch": float(epoch)} | record)
             tracker.log_metrics(record, step=epoch)
             _save_checkpoint(path, model, optimiser, state, best_weights)
-            advance(1, f"{settings.selection_metric} {value:.4f}, best {state.best_value:.4f}")
+            found = f"loss {losses['loss']:.4f}"
+            if validate:
+                found = f"{settings.selection_metric} {value:.4f}, best {state.best_value:.4f}"
+            advance(1, found)
     model.load_state_dict(best_weights, strict=True)
     logger.info(
-        "%s: best epoch %d of %d, %s %.4f",
-        model.kind,
-        state.best_epoch,
-        state.epoch,
-        settings.selection_metric,
-        state.best_value,
-    )
+        "%s: epoch %d of %d kept, %s", model.kind, state.best_epoch, state.epoch,
+        f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",
+    )  # fmt: skip
     return state
 
 

@@ -59,7 +59,10 @@ def test_overrides_of_the_command_come_before_those_of_a_variant() -> None:
     variants = {"a": [], "b": ["train_sicsrec.alpha=0.5"]}
     planned = plan(variants, "train_sicsrec.alpha=0.4")
     assert planned.first.config.train_sicsrec.alpha == 0.4
-    assert planned.overrides["b"] == ["train_sicsrec.alpha=0.4", "train_sicsrec.alpha=0.5"]
+    changes = ["train_sicsrec.alpha=0.4", "train_sicsrec.alpha=0.5"]
+    assert planned.overrides["b"] == ["refit=false", *changes]
+    assert not planned.first.config.refit
+    assert plan(variants, "refit=true").first.config.refit
 
 
 def test_a_mistake_in_a_variant_is_an_error_and_no_skip() -> None:

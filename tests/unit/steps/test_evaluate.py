@@ -13,7 +13,7 @@ from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.steps import evaluate
 from sicsrec.steps.context import StepContext
-from sicsrec.steps.evaluate import MODELS, SICSREC, SICSREC_BLENDED
+from sicsrec.steps.evaluate import MODELS, SICSREC, SICSREC_BLENDED, WITH_VALID
 from sicsrec.steps.runner import StepResult, run_step
 from tests.unit.steps.tiny_store import (
     COLD_ITEM,
@@ -62,7 +62,7 @@ def test_results_list_every_model_on_both_splits(evaluated) -> None:
     result, _, _ = evaluated
     rows = result.report.content["results"]
     assert [(row["split"], row["model"]) for row in rows] == [
-        ("valid", model) for model in MODELS if model != "transitions (train + valid)"
+        ("valid", model) for model in MODELS if not model.endswith(WITH_VALID)
     ] + [("test", model) for model in MODELS]
     for row in rows:
         assert row["users"] == N_RANKED
@@ -71,8 +71,27 @@ def test_results_list_every_model_on_both_splits(evaluated) -> None:
         }
         for metric in METRICS:
             assert 0 <= row[f"{metric}_low"] <= row[f"{metric}_high"] <= 1
-    assert result.report.rows == N_RANKED * 13
+    assert result.report.rows == N_RANKED * 17
     assert not result.was_reused
+
+
+def test_without_a_refit_no_model_was_told_the_validation_targets(tiny: TinyStore) -> None:
+    content = run_step("evaluate", make_config(refit=False), tiny.refs, tiny.store).report.content
+    told = [row["model"] for row in content["results"] if row["model"].endswith(WITH_VALID)]
+    assert told == ["transitions (train + valid)"]
+
+
+@pytest.mark.parametrize(("model", "output"), [(SICSREC, "model"), (SICSREC + WITH_VALID, "refit")])
+def test_both_fits_are_ranked_by_their_own_weights(tiny, evaluated, model, output) -> None:
+    frame = per_user(tiny, evaluated[0]).filter(pl.col("model") == model, pl.col("split") == "test")
+    scorer = load_model(folder_of(tiny.store, tiny.refs[f"train_sicsrec/{output}"]))
+    catalog = make_catalog()
+    assert frame.height == N_RANKED
+    for row in frame.iter_rows(named=True):
+        context = catalog.indices_of(histories_by_user()[row["user_id"]][:-1])
+        history = Histories(pl.Series("user_id", ["u"]), np.array([0, len(context)]), context)
+        target = int(catalog.indices_of([row["item_id"]])[0])
+        assert row["rank"] == expected_rank(scorer.score(history)[0].numpy(), target, set())
 
 
 def test_order_is_easy_for_transitions_and_hard_for_popularity(evaluated) -> None:
@@ -139,7 +158,9 @@ def test_metrics_have_the_trackers_names(evaluated) -> None:
         name = f"rivals/{slug}/test/hr_at_5"
         assert tracker.metrics[name] == rows["test", model]["hr_at_5"]
     assert tracker.metrics["blended/test/mrr"] == rows["test", SICSREC_BLENDED]["mrr"]
-    assert len(tracker.metrics) == 13 * len(METRICS)
+    refit = rows["test", SICSREC + WITH_VALID]["mrr"]
+    assert tracker.metrics["refit/test/mrr"] == refit
+    assert len(tracker.metrics) == 17 * len(METRICS)
 
 
 def test_differences_are_paired_and_of_test(evaluated) -> None:
@@ -227,9 +248,8 @@ def test_protocol_and_policies_are_stated(evaluated) -> None:
 
 def test_progress_reaches_its_totals(evaluated) -> None:
     assert evaluated[2].stages == {
-        "rank valid targets, watched kept": (6 * N_RANKED, 6 * N_RANKED),
-        "rank test targets, watched kept": (7 * N_RANKED, 7 * N_RANKED),
-        "rank test targets, watched left out": (7 * N_RANKED, 7 * N_RANKED),
+        "rank valid targets": (6 * N_RANKED, 6 * N_RANKED),
+        "rank test targets": (11 * N_RANKED, 11 * N_RANKED),
     }
 
 

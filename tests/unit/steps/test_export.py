@@ -51,7 +51,7 @@ def recommendations(tiny: TinyStore, result: StepResult) -> pl.DataFrame:
 
 def scores_of_all_users(tiny: TinyStore) -> tuple[Histories, np.ndarray]:
     histories = Histories.from_interactions(make_interactions(), make_catalog())
-    model = load_model(folder_of(tiny.store, tiny.refs["train_sicsrec/model"]))
+    model = load_model(folder_of(tiny.store, tiny.refs["train_sicsrec/refit"]))
     return histories, model.score(histories).numpy()
 
 
@@ -176,9 +176,11 @@ def test_a_blend_ranks_where_the_config_says_so(tiny: TinyStore) -> None:
     assert result.refs["export/model"].sees == ("train", "valid")
     models = [
         load_model(folder_of(tiny.store, tiny.refs[name]))
-        for name in ("pretrain_id/model", "train_sicsrec/model")
+        for name in ("pretrain_id/refit", "train_sicsrec/refit")
     ]
-    blend = load_blend(folder_of(tiny.store, tiny.refs["train_sicsrec/blend"]) / "sicsrec", models)
+    blend = load_blend(
+        folder_of(tiny.store, tiny.refs["train_sicsrec/refit_blend"]) / "sicsrec", models
+    )
     histories = Histories.from_interactions(make_interactions(), make_catalog())
     indices, scores = recommend(blend, histories, 5, remove_seen=True)
     table = recommendations(tiny, result)

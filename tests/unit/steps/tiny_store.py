@@ -24,6 +24,7 @@ from sicsrec.config import (
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories
 from sicsrec.data.split import leave_one_out
+from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.id_encoder import IdEncoder
@@ -49,6 +50,7 @@ def make_config(**sections: Any) -> PipelineConfig:
     return PipelineConfig(
         dataset="tiny",
         seed=5,
+        refit=sections.get("refit", True),
         ingest=IngestConfig(path="/nowhere", reader=NineRecReaderConfig()),
         encode_items=EncodeItemsConfig(source=GivenSourceConfig(text="given.npy")),
         evaluate=sections.get("evaluate", EvaluateConfig(n_bootstrap=50)),
@@ -94,8 +96,8 @@ def make_interactions() -> pl.DataFrame:
     )
 
 
-def make_sicsrec() -> SICSRec:
-    torch.manual_seed(3)
+def make_sicsrec(seed: int = 3) -> SICSRec:
+    torch.manual_seed(seed)
     model = SICSRec(
         **TOWER,
         vector_widths={"text": 4},
@@ -178,17 +180,29 @@ def make_tiny_store(root: Path, model_sees: tuple[str, ...] = ("train", "valid")
         },
     )
     torch.manual_seed(2)
-    encoder, sicsrec = IdEncoder(**TOWER), make_sicsrec()
+    encoder, refit_encoder = IdEncoder(**TOWER), IdEncoder(**TOWER)
+    sicsrec, refit_sicsrec = make_sicsrec(), make_sicsrec(seed=4)
     tiny.commit(
         "pretrain_id",
-        {"model": (("train", "valid"), lambda folder: save_model(encoder, folder))},
+        {
+            "model": (("train", "valid"), lambda folder: save_model(encoder, folder)),
+            "refit": (("train", "valid"), lambda folder: save_model(refit_encoder, folder)),
+        },
     )
-    train = Histories.from_interactions(split.train.interactions, make_catalog())
+    catalog = make_catalog()
+    train = Histories.from_interactions(split.train.interactions, catalog)
+    valid = RankingSet.from_held_out(split.valid, catalog)
+    both = train.followed_by(valid.histories.user_ids, valid.targets)
     tiny.commit(
         "train_sicsrec",
         {
             "model": (model_sees, lambda folder: save_model(sicsrec, folder)),
             "blend": (model_sees, lambda folder: write_blends(folder, encoder, sicsrec, train)),
+            "refit": (model_sees, lambda folder: save_model(refit_sicsrec, folder)),
+            "refit_blend": (
+                model_sees,
+                lambda folder: write_blends(folder, refit_encoder, refit_sicsrec, both),
+            ),
         },
     )
     return tiny

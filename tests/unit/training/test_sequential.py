@@ -146,3 +146,20 @@ def test_histories_of_one_item_are_refused(tmp_path):
             tracker=NullTracker(),
             progress=NoProgress(),
         )
+
+
+def test_a_fit_without_validation_trains_all_epochs_and_keeps_the_last_weights(tmp_path):
+    """It ends where the same training with validation is after as many epochs."""
+    watched = Validation([0.1, 0.2, 0.3, 0.4])
+    run(make_model(), watched, make_folder(tmp_path / "with"), max_epochs=4)
+    model = make_model()
+    state = run(model, None, make_folder(tmp_path / "without"), max_epochs=4, patience=1)
+    assert (state.epoch, state.best_epoch) == (4, 4)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, watched.weights[3][name]), name
+    assert [sorted(entry) for entry in state.log] == [["epoch", "refit/loss"]] * 4
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
