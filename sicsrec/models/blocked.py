@@ -23,6 +23,7 @@ class BlockedCrossEntropy(torch.autograd.Function):
             top = logits.amax(1)
             sums = logits.sub_(top[:, None]).exp_().sum(1)
             log_sums = torch.logaddexp(log_sums, sums.log_() + top)
+            del logits  # or two blocks would be held while the next is made
         ctx.save_for_backward(u, v, rows, log_sums)
         ctx.first, ctx.size = first, size
         return (log_sums - (u * v[rows]).sum(1)).sum()
@@ -40,6 +41,7 @@ class BlockedCrossEntropy(torch.autograd.Function):
             grad_u.addmm_(shares, block)
             if grad_v is not None:
                 torch.mm(shares.T, u, out=grad_v[start : start + ctx.size])
+            del shares
         if grad_v is not None:
             grad_v[: ctx.first] = 0
             grad_v.index_add_(0, rows, -scale * u)

@@ -4,6 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+MAX_LOGITS = 1 << 24
+"""Most logits held at once (64 MiB in float32); more targets are worked off in parts."""
 
 
 class CandidateSampler:
@@ -46,6 +50,7 @@ def sampled_cross_entropy(
     targets: Int[Tensor, " targets"],
     candidates: Int[Tensor, " candidates"],
     log_inclusion: Float[Tensor, " candidates"],
+    max_logits: int = MAX_LOGITS,
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy over candidates that stand for all items, the mean over the targets.
 
@@ -61,11 +66,38 @@ def sampled_cross_entropy(
         targets: item indices; each is among the candidates.
         candidates: distinct item indices, ascending.
         log_inclusion: log π of the candidates.
+        max_logits: most logits held at once. Where targets x candidates exceeds it the targets are
+            worked off in parts, whose logits are computed again in the backward pass.
 
     Returns:
         The loss.
     """
-    logits = user_vectors @ candidate_vectors.T
     own = torch.searchsorted(candidates, targets)
-    is_own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, own[:, None], value=True)
-    return F.cross_entropy(torch.where(is_own, logits, logits - log_inclusion), own)
+    size = max(1, max_logits // len(candidates))
+    if len(targets) <= size:
+        total = _summed_cross_entropy(user_vectors, candidate_vectors, own, log_inclusion)
+        return total / len(targets)
+    total = user_vectors.new_zeros(())
+    for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
+        total = total + checkpoint(
+            _summed_cross_entropy,
+            user,
+            candidate_vectors,
+            part,
+            log_inclusion,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+    return total / len(targets)
+
+
+def _summed_cross_entropy(
+    user_vectors: Float[Tensor, "targets width"],
+    candidate_vectors: Float[Tensor, "candidates width"],
+    own: Int[Tensor, " targets"],
+    log_inclusion: Float[Tensor, " candidates"],
+) -> Float[Tensor, ""]:
+    logits = user_vectors @ candidate_vectors.T - log_inclusion
+    # The target stands for itself alone.
+    logits = logits.scatter_add(1, own[:, None], log_inclusion[own][:, None])
+    return F.cross_entropy(logits, own, reduction="sum")

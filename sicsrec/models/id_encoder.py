@@ -12,8 +12,8 @@ from sicsrec.models.layers import Transformer, causal_mask, initialise
 from sicsrec.models.losses import next_item_cross_entropy
 
 SPARSE_GRADIENT_ABOVE = 100_000
-"""Above so many items reading the table leaves a gradient of the rows read alone. The loss adds a
-dense one, so the sum is dense, and the optimiser never sees the difference."""
+"""Above so many items reading rows of the table leaves a gradient of these rows alone, which is
+added up before one dense gradient is made of it: two dense ones would double the memory."""
 
 
 class IdEncoder(SequenceModel):
@@ -72,6 +72,11 @@ class IdEncoder(SequenceModel):
         self.apply(initialise)
         with torch.no_grad():
             self.item_embedding.weight[0].zero_()
+        if self.item_embedding.sparse:
+            # Torch has no types for it.
+            self.item_embedding.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                _make_dense
+            )
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`SequenceModel.settings`."""
@@ -109,4 +114,11 @@ class IdEncoder(SequenceModel):
         if self.candidates is None:
             return {"loss": next_item_cross_entropy(user, table, targets, n_padding=1)}
         items, log_inclusion = self.candidates.draw(targets)
-        return {"loss": sampled_cross_entropy(user, table[items], targets, items, log_inclusion)}
+        vectors = self.item_embedding(items)
+        return {"loss": sampled_cross_entropy(user, vectors, targets, items, log_inclusion)}
+
+
+def _make_dense(table: Tensor) -> None:
+    """Bring a gradient of some rows into the form that the optimiser takes."""
+    if table.grad is not None and table.grad.is_sparse:
+        table.grad = table.grad.to_dense()

@@ -34,6 +34,25 @@ def test_with_every_item_drawn_it_is_the_full_softmax():
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("max_logits", [1, 12, 30])
+def test_targets_worked_off_in_parts_have_the_same_loss_and_gradients(max_logits):
+    torch.manual_seed(2)
+    user = torch.randn(11, 4, requires_grad=True)
+    table = torch.randn(20, 4, requires_grad=True)
+    targets = torch.randint(1, 21, (11,))
+    items, log_inclusion = CandidateSampler(5, torch.arange(20)).draw(targets)
+    arguments = (targets, items, log_inclusion)
+    whole = sampled_cross_entropy(user, table[items - 1], *arguments)
+    parts = sampled_cross_entropy(user, table[items - 1], *arguments, max_logits)
+    torch.testing.assert_close(parts, whole)
+    for found, wanted in zip(
+        torch.autograd.grad(parts, (user, table)),
+        torch.autograd.grad(whole, (user, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_the_id_encoder_with_every_item_drawn_has_the_loss_of_the_full_softmax(id_encoder):  # noqa: F811
     check_loss_of_full_softmax(id_encoder)
 
