@@ -36,6 +36,7 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
         open_tracker=open_step_record(config, run),
         progress=observer.progress,
         device=settings.device,
+        n_processes=settings.n_processes,
         read_secret=read_secret,
     )
     record_step(result, run)

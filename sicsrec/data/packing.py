@@ -30,6 +30,16 @@ class PackedBatch:
     targets: IntArray
     """Item to predict at this token; 0 where there is none."""
 
+    def share(self, rank: int, size: int) -> "PackedBatch":
+        """Return every ``size``-th row from row ``rank`` on; a row of padding when there is none.
+
+        Over all ranks each row comes once; padding has no target, so it counts nowhere.
+        """
+        columns = (self.items, self.positions, self.segments, self.targets)
+        if rank >= len(self.items):
+            return PackedBatch(*(np.zeros_like(column[:1]) for column in columns))
+        return PackedBatch(*(column[rank::size] for column in columns))
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -5,6 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from sicsrec.models.peers import ALONE, Peers
+
 
 class CandidateSampler:
     """Draws the items that a batch's targets are compared with instead of with all N.
@@ -24,16 +26,23 @@ class CandidateSampler:
 
     def __init__(self, n_sampled: int, target_counts: Int[Tensor, " items"]) -> None:
         self.n_items = len(target_counts)
+        self.target_counts = target_counts
         self.n_sampled = min(n_sampled, self.n_items)
         shares = target_counts / target_counts.sum().clamp(min=1)
         # Finite also for the only item that is ever a target.
         self._log_miss = torch.log1p(-shares.clamp(max=1 - 1e-6))
 
     def draw(
-        self, targets: Int[Tensor, " targets"]
+        self, targets: Int[Tensor, " targets"], peers: Peers = ALONE
     ) -> tuple[Int[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-        """Return the distinct candidates of a batch, ascending item indices, and their log π."""
+        """Return the distinct candidates of a batch, ascending item indices, and their log π.
+
+        Args:
+            targets: of the whole batch.
+            peers: who is given the same candidates.
+        """
         drawn = torch.randperm(self.n_items, device=targets.device)[: self.n_sampled] + 1
+        drawn = peers.same(drawn)
         items = torch.unique(torch.cat([drawn, targets]))
         missed_by_batch = (len(targets) - 1) * self._log_miss.to(targets.device)[items - 1]
         missed = (1 - self.n_sampled / self.n_items) * torch.exp(missed_by_batch)

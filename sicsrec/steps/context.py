@@ -46,6 +46,8 @@ class StepContext:
     progress: Progress = field(default_factory=NoProgress)
     device: str = "cpu"
     """A torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    n_processes: int = 1
+    """Processes that train a sequence model together."""
     read_secret: ReadSecret = field(default=no_secrets, repr=False)
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -17,13 +18,14 @@ def repeatable(devices: Iterable[torch.device]) -> Iterator[None]:
         devices: all that is computed on.
     """
     was_repeatable = torch.are_deterministic_algorithms_enabled()
-    was_filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    was_filled = memory.fill_uninitialized_memory
     on_cpu = all(device.type == "cpu" for device in devices)
     torch.use_deterministic_algorithms(on_cpu or was_repeatable)
     # Fresh memory is always written before it is read here; filling it first takes time.
-    torch.utils.deterministic.fill_uninitialized_memory = was_filled and not on_cpu
+    memory.fill_uninitialized_memory = was_filled and not on_cpu
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was_repeatable)
-        torch.utils.deterministic.fill_uninitialized_memory = was_filled
+        memory.fill_uninitialized_memory = was_filled

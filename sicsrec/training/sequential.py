@@ -19,8 +19,10 @@ from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.models.base import SequenceModel, TokenBatch
+from sicsrec.models.peers import ALONE, Peers
 from sicsrec.progress import Progress
 from sicsrec.tracking import Tracker
+from sicsrec.training.process_group import shared_loss
 from sicsrec.training.repeatable import repeatable
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ def fit(
     work: Path,
     tracker: Tracker,
     progress: Progress,
+    peers: Peers = ALONE,
 ) -> FitState:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
@@ -96,6 +99,9 @@ def fit(
         tracker: receives losses and metrics with the epoch as x axis, also of the epochs that an
             earlier process finished.
         progress: receives the number of finished epochs.
+        peers: who trains the same model; all call this with the same arguments. The batches are
+            those of one process, shared by rows. The first process has the dropout it would have
+            alone, the others masks of their own.
 
     Returns:
         The state at the end: best epoch, its validation value, and the log of all epochs.
@@ -108,8 +114,10 @@ def fit(
         raise DataError("no training history has two items, so there is nothing to predict")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
+    model.peers = peers
     checkpoint = _Checkpoint(work / CHECKPOINT, model, optimiser)
     state = checkpoint.resume()
+    loss = shared_loss(model, peers)
     for record in state.log:
         _record(tracker, record)
     with (
@@ -118,7 +126,7 @@ def fit(
     ):
         advance(state.epoch)
         while state.epoch < settings.max_epochs and state.epochs_without_gain < settings.patience:
-            losses = _train_epoch(model, train, optimiser, settings, state, checkpoint)
+            losses = _train_epoch(model, loss, train, optimiser, settings, state, checkpoint)
             metrics = validate(model) if validate else {}
             value = metrics.get(settings.selection_metric, state.best_value)
             state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
@@ -167,7 +175,7 @@ class _Checkpoint:
         self._model = model
         self._optimiser = optimiser
         self._saved = time.monotonic()
-        self._random: dict[str, torch.Tensor] = {}
+        self._random: dict[str, list[torch.Tensor]] = {}
         self.best_weights = _copy_weights(model)
         """Weights of the best epoch so far."""
 
@@ -177,20 +185,25 @@ class _Checkpoint:
         return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
 
     def save(self, state: FitState) -> None:
-        """Replace the checkpoint in one rename, so that a kill leaves the old or the new one."""
-        content = {
-            "model": self._model.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "state": asdict(state),
-            "best": self.best_weights,
-            "random": _random_state(self._model.device),
-        }
-        written = self._path.with_suffix(".tmp")
-        with written.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(self._path)
+        """Replace the checkpoint in one rename, so that a kill leaves the old or the new one.
+
+        All peers call this; the first of them writes.
+        """
+        random = _collect_random_states(self._model)
+        if self._model.peers.rank == 0:
+            content = {
+                "model": self._model.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "state": asdict(state),
+                "best": self.best_weights,
+                "random": random,
+            }
+            written = self._path.with_suffix(".tmp")
+            with written.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(self._path)
         self._saved = time.monotonic()
 
     def resume(self) -> FitState:
@@ -212,21 +225,30 @@ class _Checkpoint:
         return state
 
     def restore_random(self) -> None:
-        """Let the generators go on where they were when the checkpoint was written."""
-        torch.set_rng_state(self._random["cpu"].cpu())
+        """Let the generators go on where they were when the checkpoint was written.
+
+        Where it was written by another number of processes, they start the epoch's draws anew.
+        """
+        peers = self._model.peers
+        if len(self._random["cpu"]) != peers.size:
+            logger.warning("%s: continuing with other dropout", self._model.kind)
+            return
+        torch.set_rng_state(self._random["cpu"][peers.rank].cpu())
         if "cuda" in self._random:
-            torch.cuda.set_rng_state(self._random["cuda"].cpu(), self._model.device)
+            torch.cuda.set_rng_state(self._random["cuda"][peers.rank].cpu(), self._model.device)
 
 
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+def _collect_random_states(model: SequenceModel) -> dict[str, list[torch.Tensor]]:
+    """Return the states of the generators of all peers, by rank."""
+    states = {"cpu": model.peers.collect(torch.get_rng_state())}
+    if model.device.type == "cuda":
+        states["cuda"] = model.peers.collect(torch.cuda.get_rng_state(model.device))
     return states
 
 
 def _train_epoch(
     model: SequenceModel,
+    loss: Callable[[TokenBatch], dict[str, torch.Tensor]],
     train: Histories,
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
@@ -234,9 +256,12 @@ def _train_epoch(
     checkpoint: _Checkpoint,
 ) -> dict[str, float]:
     """Run what is left of an epoch and return the mean of every loss over all its batches."""
-    epoch = state.epoch + 1
+    epoch, peers = state.epoch + 1, model.peers
     rng = np.random.default_rng([settings.seed, epoch])
     torch.manual_seed(int(rng.integers(2**31)))
+    if peers.rank:
+        own_rng = np.random.default_rng([settings.seed, epoch, peers.rank])
+        torch.manual_seed(int(own_rng.integers(2**31)))
     if state.batch:
         checkpoint.restore_random()
     model.train()
@@ -244,9 +269,11 @@ def _train_epoch(
         train, model.max_history_length, settings.batch_targets, rng, start=state.batch
     )
     for packed in batches:
-        parts = model.loss(TokenBatch.from_packed(packed, model.device))
-        if not torch.isfinite(parts["loss"]):
-            found = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
+        share = packed.share(peers.rank, peers.size)
+        parts = loss(TokenBatch.from_packed(share, model.device))
+        values, is_due = _agree(parts, checkpoint.is_due, peers)
+        if not np.isfinite(values["loss"]):
+            found = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise TrainingDivergedError(
                 f"{model.kind}: the loss is not finite in epoch {epoch} ({found}); lower "
                 "learning_rate or raise temperature"
@@ -254,9 +281,18 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(parts["loss"])
         optimiser.step()
-        for name, part in parts.items():
-            state.sums[name] = state.sums.get(name, 0.0) + part.item()
+        for name, value in values.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
         state.batch += 1
-        if checkpoint.is_due:
+        if is_due:
             checkpoint.save(state)
     return {name: total / state.batch for name, total in state.sums.items()}
+
+
+def _agree(
+    parts: dict[str, torch.Tensor], is_due: bool, peers: Peers
+) -> tuple[dict[str, float], bool]:
+    """Return the losses of the whole batch, and whether any process wants a checkpoint."""
+    wanted = parts["loss"].new_tensor(float(is_due))
+    values = peers.average(torch.stack([*parts.values(), wanted]).detach()).tolist()
+    return dict(zip(parts, values[:-1], strict=True)), values[-1] > 0.0

@@ -22,10 +22,13 @@ class StageTwoWorld:
 
     Args:
         root: folder of the store; it may hold what a killed process left.
+        sicsrec: changes of train_sicsrec alone.
         changes: of the values of both sections of the configuration.
     """
 
-    def __init__(self, root: Path, **changes: object) -> None:
+    def __init__(
+        self, root: Path, sicsrec: dict[str, object] | None = None, **changes: object
+    ) -> None:
         section = TOWER | TRAINING | changes
         self.config = PipelineConfig.model_validate(
             {
@@ -34,7 +37,7 @@ class StageTwoWorld:
                 "ingest": {"path": "/nowhere", "reader": {"kind": "ninerec"}},
                 "encode_items": {"source": {"kind": "given", "text": "given.npy"}},
                 "pretrain_id": section,
-                "train_sicsrec": section,
+                "train_sicsrec": section | (sicsrec or {}),
             }
         )
         self.store = ArtifactStore(root / "store")

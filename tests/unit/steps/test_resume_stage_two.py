@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sicsrec.steps import stage_two
-from sicsrec.training import sequential
+from sicsrec.training import job, sequential
 from tests.unit.steps.stage_two_store import STEPS, StageTwoWorld
 
 # The server has loaded torch, so that each process it forks starts at once.
@@ -41,7 +40,7 @@ def run_until(root: Path, step: str, moment: str, number: int, seconds: float) -
         if name == step:
             owner, attribute = {
                 "batch": (torch.autograd, "backward"),
-                "validation": (stage_two, "rank_targets"),
+                "validation": (job, "rank_targets"),
                 "writing": (os, "fsync"),
             }[moment]
             call = hang_at(getattr(owner, attribute), number, root / "hanging")
