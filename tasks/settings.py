@@ -25,6 +25,11 @@ class Settings:
     """``SICSREC_PROCESSES``: processes that train a sequence model together; 1. On CUDA one per
     device."""
 
+    dask: str | None = None
+    """``SICSREC_DASK``: who takes over parts of sampling and encoding: the address of a Dask
+    scheduler, e.g. ``tcp://host:8786``, or ``local:4`` for four processes on this machine; None:
+    nobody."""
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read the settings from ``environment``, by default that of the process.
@@ -39,6 +44,7 @@ class Settings:
             n_processes=_count(values, "SICSREC_PROCESSES", 1),
             mlflow_uri=values.get("MLFLOW_TRACKING_URI") or None,
             prefect_api_url=values.get("PREFECT_API_URL") or None,
+            dask=values.get("SICSREC_DASK") or None,
         )
 
     @property

@@ -19,6 +19,7 @@ def test_everything_can_be_named() -> None:
             "SICSREC_HOME": "/somewhere",
             "SICSREC_DEVICE": "cuda:1",
             "SICSREC_PROCESSES": "4",
+            "SICSREC_DASK": "local:2",
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
             "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         }
@@ -26,6 +27,7 @@ def test_everything_can_be_named() -> None:
     assert settings.home == Path("/somewhere")
     assert settings.device == "cuda:1"
     assert settings.n_processes == 4
+    assert settings.dask == "local:2"
     assert settings.mlflow_uri == "http://127.0.0.1:5000"
     assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
 
