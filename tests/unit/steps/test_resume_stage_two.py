@@ -107,6 +107,14 @@ def test_killed_before_the_first_checkpoint_was_whole(tmp_path, whole):
     assert run_all(tmp_path) == whole
 
 
+def test_killed_while_it_trained_once_more_on_train_and_valid(tmp_path, whole):
+    _, reports = whole
+    n_batches = 3 * reports["train_sicsrec"]["epochs"]
+    kill_in(tmp_path, "train_sicsrec", "batch", n_batches + 2, 0.0)
+    assert "refit" in left_behind(tmp_path, "train_sicsrec")
+    assert run_all(tmp_path) == whole
+
+
 def test_it_goes_on_within_an_epoch(tmp_path, whole, caplog):
     kill_in(tmp_path, "pretrain_id", "batch", 5, 0.0)  # the second of three in the second epoch
     with caplog.at_level("INFO", logger="sicsrec"):
