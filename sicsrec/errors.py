@@ -14,7 +14,8 @@
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
-    └── TrainingDivergedError       a loss or score is not a finite number
+    ├── TrainingDivergedError       a loss or score is not a finite number
+    └── TrainingProcessError        one of several training processes died
 
 A message names what was found, what was expected and where, and says what to do.
 """
@@ -70,3 +71,7 @@ class EncoderError(SicsrecError):
 
 class TrainingDivergedError(SicsrecError):
     """A loss or score is not a finite number."""
+
+
+class TrainingProcessError(SicsrecError):
+    """One of several processes that train a model died."""

@@ -1,6 +1,7 @@
 """What all tasks share: store, record and progress of one step, and its Prefect state."""
 
 import time
+from functools import partial
 from typing import Any, cast
 
 from prefect import Task
@@ -12,6 +13,7 @@ from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import BackendUnavailableError
 from sicsrec.steps.runner import StepResult, run_step
+from tasks.cluster import open_cluster
 from tasks.outcome import Refs, StepOutcome, current_observer
 from tasks.record import RunRecord, open_step_record, record_step
 from tasks.settings import Settings, read_secret
@@ -36,6 +38,8 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
         open_tracker=open_step_record(config, run),
         progress=observer.progress,
         device=settings.device,
+        n_processes=settings.n_processes,
+        open_cluster=partial(open_cluster, settings.dask),
         read_secret=read_secret,
     )
     record_step(result, run)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from sicsrec.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,16 +21,30 @@ class Settings:
     """``MLFLOW_TRACKING_URI``: another place than the database under the home."""
     prefect_api_url: str | None
     """``PREFECT_API_URL``: a running Prefect server; None starts a temporary one per run."""
+    n_processes: int = 1
+    """``SICSREC_PROCESSES``: processes that train a sequence model together; 1. On CUDA one per
+    device."""
+
+    dask: str | None = None
+    """``SICSREC_DASK``: who takes over parts of sampling and encoding: the address of a Dask
+    scheduler, e.g. ``tcp://host:8786``, or ``local:4`` for four processes on this machine; None:
+    nobody."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read the settings from ``environment``, by default that of the process."""
+        """Read the settings from ``environment``, by default that of the process.
+
+        Raises:
+            ConfigError: if a variable has a value it cannot have.
+        """
         values = os.environ if environment is None else environment
         return cls(
             home=Path(values.get("SICSREC_HOME") or ".sicsrec").resolve(),
             device=values.get("SICSREC_DEVICE") or "auto",
+            n_processes=_count(values, "SICSREC_PROCESSES", 1),
             mlflow_uri=values.get("MLFLOW_TRACKING_URI") or None,
             prefect_api_url=values.get("PREFECT_API_URL") or None,
+            dask=values.get("SICSREC_DASK") or None,
         )
 
     @property
@@ -65,6 +81,13 @@ class Settings:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
+
+
+def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:
+    text = values.get(name) or str(otherwise)
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{name} must be a whole number from 1 on, found {text!r}")
+    return int(text)
 
 
 def read_secret(name: str) -> str | None:

@@ -30,6 +30,16 @@ class PackedBatch:
     targets: IntArray
     """Item to predict at this token; 0 where there is none."""
 
+    def share(self, rank: int, size: int) -> "PackedBatch":
+        """Return every ``size``-th row from row ``rank`` on; a row of padding when there is none.
+
+        Over all ranks each row comes once; padding has no target, so it counts nowhere.
+        """
+        columns = (self.items, self.positions, self.segments, self.targets)
+        if rank >= len(self.items):
+            return PackedBatch(*(np.zeros_like(column[:1]) for column in columns))
+        return PackedBatch(*(column[rank::size] for column in columns))
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -141,18 +151,30 @@ def pack(
 
 
 def training_batches(
-    histories: Histories, max_length: int, batch_targets: int, rng: np.random.Generator
+    histories: Histories,
+    max_length: int,
+    batch_targets: int,
+    rng: np.random.Generator,
+    start: int = 0,
 ) -> Iterator[PackedBatch]:
-    """Yield one epoch of packed batches in random order, about ``batch_targets`` targets each."""
+    """Yield one epoch of packed batches in random order, about ``batch_targets`` targets each.
+
+    Args:
+        histories: training histories.
+        max_length: tokens in a row.
+        batch_targets: training targets in a batch, about.
+        rng: draws windows and order.
+        start: batches at the beginning to pass over.
+    """
     windows = training_windows(histories, max_length, rng)
     windows = windows.take(rng.permutation(len(windows)))
     ends = np.cumsum(windows.lengths)
     total = int(ends[-1]) if len(ends) else 0
     n_batches = max(1, round(total / batch_targets))
     bounds = np.searchsorted(ends, np.linspace(0, total, n_batches + 1)[1:-1])
-    for rows in np.split(np.arange(len(windows)), bounds):
-        if len(rows):
-            yield pack(histories.items, windows.take(rows), max_length, with_targets=True)
+    parts = [rows for rows in np.split(np.arange(len(windows)), bounds) if len(rows)]
+    for rows in parts[start:]:
+        yield pack(histories.items, windows.take(rows), max_length, with_targets=True)
 
 
 def history_windows(histories: Histories, max_length: int) -> Windows:

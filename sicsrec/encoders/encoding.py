@@ -60,7 +60,7 @@ class VectorShards:
         dtype: VectorDtype,
     ) -> None:
         self._folder = folder
-        self._modality = modality
+        self.modality = modality
         self._width = width
         self._dtype = np.dtype(dtype)
         starts = range(0, len(indices), shard_items)
@@ -75,6 +75,18 @@ class VectorShards:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         expected = (len(self.parts[number]), self._width)
         return bool(found.shape == expected and found.dtype == self._dtype)
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not there yet."""
+        missing = [number for number in range(len(self.parts)) if not self.is_finished(number)]
+        if len(missing) < len(self.parts):
+            logger.info(
+                "%s: %d of %d shards were finished by a run that was cut off",
+                self.modality,
+                len(self.parts) - len(missing),
+                len(self.parts),
+            )
+        return missing
 
     def write(self, number: int, vectors: Vectors) -> None:
         """Put a shard on disk, whole or not at all."""
@@ -92,7 +104,7 @@ class VectorShards:
             yield np.load(self._path(number), allow_pickle=False)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{self._modality}-{number:05d}.npy"
+        return self._folder / f"{self.modality}-{number:05d}.npy"
 
 
 def encode_content(
@@ -141,6 +153,7 @@ def encode_shards(
     shard_items: int,
     work: Path,
     progress: Progress,
+    only: Sequence[int] | None = None,
 ) -> VectorShards:
     """Encode every item that has the modality and leave the vectors on disk.
 
@@ -154,6 +167,7 @@ def encode_shards(
         shard_items: items per shard, which are what is held in memory.
         work: folder of the shards.
         progress: shows how far it is.
+        only: numbers of the shards to make; None: all that are missing.
 
     Raises:
         EncoderError: if a vector is not finite, or has no length and is to be normalised.
@@ -161,14 +175,7 @@ def encode_shards(
     shards = VectorShards(
         work, content.modality, content.indices, shard_items, encoder.dim, settings.dtype
     )
-    missing = [number for number in range(len(shards.parts)) if not shards.is_finished(number)]
-    if len(missing) < len(shards.parts):
-        logger.info(
-            "%s: %d of %d shards were finished by a run that was cut off",
-            content.modality,
-            len(shards.parts) - len(missing),
-            len(shards.parts),
-        )
+    missing = shards.missing() if only is None else only
     rank = np.empty(int(content.indices.max(initial=0)) + 1, dtype=np.int64)
     rank[content.reading_order()] = np.arange(len(content.indices))
     orders = {number: np.argsort(rank[shards.parts[number]]) for number in missing}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
 from sicsrec.data.sequences import Histories
 from sicsrec.models.candidates import CandidateSampler
+from sicsrec.models.peers import ALONE, Peers
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class SequenceModel(nn.Module, ABC):
     candidates: CandidateSampler | None = None
     """Whom the loss compares targets with; None: with all items. How a model is trained, not what
     it is: neither saved nor asked for in ranking."""
+    peers: Peers = ALONE
+    """Who trains this model together with this process, likewise."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 MAX_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32); more targets are worked off in parts."""
 
+from sicsrec.models.peers import ALONE, Peers
+
 
 class CandidateSampler:
     """Draws the items that a batch's targets are compared with instead of with all N.
@@ -28,16 +30,23 @@ class CandidateSampler:
 
     def __init__(self, n_sampled: int, target_counts: Int[Tensor, " items"]) -> None:
         self.n_items = len(target_counts)
+        self.target_counts = target_counts
         self.n_sampled = min(n_sampled, self.n_items)
         shares = target_counts / target_counts.sum().clamp(min=1)
         # Finite also for the only item that is ever a target.
         self._log_miss = torch.log1p(-shares.clamp(max=1 - 1e-6))
 
     def draw(
-        self, targets: Int[Tensor, " targets"]
+        self, targets: Int[Tensor, " targets"], peers: Peers = ALONE
     ) -> tuple[Int[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-        """Return the distinct candidates of a batch, ascending item indices, and their log π."""
+        """Return the distinct candidates of a batch, ascending item indices, and their log π.
+
+        Args:
+            targets: of the whole batch.
+            peers: who is given the same candidates.
+        """
         drawn = torch.randperm(self.n_items, device=targets.device)[: self.n_sampled] + 1
+        drawn = peers.same(drawn)
         items = torch.unique(torch.cat([drawn, targets]))
         missed_by_batch = (len(targets) - 1) * self._log_miss.to(targets.device)[items - 1]
         missed = (1 - self.n_sampled / self.n_items) * torch.exp(missed_by_batch)

@@ -110,12 +110,15 @@ class IdEncoder(SequenceModel):
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return the cross entropy over all items, or over candidates that stand for them."""
         user, targets = scored_tokens(self.encode(batch), batch)
+        share = self.peers.share(len(targets))
         table = self.item_embedding.weight
         if self.candidates is None:
-            return {"loss": next_item_cross_entropy(user, table, targets, n_padding=1)}
-        items, log_inclusion = self.candidates.draw(targets)
-        vectors = self.item_embedding(items)
-        return {"loss": sampled_cross_entropy(user, vectors, targets, items, log_inclusion)}
+            loss = next_item_cross_entropy(user, table, targets, n_padding=1)
+        else:
+            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
+            vectors = self.item_embedding(items)
+            loss = sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
+        return {"loss": share.weigh(loss)}
 
 
 def _make_dense(table: Tensor) -> None:

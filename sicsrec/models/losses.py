@@ -48,30 +48,33 @@ def next_item_cross_entropy(
 
 def content_contrast(
     user_vectors: Float[Tensor, "targets width"],
-    content_vectors: Float[Tensor, "targets width"],
-    targets: Int[Tensor, " targets"],
+    content_vectors: Float[Tensor, "all_targets width"],
+    targets: Int[Tensor, " all_targets"],
     temperature: float,
+    first: int = 0,
 ) -> Float[Tensor, ""]:
-    """The content-aware contrastive task L_con, the mean over the targets.
+    """The content-aware contrastive task L_con, the mean over the targets with a user vector.
 
     ``-mean_t log( exp(o_t · c_t / τ) / (exp(o_t · c_t / τ) + Σ_s exp(o_t · c_s / τ)) )``, s over
     the batch's targets that are another item than target t: a pair of one item is neither a
     negative nor adds exp(0) to the denominator.
 
     Args:
-        user_vectors: o, of unit length.
+        user_vectors: o, of unit length; of all targets, or of some that follow each other.
         content_vectors: c, of unit length; row t is the content embedding of target t.
         targets: item indices, by which same-item pairs are told.
         temperature: τ.
+        first: the target that the first user vector belongs to.
 
     Returns:
         The loss; 0 when all targets are the same item.
     """
     logits = user_vectors @ content_vectors.T / temperature
-    is_same_item = targets[:, None] == targets[None, :]
-    is_own = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    own = torch.arange(first, first + len(user_vectors), device=targets.device)
+    is_same_item = targets[own][:, None] == targets[None, :]
+    is_own = own[:, None] == torch.arange(len(targets), device=targets.device)[None, :]
     logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
-    return F.cross_entropy(logits, torch.arange(len(targets), device=targets.device))
+    return F.cross_entropy(logits, own)
 
 
 def table_norms(tables: Iterable[Tensor]) -> Float[Tensor, ""]:

@@ -246,28 +246,38 @@ class SICSRec(SequenceModel):
         content embedding c.
         """
         user, targets = scored_tokens(self.encode(batch), batch)
+        share = self.peers.share(len(targets))
+        all_targets = share.gather_numbers(targets)
         table = self.id_encoder.item_vectors()
-        rec = self._loss_rec(user, targets)
+        rec = share.weigh(self._loss_rec(user, targets, all_targets))
         loss, parts = rec, {"loss_rec": rec}
         if self.alpha:
             items, where = torch.unique(targets, return_inverse=True)
-            content = self.content_embedding(items)[where]
-            parts["loss_con"] = content_contrast(user, content, targets, self.temperature)
+            content = share.gather(self.content_embedding(items)[where])
+            parts["loss_con"] = share.weigh(
+                content_contrast(user, content, all_targets, self.temperature, share.first)
+            )
             loss = loss + self.alpha * parts["loss_con"]
         norms = table_norms([table, *self.content_embedding.tables()])
         return {"loss": loss + self.table_penalty * norms, **parts, "table_norms": norms}
 
     def _loss_rec(
-        self, user: Float[Tensor, "targets width"], targets: Int[Tensor, " targets"]
+        self,
+        user: Float[Tensor, "targets width"],
+        targets: Int[Tensor, " targets"],
+        all_targets: Int[Tensor, " all_targets"],
     ) -> Float[Tensor, ""]:
-        """Return L_rec over all items, or over candidates that stand for them."""
+        """Return L_rec over all items, or over candidates that stand for them.
+
+        ``all_targets`` are those of all processes, which are candidates.
+        """
         table = self.id_encoder.item_vectors()
         user = user / self.temperature
         if self.candidates is None:
             dropped = F.dropout(table, self.item_dropout, self.training)
             vectors = self.item_scoring(dropped, self._all_content)
             return next_item_cross_entropy(user, vectors, targets)
-        items, log_inclusion = self.candidates.draw(targets)
+        items, log_inclusion = self.candidates.draw(all_targets, self.peers)
         dropped = F.dropout(table[items - 1], self.item_dropout, self.training)
         vectors = self.item_scoring(dropped, lambda: self.content_embedding(items))
         return sampled_cross_entropy(user, vectors, targets, items, log_inclusion)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sicsrec.cluster import Cluster
 from sicsrec.config.judges import BudgetConfig, PricesConfig
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.sampling.answers import find_fault, read_answer
@@ -46,6 +47,8 @@ class Surroundings:
     """Torch device of a model that runs in the step."""
     read_secret: Callable[[str], str | None] = field(default=lambda _: None, repr=False)
     """Gives the secret that goes by a name."""
+    cluster: Cluster | None = None
+    """Who runs such a model in place of the step."""
 
 
 class LanguageModelJudge:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sicsrec.artifacts import ArtifactReader, PendingArtifact
+from sicsrec.cluster import OpenCluster
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import LeakageError
 from sicsrec.progress import NoProgress, Progress
@@ -46,6 +48,10 @@ class StepContext:
     progress: Progress = field(default_factory=NoProgress)
     device: str = "cpu"
     """A torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    open_cluster: OpenCluster = field(default=nullcontext, repr=False)
+    """Gives who takes over parts of the work, or None; for steps whose work comes in parts."""
+    n_processes: int = 1
+    """Processes that train a sequence model together."""
     read_secret: ReadSecret = field(default=no_secrets, repr=False)
 
     @property

@@ -5,6 +5,7 @@ row per item that has the modality; and ``vectors/vectors.json``, which says how
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicsrec.artifacts import digest_file, digest_folder
+from sicsrec.cluster import Cluster
 from sicsrec.config import EncodeItemsConfig, GivenSourceConfig
 from sicsrec.config.encoders import VectorDtype
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.given_vectors import read_given_vectors
 from sicsrec.data.vectors import MODALITIES, Matrix, write_vectors
+from sicsrec.encoders.base import ItemEncoder
 from sicsrec.encoders.builder import FILE_NAME as ENCODER_FILE
 from sicsrec.encoders.builder import load_encoder
-from sicsrec.encoders.content import open_content
+from sicsrec.encoders.content import ItemContent, open_content
 from sicsrec.encoders.encoding import EncodingSettings, VectorShards, encode_shards
 from sicsrec.encoders.preparation import count_workers
+from sicsrec.encoders.spread import ShardSource, spread_shards
 from sicsrec.errors import DataError
 from sicsrec.steps.context import StepContext, StepReport
 
@@ -88,14 +92,18 @@ def _encode(context: StepContext, modality: str, catalog: ItemCatalog) -> Encode
         config.precision,
         count_workers(config.n_workers, device) if is_image else 0,
     )
-    shards = encode_shards(
-        encoder,
-        content,
-        settings,
-        shard_items=config.shard_items,
-        work=context.work,
-        progress=context.progress,
-    )
+    with context.open_cluster() as cluster:
+        if cluster is None:
+            shards = encode_shards(
+                encoder,
+                content,
+                settings,
+                shard_items=config.shard_items,
+                work=context.work,
+                progress=context.progress,
+            )
+        else:
+            shards = _encode_elsewhere(context, encoder, content, settings, cluster)
     made_by = {
         **encoder.describe(),
         "dim": encoder.dim,
@@ -103,6 +111,30 @@ def _encode(context: StepContext, modality: str, catalog: ItemCatalog) -> Encode
         "precision": config.precision,
     }
     return content.indices, shards, made_by
+
+
+def _encode_elsewhere(
+    context: StepContext,
+    encoder: ItemEncoder,
+    content: ItemContent,
+    settings: EncodingSettings,
+    cluster: Cluster,
+) -> VectorShards:
+    shard_items = context.config.encode_items.shard_items
+    source = ShardSource(
+        encoder=context.input("align_encoders/encoders").path(encoder.modality),
+        catalog=context.input("ingest/catalog").path(),
+        covers=context.input("ingest/covers").path(),
+        work=context.work.resolve(),
+        device=context.device,
+        # The workers are the processes; most engines let them have none of their own.
+        settings=replace(settings, n_workers=0),
+        shard_items=shard_items,
+    )
+    shards = VectorShards(
+        context.work, encoder.modality, content.indices, shard_items, encoder.dim, settings.dtype
+    )
+    return spread_shards(source, shards, cluster, context.progress)
 
 
 def _read_given(

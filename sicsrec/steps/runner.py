@@ -22,6 +22,7 @@ from sicsrec.artifacts import (
     PendingArtifact,
     make_key,
 )
+from sicsrec.cluster import OpenCluster
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
@@ -135,6 +136,8 @@ def run_step(
     open_tracker: OpenTracker | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
+    n_processes: int = 1,
+    open_cluster: OpenCluster = nullcontext,
     read_secret: ReadSecret = no_secrets,
 ) -> StepResult:
     """Run one step, or reuse its commit when configuration, code version and inputs are unchanged.
@@ -149,6 +152,10 @@ def run_step(
         progress: shows how far the step is; None shows nothing.
         device: torch device of the step; ``auto`` takes an accelerator where there is one, and is
             looked up only when the step really runs.
+        n_processes: processes that train a sequence model together, on CUDA each on a device of
+            its own. Not part of the key: beside rounding and dropout nothing depends on it.
+        open_cluster: gives who takes over parts of sampling and encoding; asked only when such a
+            step really runs. Not part of the key: what comes out is the same.
         read_secret: gives the value of a secret that the configuration names; by default none is
             known.
 
@@ -165,7 +172,12 @@ def run_step(
         was_reused = manifest is not None
         if manifest is None:
             prepare = partial(
-                StepContext, config, progress=progress or NoProgress(), read_secret=read_secret
+                StepContext,
+                config,
+                progress=progress or NoProgress(),
+                n_processes=n_processes,
+                open_cluster=open_cluster,
+                read_secret=read_secret,
             )
             manifest = _run_and_commit(
                 step, key, config, inputs, store, open_tracker, prepare, device

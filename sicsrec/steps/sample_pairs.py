@@ -5,12 +5,14 @@ the ones that say that no candidate is similar included.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, cast
 
 import polars as pl
 
-from sicsrec.config.judges import LanguageModelJudgeConfig
+from sicsrec.cluster import Cluster
+from sicsrec.config.judges import JudgeConfig, LanguageModelJudgeConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import PAIRS
 from sicsrec.data.split import TrainLog
@@ -21,7 +23,12 @@ from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.answers import Tally
 from sicsrec.sampling.asking import LanguageModelJudge, Surroundings
 from sicsrec.sampling.judges import JUDGES
-from sicsrec.sampling.judges.similarity import TextVectors, tfidf_vectors
+from sicsrec.sampling.judges.similarity import (
+    SimilaritySource,
+    SpreadSimilarityJudge,
+    TextVectors,
+    tfidf_vectors,
+)
 from sicsrec.sampling.protocol import Judge, Question
 from sicsrec.sampling.questions import QuestionSource
 from sicsrec.steps.context import StepContext, StepReport
@@ -48,10 +55,12 @@ def run(context: StepContext) -> StepReport:
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
     log = TrainLog.read(context.input("split/train").path())
     questions = QuestionSource(log, catalog, config.anchors, config.n_candidates, context.seed)
-    judge = _make_judge(context, catalog)
-    if isinstance(judge, LanguageModelJudge):
-        judge.ask(questions, context.progress)
-    pairs, tally = _read_answers(context, questions, judge)
+    open_cluster = context.open_cluster if _comes_in_parts(config.judge) else nullcontext
+    with open_cluster() as cluster:
+        judge = _make_judge(context, catalog, cluster)
+        if isinstance(judge, LanguageModelJudge):
+            judge.ask(questions, context.progress)
+        pairs, tally = _read_answers(context, questions, judge, cluster)
     content = _describe(pairs, tally, questions, catalog)
     if isinstance(judge, LanguageModelJudge):
         content["language_model"] = judge.report()
@@ -68,12 +77,13 @@ def run(context: StepContext) -> StepReport:
 
 
 def _read_answers(
-    context: StepContext, questions: QuestionSource, judge: Judge
+    context: StepContext, questions: QuestionSource, judge: Judge, cluster: Cluster | None
 ) -> tuple[pl.DataFrame, Tally]:
     tally = Tally()
     rows: list[tuple[str, str | None, list[str], str]] = []
     with context.progress.stage("answers", questions.n_anchors) as advance:
-        for some in _in_chunks(questions):
+        at_a_time = _QUESTIONS_AT_A_TIME * (2 * cluster.n_workers if cluster else 1)
+        for some in _in_chunks(questions, at_a_time):
             for question, answer in zip(some, judge.answer(some), strict=True):
                 verdict = tally.judge(question, answer)
                 if verdict is not None:
@@ -84,11 +94,27 @@ def _read_answers(
     return pl.DataFrame(rows, schema=dict(PAIRS), orient="row"), tally
 
 
-def _make_judge(context: StepContext, catalog: ItemCatalog) -> Judge:
+def _comes_in_parts(judge: JudgeConfig) -> bool:
+    """Whether a cluster makes a judge faster: a server is asked from one place, and vectors of an
+    encoder are made once.
+    """
+    return judge.kind == "transformers" or (
+        judge.kind == "similarity" and judge.vectors != "encoder"
+    )
+
+
+def _make_judge(context: StepContext, catalog: ItemCatalog, cluster: Cluster | None) -> Judge:
     config = context.config.sample_pairs
+    if config.judge.kind == "similarity" and cluster is not None:
+        source = SimilaritySource(
+            config.judge.model_dump_json(),
+            config.n_negatives,
+            context.input("ingest/catalog").path(),
+        )
+        return SpreadSimilarityJudge(source, cluster)
     given: TextVectors | Surroundings | int
     if isinstance(config.judge, LanguageModelJudgeConfig):
-        given = Surroundings(context.cache, context.device, context.read_secret)
+        given = Surroundings(context.cache, context.device, context.read_secret, cluster)
     elif config.judge.kind != "similarity":
         given = context.seed
     elif config.judge.vectors == "encoder":
@@ -118,9 +144,9 @@ def _encoder_vectors(context: StepContext, catalog: ItemCatalog) -> TextVectors:
     return TextVectors({item_id: row for row, item_id in enumerate(ids)}, matrix)
 
 
-def _in_chunks(questions: QuestionSource) -> Iterator[Sequence[Question]]:
+def _in_chunks(questions: QuestionSource, at_a_time: int) -> Iterator[Sequence[Question]]:
     remaining = iter(questions)
-    while some := list(islice(remaining, _QUESTIONS_AT_A_TIME)):
+    while some := list(islice(remaining, at_a_time)):
         yield some
 
 

@@ -18,14 +18,15 @@ from sicsrec.config import SequenceModelConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.split import HeldOut, TrainLog
-from sicsrec.evaluation.metrics import mean_metrics
-from sicsrec.evaluation.ranking import RankingSet, rank_targets
+from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.training.job import Job, Validation
 from sicsrec.training.plots import plot_curves
-from sicsrec.training.sequential import REFIT, FitSettings, fit
+from sicsrec.training.processes import fit_in_processes
+from sicsrec.training.sequential import REFIT, FitSettings
 
 VALID_CUTOFFS = (5, 10)
 
@@ -63,21 +64,11 @@ def fit_and_save(
     settings = _fit_settings(section, context.seed)
     _compare_with_candidates(model, section, stage.train)
 
-    def validate(candidate: SequenceModel) -> dict[str, float]:
-        ranks = rank_targets(
-            candidate,
-            stage.valid.histories,
-            stage.valid.targets,
-            remove_seen=context.config.evaluate.remove_seen,
-        )
-        return mean_metrics(ranks, VALID_CUTOFFS)
-
+    validation = Validation(stage.valid, VALID_CUTOFFS, context.config.evaluate.remove_seen)
     started = time.monotonic()
-    state = fit(
-        model,
-        stage.train,
-        validate,
-        settings,
+    state = fit_in_processes(
+        Job(model, stage.train, validation, settings),
+        context.n_processes,
         work=context.work,
         tracker=context.tracker,
         progress=context.progress,
@@ -102,6 +93,7 @@ def fit_and_save(
             },
             "parameters": count_parameters(model, trainable_only=False),
             "trainable_parameters": count_parameters(model, trainable_only=True),
+            "processes": context.n_processes,
             "seconds_per_epoch": seconds / max(1, state.epoch),
             "log": state.log,
         },
@@ -130,11 +122,9 @@ def refit_and_save(
     _compare_with_candidates(model, section, histories)
     work = context.work / REFIT
     work.mkdir(exist_ok=True)
-    state = fit(
-        model,
-        histories,
-        None,
-        settings,
+    state = fit_in_processes(
+        Job(model, histories, None, settings),
+        context.n_processes,
         work=work,
         tracker=context.tracker,
         progress=context.progress,

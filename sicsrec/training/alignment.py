@@ -28,6 +28,7 @@ from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.item_inputs import tabulate_inputs
 from sicsrec.training.objective import Objective
 from sicsrec.training.pair_batches import Batches, Pairs
+from sicsrec.training.repeatable import repeatable
 from sicsrec.training.tower import Tower
 
 HELD_ASIDE_SHARE = 0.05
@@ -269,14 +270,9 @@ def _count_twins(content_of: NDArray[np.int64], has_modality: NDArray[np.bool_])
 
 @contextmanager
 def _seeded(seed: int, encoders: Mapping[str, ItemEncoder]) -> Iterator[None]:
-    """Seed torch and, on the CPU, forbid operations that give other bits each time."""
+    """Seed torch and compute repeatably."""
     devices = {next(encoder.parameters()).device for encoder in encoders.values()}
-    on_cpu = all(device.type == "cpu" for device in devices)
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]):
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(on_cpu or was_deterministic)
-        try:
+        with repeatable(devices):
             yield
-        finally:
-            torch.use_deterministic_algorithms(was_deterministic)

@@ -1,11 +1,13 @@
 """The one training loop of both steps of stage 2: epochs, validation, early stop, best weights.
 
-Everything random is drawn from the seed and the number of the epoch, so a run that was killed goes
-on from its last checkpoint with the same data order and the same dropout as an undisturbed one.
+Everything random is drawn from the seed and the number of the epoch, and a checkpoint within an
+epoch holds the state of the generators, so a run that was killed goes on from its last checkpoint
+with the same data order and the same dropout as an undisturbed one; on the CPU to the same bits.
 """
 
 import logging
-from collections import defaultdict
+import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +19,17 @@ from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.models.base import SequenceModel, TokenBatch
+from sicsrec.models.peers import ALONE, Peers
 from sicsrec.progress import Progress
 from sicsrec.tracking import Tracker
+from sicsrec.training.process_group import shared_loss
+from sicsrec.training.repeatable import repeatable
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_SECONDS = 120.0
+"""Least time between two checkpoints within an epoch; there is one after every epoch."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class FitState:
     best_value: float = -1.0
     log: list[dict[str, float]] = field(default_factory=list)
     """Per epoch: ``epoch``, mean losses as ``train/<name>``, metrics as ``valid/<name>``."""
+    batch: int = 0
+    """Finished batches of the epoch after the finished ones."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses of these batches."""
 
     @property
     def epochs_without_gain(self) -> int:
@@ -74,6 +85,7 @@ def fit(
     work: Path,
     tracker: Tracker,
     progress: Progress,
+    peers: Peers = ALONE,
 ) -> FitState:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
@@ -84,8 +96,12 @@ def fit(
             ``max_epochs`` are trained and the last weights stay.
         settings: learning rate, batches, stopping.
         work: folder of the checkpoint; an unfinished one found there is continued.
-        tracker: receives losses and metrics with the epoch as x axis.
+        tracker: receives losses and metrics with the epoch as x axis, also of the epochs that an
+            earlier process finished.
         progress: receives the number of finished epochs.
+        peers: who trains the same model; all call this with the same arguments. The batches are
+            those of one process, shared by rows. The first process has the dropout it would have
+            alone, the others masks of their own.
 
     Returns:
         The state at the end: best epoch, its validation value, and the log of all epochs.
@@ -98,30 +114,37 @@ def fit(
         raise DataError("no training history has two items, so there is nothing to predict")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
-    path = work / CHECKPOINT
-    state, best_weights = _resume(path, model, optimiser)
-    with progress.stage(f"train {model.kind}", settings.max_epochs) as advance:
+    model.peers = peers
+    checkpoint = _Checkpoint(work / CHECKPOINT, model, optimiser)
+    state = checkpoint.resume()
+    loss = shared_loss(model, peers)
+    for record in state.log:
+        _record(tracker, record)
+    with (
+        repeatable([model.device]),
+        progress.stage(f"train {model.kind}", settings.max_epochs) as advance,
+    ):
         advance(state.epoch)
         while state.epoch < settings.max_epochs and state.epochs_without_gain < settings.patience:
-            epoch = state.epoch + 1
-            losses = _train_epoch(model, train, optimiser, settings, epoch)
+            losses = _train_epoch(model, loss, train, optimiser, settings, state, checkpoint)
             metrics = validate(model) if validate else {}
             value = metrics.get(settings.selection_metric, state.best_value)
+            state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
             if validate is None or value > state.best_value:
-                state.best_epoch, state.best_value = epoch, value
-                best_weights = _copy_weights(model)
-            state.epoch = epoch
+                state.best_epoch, state.best_value = state.epoch, value
+                checkpoint.best_weights = _copy_weights(model)
             part = "train" if validate else REFIT
-            record = {f"{part}/{name}": value for name, value in losses.items()}
+            record = {"epoch": float(state.epoch)}
+            record |= {f"{part}/{name}": value for name, value in losses.items()}
             record |= {f"valid/{name}": value for name, value in metrics.items()}
-            state.log.append({"epoch": float(epoch)} | record)
-            tracker.log_metrics(record, step=epoch)
-            _save_checkpoint(path, model, optimiser, state, best_weights)
+            state.log.append(record)
+            _record(tracker, record)
+            checkpoint.save(state)
             found = f"loss {losses['loss']:.4f}"
             if validate:
                 found = f"{settings.selection_metric} {value:.4f}, best {state.best_value:.4f}"
             advance(1, found)
-    model.load_state_dict(best_weights, strict=True)
+    model.load_state_dict(checkpoint.best_weights, strict=True)
     logger.info(
         "%s: epoch %d of %d kept, %s", model.kind, state.best_epoch, state.epoch,
         f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",
@@ -129,23 +152,128 @@ def fit(
     return state
 
 
+def _record(tracker: Tracker, record: dict[str, float]) -> None:
+    metrics = {name: value for name, value in record.items() if name != "epoch"}
+    tracker.log_metrics(metrics, step=int(record["epoch"]))
+
+
+def _copy_weights(model: SequenceModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+class _Checkpoint:
+    """All that a killed run needs to go on, in one file.
+
+    Args:
+        path: of the file.
+        model: whose weights are kept.
+        optimiser: whose moments are kept.
+    """
+
+    def __init__(self, path: Path, model: SequenceModel, optimiser: torch.optim.Optimizer) -> None:
+        self._path = path
+        self._model = model
+        self._optimiser = optimiser
+        self._saved = time.monotonic()
+        self._random: dict[str, list[torch.Tensor]] = {}
+        self.best_weights = _copy_weights(model)
+        """Weights of the best epoch so far."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last one is old enough for another within an epoch."""
+        return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+
+    def save(self, state: FitState) -> None:
+        """Replace the checkpoint in one rename, so that a kill leaves the old or the new one.
+
+        All peers call this; the first of them writes.
+        """
+        random = _collect_random_states(self._model)
+        if self._model.peers.rank == 0:
+            content = {
+                "model": self._model.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "state": asdict(state),
+                "best": self.best_weights,
+                "random": random,
+            }
+            written = self._path.with_suffix(".tmp")
+            with written.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(self._path)
+        self._saved = time.monotonic()
+
+    def resume(self) -> FitState:
+        """Load the checkpoint of a killed run, or start from nothing."""
+        if not self._path.exists():
+            return FitState()
+        content = torch.load(self._path, map_location=self._model.device, weights_only=True)
+        self._model.load_state_dict(content["model"], strict=True)
+        self._optimiser.load_state_dict(content["optimiser"])
+        self.best_weights = content["best"]
+        self._random = content["random"]
+        state = FitState(**content["state"])
+        logger.info(
+            "%s: continuing after epoch %d and %d batches of a run that was cut off",
+            self._model.kind,
+            state.epoch,
+            state.batch,
+        )
+        return state
+
+    def restore_random(self) -> None:
+        """Let the generators go on where they were when the checkpoint was written.
+
+        Where it was written by another number of processes, they start the epoch's draws anew.
+        """
+        peers = self._model.peers
+        if len(self._random["cpu"]) != peers.size:
+            logger.warning("%s: continuing with other dropout", self._model.kind)
+            return
+        torch.set_rng_state(self._random["cpu"][peers.rank].cpu())
+        if "cuda" in self._random:
+            torch.cuda.set_rng_state(self._random["cuda"][peers.rank].cpu(), self._model.device)
+
+
+def _collect_random_states(model: SequenceModel) -> dict[str, list[torch.Tensor]]:
+    """Return the states of the generators of all peers, by rank."""
+    states = {"cpu": model.peers.collect(torch.get_rng_state())}
+    if model.device.type == "cuda":
+        states["cuda"] = model.peers.collect(torch.cuda.get_rng_state(model.device))
+    return states
+
+
 def _train_epoch(
     model: SequenceModel,
+    loss: Callable[[TokenBatch], dict[str, torch.Tensor]],
     train: Histories,
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
-    epoch: int,
+    state: FitState,
+    checkpoint: _Checkpoint,
 ) -> dict[str, float]:
-    """Run one epoch and return the mean of every part of the loss over its batches."""
+    """Run what is left of an epoch and return the mean of every loss over all its batches."""
+    epoch, peers = state.epoch + 1, model.peers
     rng = np.random.default_rng([settings.seed, epoch])
     torch.manual_seed(int(rng.integers(2**31)))
+    if peers.rank:
+        own_rng = np.random.default_rng([settings.seed, epoch, peers.rank])
+        torch.manual_seed(int(own_rng.integers(2**31)))
+    if state.batch:
+        checkpoint.restore_random()
     model.train()
-    sums: dict[str, float] = defaultdict(float)
-    n_batches = 0
-    for packed in training_batches(train, model.max_history_length, settings.batch_targets, rng):
-        parts = model.loss(TokenBatch.from_packed(packed, model.device))
-        if not torch.isfinite(parts["loss"]):
-            found = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
+    batches = training_batches(
+        train, model.max_history_length, settings.batch_targets, rng, start=state.batch
+    )
+    for packed in batches:
+        share = packed.share(peers.rank, peers.size)
+        parts = loss(TokenBatch.from_packed(share, model.device))
+        values, is_due = _agree(parts, checkpoint.is_due, peers)
+        if not np.isfinite(values["loss"]):
+            found = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise TrainingDivergedError(
                 f"{model.kind}: the loss is not finite in epoch {epoch} ({found}); lower "
                 "learning_rate or raise temperature"
@@ -153,44 +281,18 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(parts["loss"])
         optimiser.step()
-        for name, part in parts.items():
-            sums[name] += part.item()
-        n_batches += 1
-    return {name: total / n_batches for name, total in sums.items()}
+        for name, value in values.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        state.batch += 1
+        if is_due:
+            checkpoint.save(state)
+    return {name: total / state.batch for name, total in state.sums.items()}
 
 
-def _copy_weights(model: SequenceModel) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _save_checkpoint(
-    path: Path,
-    model: SequenceModel,
-    optimiser: torch.optim.Optimizer,
-    state: FitState,
-    best_weights: dict[str, torch.Tensor],
-) -> None:
-    """Replace the checkpoint in one rename, so that a kill leaves the old or the new one."""
-    content = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "state": asdict(state),
-        "best": best_weights,
-    }
-    written = path.with_suffix(".tmp")
-    torch.save(content, written)
-    written.replace(path)
-
-
-def _resume(
-    path: Path, model: SequenceModel, optimiser: torch.optim.Optimizer
-) -> tuple[FitState, dict[str, torch.Tensor]]:
-    """Load the checkpoint of a killed run, or start from nothing."""
-    if not path.exists():
-        return FitState(), _copy_weights(model)
-    content = torch.load(path, map_location=model.device, weights_only=True)
-    model.load_state_dict(content["model"], strict=True)
-    optimiser.load_state_dict(content["optimiser"])
-    state = FitState(**content["state"])
-    logger.info("%s: continuing after epoch %d of a run that was cut off", model.kind, state.epoch)
-    return state, content["best"]
+def _agree(
+    parts: dict[str, torch.Tensor], is_due: bool, peers: Peers
+) -> tuple[dict[str, float], bool]:
+    """Return the losses of the whole batch, and whether any process wants a checkpoint."""
+    wanted = parts["loss"].new_tensor(float(is_due))
+    values = peers.average(torch.stack([*parts.values(), wanted]).detach()).tolist()
+    return dict(zip(parts, values[:-1], strict=True)), values[-1] > 0.0

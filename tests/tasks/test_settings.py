@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from sicsrec.errors import ConfigError
 from tasks.settings import Settings, read_secret
 
 
@@ -17,14 +18,24 @@ def test_everything_can_be_named() -> None:
         {
             "SICSREC_HOME": "/somewhere",
             "SICSREC_DEVICE": "cuda:1",
+            "SICSREC_PROCESSES": "4",
+            "SICSREC_DASK": "local:2",
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
             "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         }
     )
     assert settings.home == Path("/somewhere")
     assert settings.device == "cuda:1"
+    assert settings.n_processes == 4
+    assert settings.dask == "local:2"
     assert settings.mlflow_uri == "http://127.0.0.1:5000"
     assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "²"])
+def test_a_number_of_processes_that_cannot_be_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="SICSREC_PROCESSES must be a whole number"):
+        Settings.from_environment({"SICSREC_PROCESSES": value})
 
 
 def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:

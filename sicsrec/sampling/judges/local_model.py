@@ -1,8 +1,9 @@
-"""A judge that runs a causal language model of the transformers library in the step itself."""
+"""A judge that runs a causal language model of the transformers library, here or in a cluster."""
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from sicsrec.artifacts import digest_folder
+from sicsrec.cluster import Cluster
 from sicsrec.config.judges import TransformersJudgeConfig
 from sicsrec.errors import BackendError, ConfigError
 from sicsrec.model_files import find_model_folder, load_local_first
 from sicsrec.sampling.asking import LanguageModelJudge, Surroundings, Terms
-from sicsrec.sampling.language_model import Reply, Request
+from sicsrec.sampling.language_model import LanguageModel, Reply, Request
 from sicsrec.sampling.responses import ResponseLog
 
 logger = logging.getLogger(__name__)
@@ -198,6 +200,71 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return [token for token in several if token is not None]
 
 
+class SpreadModel:
+    """A local model in every worker; batches are those of one model, answered side by side.
+
+    Budget, log of replies and what is asked stay with the process that asks.
+
+    Args:
+        config: names the model, which every worker must be able to load.
+        device: torch device of the workers.
+        cluster: who answers.
+    """
+
+    def __init__(self, config: TransformersJudgeConfig, device: str, cluster: Cluster) -> None:
+        self._config = config
+        self._device = device
+        self._cluster = cluster
+        self._model = LocalModel(config, device)
+
+    @property
+    def name(self) -> str:
+        """See :attr:`sicsrec.sampling.language_model.LanguageModel.name`."""
+        return self._model.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See :attr:`sicsrec.sampling.language_model.LanguageModel.identity`."""
+        return self._model.identity
+
+    @property
+    def n_parallel(self) -> int:
+        """See :attr:`sicsrec.sampling.language_model.LanguageModel.n_parallel`."""
+        return self._cluster.n_workers
+
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[tuple[Request, Reply]]:
+        """See :meth:`sicsrec.sampling.language_model.LanguageModel.complete`."""
+        call = partial(answer_requests, self._config.model_dump_json(), self._device)
+        batches = _batches(requests, self._config.batch_size)
+        for batch, replies in self._cluster.spread(call, batches):
+            yield from zip(batch, replies, strict=True)
+
+
+def _batches(requests: Iterable[Request | None], size: int) -> Iterator[tuple[Request, ...] | None]:
+    batch: list[Request] = []
+    for request in requests:
+        if request is not None:
+            batch.append(request)
+        if batch and (request is None or len(batch) == size):
+            yield tuple(batch)
+            batch = []
+        if request is None:
+            yield None
+    if batch:
+        yield tuple(batch)
+
+
+def answer_requests(config: str, device: str, batch: Sequence[Request]) -> list[Reply]:
+    """Answer a batch in its order; what a worker is asked to do."""
+    replies = {request.key: reply for request, reply in _model(config, device).complete(batch)}
+    return [replies[request.key] for request in batch]
+
+
+@lru_cache(maxsize=1)
+def _model(config: str, device: str) -> LocalModel:
+    return LocalModel(TransformersJudgeConfig.model_validate_json(config), device)
+
+
 def build_local_judge(
     config: TransformersJudgeConfig, n_negatives: int, surroundings: Surroundings
 ) -> LanguageModelJudge:
@@ -206,7 +273,10 @@ def build_local_judge(
     Raises:
         ConfigError: if the model is named as local but does not exist.
     """
-    model = LocalModel(config, surroundings.device)
+    device, cluster = surroundings.device, surroundings.cluster
+    model: LanguageModel = (
+        LocalModel(config, device) if cluster is None else SpreadModel(config, device, cluster)
+    )
     terms = Terms(
         config.language, n_negatives, config.max_answer_tokens, config.repair, config.budget
     )

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from sicsrec.cluster import Cluster, check_seen
 from sicsrec.config.judges import SimilarityJudgeConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.errors import DataError
@@ -15,6 +18,7 @@ from sicsrec.sampling.protocol import Answer, Question, Unreadable
 
 _NGRAM_RANGE = (2, 4)
 _MAX_FEATURES = 200_000
+_QUESTIONS_PER_CALL = 512
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,54 @@ class SimilarityJudge:
             if cosines[row] <= self._max_negative
         ]
         return Answer(positive, tuple(unrelated[: self._n_negatives]))
+
+
+@dataclass(frozen=True)
+class SimilaritySource:
+    """All that another process needs to be a :class:`SimilarityJudge` by TF-IDF vectors."""
+
+    config: str
+    """The judge's configuration as JSON."""
+    n_negatives: int
+    catalog: Path
+
+
+class SpreadSimilarityJudge:
+    """A :class:`SimilarityJudge` in every worker of a cluster.
+
+    Args:
+        source: what each is made of.
+        cluster: who answers.
+    """
+
+    name = SimilarityJudge.name
+
+    def __init__(self, source: SimilaritySource, cluster: Cluster) -> None:
+        self._source = source
+        self._cluster = cluster
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer | Unreadable]:
+        """See :meth:`SimilarityJudge.answer`; worth while for many questions at a time."""
+        starts = range(0, len(questions), _QUESTIONS_PER_CALL)
+        parts = [tuple(questions[start : start + _QUESTIONS_PER_CALL]) for start in starts]
+        call = partial(answer_by_similarity, self._source)
+        answers = dict(self._cluster.spread(call, iter(parts)))
+        return [answer for part in parts for answer in answers[part]]
+
+
+def answer_by_similarity(
+    source: SimilaritySource, questions: Sequence[Question]
+) -> list[Answer | Unreadable]:
+    """Answer some questions; what a worker is asked to do."""
+    return _judge_of(source).answer(questions)
+
+
+@lru_cache(maxsize=1)
+def _judge_of(source: SimilaritySource) -> SimilarityJudge:
+    check_seen(source.catalog)
+    vectors = tfidf_vectors(ItemCatalog.read(source.catalog))
+    config = SimilarityJudgeConfig.model_validate_json(source.config)
+    return build_similarity_judge(config, source.n_negatives, vectors)
 
 
 def build_similarity_judge(

@@ -1,0 +1,84 @@
+"""One of several processes that train a model: what torchrun starts.
+
+``python -m sicsrec.training.peer JOB WORK DEVICE MEETING``, with the rank in the environment, as
+torchrun sets it.
+"""
+
+import logging
+import os
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from sicsrec.errors import SicsrecError
+from sicsrec.progress import NoProgress
+from sicsrec.tracking import NullTracker
+from sicsrec.training.events import EventWriter, events_path
+from sicsrec.training.job import Job
+from sicsrec.training.process_group import GroupPeers
+from sicsrec.training.sequential import fit
+
+_PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that writes a checkpoint or is slow."""
+
+
+def main(folder: Path, work: Path, device_type: str, meeting: str) -> int:
+    """Train a job with the other processes.
+
+    Args:
+        folder: of the job; events are written there.
+        work: folder of the checkpoint.
+        device_type: ``cpu``, or ``cuda`` for the device with the number of the process.
+        meeting: file by which the processes find each other.
+
+    Returns:
+        The exit status: 1 after an error, which is among the events then.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = torch.device(f"cuda:{rank}" if device_type == "cuda" else device_type)
+    if device_type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
+    writer = EventWriter(events_path(folder, rank))
+    try:
+        job = Job.read(folder, device)
+        fit(
+            job.model,
+            job.train,
+            job.validation,
+            job.settings,
+            work=work,
+            tracker=writer if rank == 0 else NullTracker(),
+            progress=writer if rank == 0 else NoProgress(),
+            peers=GroupPeers(device),
+        )
+    except SicsrecError as err:
+        writer.fail(err)
+        return 1
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started the training is gone: its pipe has an end."""
+    # Not through sys.stdin, whose lock the interpreter wants when it ends.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]))
