@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sicsrec.models.peers import ALONE, Peers
+
 MAX_LOGITS = 1 << 24
 """Most logits held at once (64 MiB in float32); more targets are worked off in parts."""
-
-from sicsrec.models.peers import ALONE, Peers
 
 
 class CandidateSampler:
