@@ -136,6 +136,48 @@ def compare(
 
 
 @app.command()
+def search(
+    preset: Preset = "demo",
+    data: Data = None,
+    ranges: Annotated[
+        str,
+        typer.Option(
+            "--ranges",
+            help="stage-two, step-one, step-two, or a YAML file: keys with ranges.",
+            metavar="RANGES",
+        ),
+    ] = "stage-two",
+    n_trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")
+    ] = 20,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Validation metric to go by.")
+    ] = "ndcg_at_10",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Where the winner is written.", metavar="FILE.yaml"),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+) -> None:
+    """Search better values by the validation part; a search that was cut off goes on."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.search import SearchRequest, plan_search
+
+        request = SearchRequest(
+            preset, data, overrides or [], seed, ranges, metric, n_trials, output
+        )
+        plan = plan_search(request, settings)
+    now = datetime.now().astimezone()
+    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-search-{Path(preset).stem}.log"
+    with _clear_errors(console, log):
+        from flows.search import print_search, run_search
+
+        print_search(run_search(plan, settings, console, log), plan, settings, console)
+
+
+@app.command()
 def status(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:

@@ -34,7 +34,8 @@ StepName = Literal[
 
 def _run_name() -> str:
     preset = flow_run.parameters.get("preset", "demo")
-    variant = (flow_run.parameters.get("tags") or {}).get("variant")
+    tags = flow_run.parameters.get("tags") or {}
+    variant = tags.get("variant") or (f"trial {tags['trial']}" if "trial" in tags else None)
     now = datetime.now().astimezone()
     label = f"{preset}, {variant}" if variant else preset
     return f"{label} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sicsrec.progress import Advance, LogProgress, Progress
+from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
 
 _METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
@@ -225,6 +226,24 @@ def difference_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             )
         tables.append(table)
     return tables
+
+
+def trial_table(rows: Sequence[TrialRow], metric: str, n_shown: int = 10) -> Table:
+    """Return the best trials of a search, best first, with what differs between them."""
+    done = sorted(
+        (row for row in rows if row.value is not None),
+        key=lambda row: (-(row.value or 0.0), row.number),
+    )
+    n_failed = len(rows) - len(done)
+    failed = f", {n_failed} of them failed" if n_failed else ""
+    table = new_table(f"{len(rows)} trials{failed}, best by validation")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column(metric.replace("_at_", "@").upper(), justify="right", no_wrap=True)
+    table.add_column("values", overflow="fold")
+    for row in done[:n_shown]:
+        values = ", ".join(f"{path} {value}" for path, value in row.values.items())
+        table.add_row(str(row.number), _share(row.value), Text(values))
+    return table
 
 
 def _compared(row: Mapping[str, Any], name: str) -> Text:

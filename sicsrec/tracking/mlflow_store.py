@@ -66,6 +66,16 @@ class MlflowStore:
         run = self._create(experiment_id, name, params or {}, tags or {})
         return PipelineRun(self, run.info.run_id, experiment_id)
 
+    def resume(self, run_id: str) -> "PipelineRun | None":
+        """Open a run again that ended, e.g. with its process; None where it is gone."""
+        try:
+            run = self.attach(run_id)
+        except MlflowException:
+            return None
+        _set_tags(self.client, run_id, process_tags())
+        self.client.update_run(run_id, status="RUNNING")
+        return run
+
     def attach(self, run_id: str) -> "PipelineRun":
         """Return the pipeline run of this id, e.g. in another process than the one that began."""
         return PipelineRun(self, run_id, self.client.get_run(run_id).info.experiment_id)
@@ -107,6 +117,11 @@ class MlflowStore:
         for start in range(0, len(entries), _BATCH):
             self.client.log_batch(run.info.run_id, params=entries[start : start + _BATCH])
         return run
+
+
+def tags_of_child(run_id: str) -> dict[str, str]:
+    """Return the tags that put a run below another one."""
+    return {MLFLOW_PARENT_RUN_ID: run_id}
 
 
 class PipelineRun:
