@@ -142,9 +142,11 @@ def status(
     """Show which steps are cached and which a run would do."""
     console, settings = Console(), _settings()
     with _clear_errors(console):
+        from flows.server import close_what_was_killed
         from flows.views import status_table
 
         config = _resolve(preset, data, overrides, seed).config
+        close_what_was_killed(settings)
         console.print(status_table(config, settings.store_root))
 
 
@@ -270,4 +272,5 @@ def _title(error: Any) -> str:
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
+        "DiskFullError": "The disk is full",
     }.get(type(error).__name__, type(error).__name__)

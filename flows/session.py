@@ -18,6 +18,7 @@ from flows.configuration import ResolvedConfig
 from flows.server import MLFLOW_URL, PREFECT_URL, prefect_server
 from flows.terminal import RunView, logging_to, results_tables
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.disk_space import naming_full_disk
 from tasks.outcome import Observer, RunOutcome, observed_by
 from tasks.settings import Settings
 
@@ -53,7 +54,11 @@ def run_pipeline(
     Raises:
         SicsrecError: what a step raised, or when the temporary server does not start.
     """
-    with RunView(console, steps) as view, prefect_session(settings, console, log):
+    with (
+        naming_full_disk(settings.home, "records of the run"),
+        RunView(console, steps) as view,
+        prefect_session(settings, console, log),
+    ):
         try:
             state = run_flow(request, view)
             outcome: RunOutcome = state.result()
@@ -85,6 +90,9 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             warm_up()
             if server is not None:
                 server.wait()
+            from tasks.process_end import crash_abandoned_flow_runs
+
+            crash_abandoned_flow_runs()
             yield
         except BaseException:
             logger.exception("the run ended with an error")

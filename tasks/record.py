@@ -14,10 +14,13 @@ from prefect.runtime import flow_run, task_run
 
 from sicsrec.artifacts import canonical_json
 from sicsrec.config import PipelineConfig
+from sicsrec.runs import RunRegister, registers
 from sicsrec.steps import Step
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
+from sicsrec.tracking.liveness import is_abandoned
 from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun
+from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
 _MAX_REPORT_METRICS = 200
@@ -46,8 +49,12 @@ def recorded_run(
     steps: tuple[str, ...],
     refresh: tuple[str, ...],
     further_tags: Mapping[str, str] | None = None,
+    preset: str = "",
 ) -> Iterator[RunRecord]:
     """Open the parent run of a pipeline run and end it with the block."""
+    settings = Settings.from_environment()
+    sign_flow_run()
+    close_abandoned_records()
     tags = {
         "dataset": config.dataset,
         "config_digest": config_digest(config),
@@ -61,7 +68,8 @@ def recorded_run(
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
-    with run.closing():
+    register = RunRegister(settings.store_root, config.dataset)
+    with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
 
 
@@ -86,6 +94,10 @@ def open_step_record(config: PipelineConfig, run: RunRecord) -> OpenTracker:
 def record_step(result: StepResult, run: RunRecord) -> None:
     """Record a step's numbers: a reused step is linked, the final results go to the parent."""
     step = result.manifest.step
+    root = Settings.from_environment().store_root
+    RunRegister(root, result.manifest.dataset).note_step(
+        run.mlflow_run_id, step, result.manifest.key
+    )
     parent = _attach(run)
     made_by = result.manifest.tracking.get("mlflow_run_id", "")
     if result.was_reused:
@@ -153,6 +165,16 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
     if encoder is None:
         return "none"
     return f"{encoder.library}:{encoder.model or 'architecture from the configuration'}"
+
+
+def close_abandoned_records() -> None:
+    """Close what killed runs of this host left open in MLflow, and take them off the register."""
+    root = Settings.from_environment().store_root
+    open_store().close_abandoned()
+    for register in registers(root).values():
+        for entry in register.killed():
+            if is_abandoned(entry.process):
+                register.forget(entry.id)
 
 
 def warm_up() -> None:
