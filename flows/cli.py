@@ -151,6 +151,38 @@ def status(
 
 
 @app.command()
+def gc(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove it; without this, only show it.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Good runs to keep per dataset, preset and last step.")
+    ] = 1,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Keep artifacts younger than this.", metavar="DAYS")
+    ] = 0.0,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this dataset; repeatable.", metavar="NAME")
+    ] = None,
+    caches: Annotated[
+        bool, typer.Option("--caches", help="Also answers of language models, paid or not.")
+    ] = False,
+) -> None:
+    """Show which artifacts no good run needs, and remove them when told to."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from datetime import timedelta
+
+        from flows.tidying import remove_what_can_go, show_what_can_go
+        from sicsrec.retention import RetentionPolicy
+        from tasks.record import runs_to_keep
+
+        policy = RetentionPolicy(keep, timedelta(days=older_than), caches, runs_to_keep())
+        work = remove_what_can_go if delete else show_what_can_go
+        work(settings, policy, dataset or (), console)
+
+
+@app.command()
 def plan(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:

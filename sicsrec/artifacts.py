@@ -8,7 +8,7 @@
       data/<output>/...     one folder per output: Parquet, safetensors, JSON; never pickle
     <root>/<dataset>/<step>/.<key>.lock       held by the process that makes the key
     <root>/<dataset>/<step>/.<key>.partial/   being written; its ``work/`` outlives a kill
-    <root>/<dataset>/<step>/.<key>.removed/   on its way out; a kill may leave it, the next run clears
+    <root>/<dataset>/<step>/.<key>.removed/   on its way out; a kill may leave it
     <root>/<dataset>/<step>/.cache/           what a step keeps beyond one key, e.g. paid answers
 
 The key is a digest over step, version, configuration and the *digests* of the inputs, so a step
@@ -290,7 +290,7 @@ class ArtifactStore:
                     raise ArtifactCorruptError(f"{where} was edited: its digest differs")
 
     def clear_leftovers(self, dataset: str, step: str, key: str) -> None:
-        """Remove what a killed process left of a key that is committed; the caller holds the lock."""
+        """Remove what a kill left of a key that is committed; the caller holds the lock."""
         parent = self.folder(dataset, step, key).parent
         for name in (_partial(key), _removed(key)):
             _remove(parent / name)

@@ -3,8 +3,8 @@
 ::
 
     <root>/<dataset>/.runs/<id>.lock       held for as long as the run or step lives
-    <root>/<dataset>/.runs/<id>.json       a run: preset, process, keys of its steps, when it ended well
-    <root>/<dataset>/.runs/entrance.lock   held while somebody comes in, and while something goes out
+    <root>/<dataset>/.runs/<id>.json       preset, process, keys of the steps, end of a good run
+    <root>/<dataset>/.runs/entrance.lock   held while somebody comes in or something goes out
 
 The operating system lets go of a lock when its process ends, however it ends; so a run is alive
 exactly as long as its lock is held, also among containers that share a disk.

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,8 @@ from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun
 from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
+KEEP_TAG = "sicsrec.keep"
+"""Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
 _NOT_IN_NAMES = re.compile(r"[^\w ./-]", re.ASCII)
 """What MLflow does not take in the name of a metric."""
@@ -175,6 +177,18 @@ def close_abandoned_records() -> None:
         for entry in register.killed():
             if is_abandoned(entry.process):
                 register.forget(entry.id)
+
+
+def runs_to_keep() -> set[str]:
+    """Return the ids of the runs that somebody marked in MLflow as to be kept."""
+    return open_store().marked_runs(KEEP_TAG)
+
+
+def mark_removed(run_ids: Sequence[str]) -> None:
+    """Note on the runs of steps that their artifacts are no longer in the store."""
+    store = open_store()
+    for run_id in run_ids:
+        store.mark(run_id, {"artifact": "removed by sicsrec gc"})
 
 
 def warm_up() -> None:

@@ -91,6 +91,27 @@ class MlflowStore:
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
 
+    def marked_runs(self, tag: str) -> set[str]:
+        """Return the ids of all runs that carry a tag with the value ``true``."""
+        experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        found: set[str] = set()
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                experiments, f"tags.`{tag}` = 'true'", max_results=1000, page_token=token
+            )
+            found |= {str(run.info.run_id) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def mark(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record short words on a run; one that MLflow does not have any more is passed over."""
+        try:
+            _set_tags(self.client, run_id, tags)
+        except MlflowException as err:
+            logger.warning("cannot mark the MLflow run %s: %s", run_id, err)
+
     def _create(
         self,
         experiment_id: str,

@@ -25,7 +25,7 @@ class Death:
     under: str
     """Only events on paths below this folder count, and commits of databases there."""
     pattern: str = ""
-    """Regular expression, searched in ``<event> <path> [<path>]``; commits are ``commit <path>``."""
+    """Regular expression, searched in ``<event> <path> [<path>]``, ``commit <database>``."""
     number: int = 1
     """Die at so many matching events; 0 never."""
     delay: float = 0.0
@@ -56,19 +56,24 @@ def arm(death: Death) -> None:
                 _die(death)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event not in _EVENTS:
-            return
-        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITES):
-            return
-        paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
-        if event == "open":
-            paths = paths[:1]
+        paths = _written(event, arguments)
         if paths and paths[0].startswith(death.under) and paths[0] != death.log:
             note(event, *paths)
 
     sys.addaudithook(hook)
     if "sqlalchemy" in sys.modules:
         _watch_databases(death.under, note)
+
+
+def _written(event: str, arguments: tuple[object, ...]) -> list[str]:
+    """Return the paths of an event that changes files, none for any other event."""
+    if event not in _EVENTS:
+        return []
+    paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
+    if event != "open":
+        return paths
+    flags = arguments[2]
+    return paths[:1] if isinstance(flags, int) and flags & _WRITES else []
 
 
 def _watch_databases(under: str, note: Callable[[str, str], None]) -> None:

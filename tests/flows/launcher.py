@@ -67,7 +67,7 @@ def _run(request: dict[str, Any]) -> int:
         status = app(request["argv"], standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except BaseException as end:  # noqa: BLE001 - the end of a process
+    except BaseException:  # noqa: BLE001 - the end of a process
         traceback.print_exc()
         return 1
     finally:

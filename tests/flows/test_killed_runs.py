@@ -16,7 +16,7 @@ from sicsrec.runs import RunRegister
 from sicsrec.tracking.liveness import HOST_TAG, process_tags
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.dying import Death
-from tests.flows.runs import OVERRIDES, Launcher, Run, new_home
+from tests.flows.runs import OVERRIDES, Launcher, Run, artifacts_of, new_home
 
 EARLY = ("run", *OVERRIDES, "--until", "split")
 IN_SPLIT = r"os.rename .*split/\.\w+\.partial "
@@ -79,6 +79,12 @@ def test_killed_runs_are_closed_and_living_ones_and_other_hosts_are_not(
     assert mlflow_states(home)[of_alive] == ["FINISHED", "RUNNING", "RUNNING"]
     assert RunRegister(home / "artifacts", "demo").killed() == []
 
+    stored = artifacts_of(home)
+    gc = launcher.start(home, "gc", "--delete")
+    assert gc.wait() == 0, gc.said()
+    assert "0 things removed" in gc.said()
+    assert artifacts_of(home) == stored
+
     os.kill(alive.pid, signal.SIGKILL)
     assert alive.wait() == -signal.SIGKILL
     assert len(RunRegister(home / "artifacts", "demo").killed()) == 1
@@ -91,6 +97,36 @@ def test_killed_runs_are_closed_and_living_ones_and_other_hosts_are_not(
     assert good.preset == "demo"
     assert good.last_step == "split"
     assert list(good.steps) == ["ingest", "split"]
+
+
+def test_gc_shows_first_and_mlflow_says_what_went(
+    launcher: Launcher, tmp_path: Path, empty_database: Path
+) -> None:
+    home = new_home(tmp_path / "home", empty_database)
+    for arguments in (("--set", "ingest.reader.n_users=70"), ()):
+        run = launcher.start(home, "run", *OVERRIDES, *arguments, "--until", "ingest")
+        assert run.wait() == 0, run.said()
+    old, new = artifacts_of(home)
+    dry = launcher.start(home, "gc", output=tmp_path / "dry.txt")
+    assert dry.wait() == 0, dry.said()
+    assert "1 thing can be removed" in dry.said()
+    assert "newest run of demo" in " ".join(dry.said().split())
+    assert max(len(line) for line in dry.said().splitlines()) <= 80
+    assert set(artifacts_of(home)) == {old, new}
+
+    client = MlflowClient(database_uri(home))
+    gone, kept = client.search_runs(["1"], "tags.step = 'ingest'", order_by=["start_time"])
+    client.set_tag(gone.info.run_id, "sicsrec.keep", "true")
+    marked = launcher.start(home, "gc", "--delete", output=tmp_path / "marked.txt")
+    assert marked.wait() == 0
+    assert set(artifacts_of(home)) == {old, new}
+    client.delete_tag(gone.info.run_id, "sicsrec.keep")
+    real = launcher.start(home, "gc", "--delete", output=tmp_path / "real.txt")
+    assert real.wait() == 0
+    assert "1 thing removed" in real.said()
+    assert set(artifacts_of(home)) == {new}
+    assert "removed" in client.get_run(gone.info.run_id).data.tags["artifact"]
+    assert "artifact" not in client.get_run(kept.info.run_id).data.tags
 
 
 def test_runs_at_once_make_each_step_once_and_a_killed_one_blocks_nobody(
