@@ -70,7 +70,7 @@ def sicsrec(
     config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
     steps = select_steps(config, until, refresh or ())
     name = str(flow_run.name or preset)
-    with recorded_run(name, config, steps, tuple(refresh or ()), tags) as run:
+    with recorded_run(name, config, steps, tuple(refresh or ()), tags, preset) as run:
         outcomes = _run_stages(config, run)
     return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
 

@@ -1,6 +1,7 @@
 """What a person sees: the steps while they run, tables, errors. Good on 80 columns."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -319,6 +320,15 @@ def format_age(moment: str) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+class _LogFile(logging.FileHandler):
+    """A file that a full disk does not turn into a traceback per line on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Pass over lines that cannot be written; the run itself says that the disk is full."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def logging_to(log: Path, console: Console) -> Iterator[None]:
     """Send everything to a file; to the terminal only the library's own lines.
@@ -326,7 +336,7 @@ def logging_to(log: Path, console: Console) -> Iterator[None]:
     On a terminal these are warnings, as the bars show the rest; elsewhere progress as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(log, encoding="utf-8")
+    to_file = _LogFile(log, encoding="utf-8")
     to_file.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
     )
