@@ -217,7 +217,7 @@ class _Checkpoint:
         self._random = content["random"]
         state = FitState(**content["state"])
         logger.info(
-            "%s: continuing after epoch %d and %d batches of a run that was cut off",
+            "%s: continuing after epoch %d and %d batches",
             self._model.kind,
             state.epoch,
             state.batch,
