@@ -188,7 +188,7 @@ def status(
         from flows.views import status_table
 
         config = _resolve(preset, data, overrides, seed).config
-        close_what_was_killed(settings)
+        close_what_was_killed(settings, settings.prefect_api_url)
         console.print(status_table(config, settings.store_root))
 
 

@@ -137,6 +137,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 f"no Prefect server answers under PREFECT_API_URL={settings.prefect_api_url}. "
                 "Start it, or unset the variable and one is started here"
             )
+        close_what_was_killed(settings, settings.prefect_api_url)
         yield settings.prefect_api_url
         return
     chosen = port or _default_port(PREFECT_URL)
@@ -162,6 +163,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 )
             time.sleep(0.2)
         os.environ["PREFECT_API_URL"] = api_url
+        close_what_was_killed(settings, api_url)
         yield api_url
     finally:
         process.terminate()
@@ -198,8 +200,8 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
     )
 
 
-def close_what_was_killed(settings: Settings) -> None:
-    """Let runs that were killed say so in MLflow, and in Prefect where a server is named.
+def close_what_was_killed(settings: Settings, api_url: str | None) -> None:
+    """Let runs that were killed say so in MLflow, and in Prefect where a server answers.
 
     Imports MLflow and Prefect only when there is something to do for them.
     """
@@ -207,7 +209,7 @@ def close_what_was_killed(settings: Settings) -> None:
         from tasks.record import close_abandoned_records
 
         close_abandoned_records()
-    if settings.prefect_api_url is not None and is_answering(settings.prefect_api_url):
+    if api_url is not None and is_answering(api_url):
         from tasks.process_end import crash_abandoned_flow_runs
 
         crash_abandoned_flow_runs()

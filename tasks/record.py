@@ -56,7 +56,6 @@ def recorded_run(
     """Open the parent run of a pipeline run and end it with the block."""
     settings = Settings.from_environment()
     sign_flow_run()
-    close_abandoned_records()
     tags = {
         "dataset": config.dataset,
         "config_digest": config_digest(config),
@@ -70,6 +69,7 @@ def recorded_run(
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
+    _forget_killed(settings.store_root)
     register = RunRegister(settings.store_root, config.dataset)
     with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
@@ -171,8 +171,11 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
 
 def close_abandoned_records() -> None:
     """Close what killed runs of this host left open in MLflow, and take them off the register."""
-    root = Settings.from_environment().store_root
     open_store().close_abandoned()
+    _forget_killed(Settings.from_environment().store_root)
+
+
+def _forget_killed(root: Path) -> None:
     for register in registers(root).values():
         for entry in register.killed():
             if is_abandoned(entry.process):

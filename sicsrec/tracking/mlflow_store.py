@@ -57,7 +57,11 @@ class MlflowStore:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "PipelineRun":
-        """Start the run of a whole pipeline."""
+        """Start the run of a whole pipeline.
+
+        Runs that dead processes of this host left open are closed first.
+        """
+        self.close_abandoned()
         experiment_id = self._experiment(experiment)
         run = self._create(experiment_id, name, params or {}, tags or {})
         return PipelineRun(self, run.info.run_id, experiment_id)
