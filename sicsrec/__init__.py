@@ -3,6 +3,23 @@
 The method is SICSRec (arXiv 2510.10556). Importing this package loads nothing heavy.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sicsrec.api import train
+    from sicsrec.recommender import Recommender
+
+__all__ = ["Recommender", "__version__", "train"]
 
 __version__ = version("sicsrec")
+
+_HEAVY = {"train": "sicsrec.api", "Recommender": "sicsrec.recommender"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for."""
+    if name not in _HEAVY:
+        raise AttributeError(f"module 'sicsrec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HEAVY[name]), name)
