@@ -149,6 +149,17 @@ class Recommender:
         """Whether the model was trained with this item."""
         return item_id in self._index_of
 
+    def indices_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the index of every item.
+
+        Raises:
+            DataError: if one is not known.
+        """
+        unknown = [item_id for item_id in item_ids if item_id not in self._index_of]
+        if unknown:
+            raise DataError(f"the model does not know the items {unknown[:3]}")
+        return self._known(item_ids)
+
     def recommend(
         self,
         history: Sequence[str],
@@ -282,8 +293,12 @@ class Recommender:
         index_of = self._index_of
         return np.array([index_of[i] for i in history if i in index_of], dtype=np.int32)
 
-    def histories(self, histories: HistoriesById) -> Histories:
-        """Return histories as the models read them, without unknown items."""
+    def histories(self, histories: HistoriesById | pl.DataFrame) -> Histories:
+        """Return histories as the models read them, without unknown items.
+
+        Args:
+            histories: see :meth:`recommend_many`.
+        """
         return _histories([(user, self._known(history)) for user, history in _pairs(histories)])
 
     # ------------------------------------------------------------------ new items and neighbours
