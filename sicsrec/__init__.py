@@ -4,7 +4,7 @@ The method is SICSRec (arXiv 2510.10556). Importing this package loads nothing h
 """
 
 import importlib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommender", "__version__", "train"]
 
-__version__ = version("sicsrec")
+try:
+    __version__ = version("sicsrec")
+except PackageNotFoundError:
+    # A logged model carries a copy of the library that is not installed.
+    __version__ = "not installed"
 
 _HEAVY = {"train": "sicsrec.api", "Recommender": "sicsrec.recommender"}
 
