@@ -10,6 +10,7 @@ blend are those of the data its weights were fitted on, for both models alike.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -52,6 +53,17 @@ def validation_ranks(per_user: pl.DataFrame, model: str) -> pl.DataFrame:
     if found.is_empty():
         raise DataError(f"the table of users has no validation ranks of {model!r}")
     return found.select(COLUMNS)
+
+
+def judge_files(candidate: Path, champion: Path | None) -> Verdict:
+    """Do as :func:`judge_candidate` with the files of both.
+
+    Args:
+        candidate: Parquet file of user_id, item_id and rank.
+        champion: the same; None: there is no champion.
+    """
+    before = None if champion is None else pl.read_parquet(champion)
+    return judge_candidate(pl.read_parquet(candidate), before)
 
 
 def judge_candidate(candidate: pl.DataFrame, champion: pl.DataFrame | None) -> Verdict:

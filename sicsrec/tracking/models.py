@@ -143,7 +143,8 @@ class ModelRegistry:
             experiment_id, self.name, run_id, tags=dict(tags), model_type="recommender"
         )
         try:
-            self._log(files, logged.model_id, run_id, example)
+            with _as_default_store(self._store.uri):
+                self._log(files, logged.model_id, run_id, example)
         except BaseException:
             self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
             raise
@@ -193,29 +194,39 @@ class ModelRegistry:
     ) -> None:
         self._work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".model-", dir=self._work) as name:
-            folder = Path(name) / "model"
+            folder, parts = Path(name) / "model", Path(name) / _ARTIFACTS
+            link_or_copy_folder(files.folder, parts / "model")
+            for path, own in (
+                (files.folder / _CARD, _CARD),
+                (files.histories, "histories.parquet"),
+                (files.validation, VALIDATION_FILE),
+            ):
+                link_or_copy(path, parts / own)
             mlflow.pyfunc.save_model(
                 path=folder,
                 python_model=str(_CODE),
-                # MLflow copies artifacts twice on their way, so it is given the smallest alone.
-                artifacts={"card": str(files.folder / _CARD)},
+                # MLflow copies artifacts twice on their way, so it is given the smallest alone. The
+                # others lie beside it already, where the example is answered with them.
+                artifacts={"card": str(parts / _CARD)},
                 code_paths=[str(_LIBRARY)],
                 # The signature comes from the types of served_model.py.
                 input_example=([dict(example)], DEFAULTS),
                 pip_requirements=pinned_requirements(),
                 mlflow_model=Model(model_id=model_id, run_id=run_id, model_uuid=model_id),
             )
-            parts = folder / _ARTIFACTS
-            link_or_copy_folder(files.folder, parts / "model")
-            link_or_copy(files.histories, parts / "histories.parquet")
-            link_or_copy(files.validation, parts / VALIDATION_FILE)
+            for path in sorted(parts.rglob("*")):
+                place = folder / _ARTIFACTS / path.relative_to(parts)
+                if path.is_file() and path.name != _CARD:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(place)
+            link_or_copy(files.folder / _CARD, folder / _ARTIFACTS / "model" / _CARD)
             self.client.log_model_artifacts(model_id, str(folder))
 
 
 @contextmanager
 def _as_default_store(uri: str) -> Iterator[None]:
-    """Make a store that of the process: MLflow looks up the source of a version there, whatever
-    store its client was made for.
+    """Make a store that of the process: MLflow saves models and looks up the source of a version
+    there, whatever store its client was made for.
     """
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)

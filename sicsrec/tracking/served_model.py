@@ -35,6 +35,17 @@ class Request(BaseModel):
     new_items: list[NewItem] | None = None
 
 
+class Answer(BaseModel):
+    """The answer to one request: items best first, or why there are none."""
+
+    user_id: str | None = None
+    item_ids: list[str]
+    scores: list[float]
+    ranked_by: str
+    unknown_items: list[str]
+    error: str | None = None
+
+
 class SicsrecModel(PythonModel):  # type: ignore[misc]
     """Ranks items for users or histories."""
 
@@ -44,7 +55,7 @@ class SicsrecModel(PythonModel):  # type: ignore[misc]
 
     def predict(
         self, model_input: list[Request], params: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Answer]:
         """Answer requests, in their order.
 
         Args:
@@ -56,13 +67,14 @@ class SicsrecModel(PythonModel):  # type: ignore[misc]
         """
         settings = params or {}
         try:
-            return self.service.answer(
+            answers = self.service.answer(
                 [request.model_dump() for request in model_input],
                 settings.get("k", 10),
                 remove_seen=settings.get("remove_seen", True),
             )
         except SicsrecError as err:
             raise MlflowException.invalid_parameter_value(str(err)) from err
+        return [Answer(**answer) for answer in answers]
 
 
 mlflow.models.set_model(SicsrecModel())
