@@ -235,6 +235,34 @@ def recommend(
 
 
 @app.command()
+def export(
+    kind: Annotated[
+        str, typer.Option("--format", help="parquet, jsonl, npy, faiss or onnx.", metavar="FORMAT")
+    ] = "parquet",
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder of the files; made when needed.", metavar="FOLDER")
+    ] = Path("exported"),
+    k: Annotated[int, typer.Option("--k", min=1, help="Recommendations per user.")] = 20,
+    dataset: Dataset = None,
+    export_key: ExportKey = None,
+) -> None:
+    """Write recommendations, vectors, an index or the network of a finished export to files."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.terminal import BarProgress
+        from sicsrec.artifacts import ArtifactStore
+        from sicsrec.steps.export_files import export_files
+        from sicsrec.steps.finished import newest_export
+
+        finished = newest_export(ArtifactStore(settings.store_root), dataset, export_key)
+        progress = BarProgress(console)
+        with progress.bars:
+            written = export_files(finished, kind, to, k=k, progress=progress)
+        for path in written:
+            console.print(Text(str(path)), soft_wrap=True)
+
+
+@app.command()
 def status(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:

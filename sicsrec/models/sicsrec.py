@@ -204,14 +204,24 @@ class SICSRec(SequenceModel):
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""
-        joined = torch.cat(self.tower_states(batch), dim=-1)
+        return self.fuse(*self.tower_states(batch, self._content_of(batch)))
+
+    def fuse(self, *states: Float[Tensor, "rows length width"]) -> Tensor:
+        """Return o of what :meth:`tower_states` returned, [R, L, D]."""
+        joined = torch.cat(states, dim=-1)
         return F.normalize(self.fusion(self.fusion_dropout(joined)), dim=-1)
 
-    def tower_states(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return H_id, H_c and H_mix at every token, each [R, L, D]."""
+    def tower_states(
+        self, batch: TokenBatch, content: Float[Tensor, "rows length width"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return H_id, H_c and H_mix at every token, each [R, L, D].
+
+        Args:
+            batch: the tokens.
+            content: c of every token's item.
+        """
         mask = causal_mask(batch.segments)
         id_states = self.id_encoder.encode(batch)
-        content = self._content_of(batch)
         positions = self.id_encoder.position_vectors(batch)
         content_states = self.content_encoder(content + positions, mask)
         return id_states, content_states, self.mix_decoder(id_states, content_states, mask)

@@ -99,7 +99,8 @@ def tower_parts(model: SICSRec, histories: Histories) -> dict[str, torch.Tensor]
     length = model.max_history_length
     windows = history_windows(histories, length)
     packed = pack(histories.items, windows, length, with_targets=False)
-    states = model.tower_states(TokenBatch.from_packed(packed, model.device))
+    tokens = TokenBatch.from_packed(packed, model.device)
+    states = model.tower_states(tokens, model.content_embedding(tokens.items))
     place = int(last_tokens(windows, length)[0])
     last = [state.flatten(0, 1)[place] for state in states]
     width = last[0].shape[0]
