@@ -247,7 +247,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="export",
-        version=3,
+        version=4,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/interactions", WHOLE_LOG),

@@ -11,7 +11,12 @@ from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 
 TOWER = {"width": 8, "inner_width": 8, "n_layers": 1, "n_heads": 1, "max_epochs": 1}
-FAST = {"pretrain_id": TOWER, "train_sicsrec": TOWER, "evaluate": {"n_bootstrap": 10}}
+FAST = {
+    "pretrain_id": TOWER,
+    "train_sicsrec": TOWER,
+    "evaluate": {"n_bootstrap": 10},
+    "refit": False,
+}
 N_ITEMS = 20
 
 
