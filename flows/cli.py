@@ -39,6 +39,13 @@ Overrides = Annotated[
         "--set", help="Change a value: train_sicsrec.alpha=0.3; repeatable.", metavar="KEY=VALUE"
     ),
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Whose newest export; not needed with one.", metavar="NAME"),
+]
+ExportKey = Annotated[
+    str | None, typer.Option("--export", help="An older export, by its key.", metavar="KEY")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every step that is random.")]
 
 
@@ -175,6 +182,84 @@ def search(
         from flows.search import print_search, run_search
 
         print_search(run_search(plan, settings, console, log), plan, settings, console)
+
+
+@app.command()
+def recommend(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="With --new-item: a text, a cover, or both.", metavar="[FILES]"),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="A user of the dataset.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option("--history", help="Item ids, oldest first.", metavar="ID,ID,ID"),
+    ] = None,
+    is_new_item: Annotated[
+        bool,
+        typer.Option("--new-item", help="What a video that nobody has watched is near, and whose."),
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what spoke for each recommendation.")
+    ] = False,
+    k: Annotated[int, typer.Option("--k", min=1, help="Recommendations.")] = 10,
+    dataset: Dataset = None,
+    export_key: ExportKey = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A model folder, in place of an export.", metavar="FOLDER"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recommend to a user or after a history; place a new video among the items."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        import json
+
+        from flows.recommend import answer_tables
+        from sicsrec.artifacts import ArtifactStore
+        from sicsrec.errors import ConfigError
+        from sicsrec.steps.answers import Question, answer
+
+        if bool(files) != is_new_item:
+            raise ConfigError("--new-item takes files: sicsrec recommend --new-item a.txt a.jpg")
+        ids = None if history is None else tuple(filter(None, map(str.strip, history.split(","))))
+        question = Question(user, ids, tuple(files or ()), k, explain)
+        store = ArtifactStore(settings.store_root)
+        content = answer(question, store, dataset=dataset, key=export_key, model=model)
+        if as_json:
+            typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+            return
+        for part in answer_tables(content):
+            console.print(part)
+
+
+@app.command()
+def export(
+    kind: Annotated[
+        str, typer.Option("--format", help="parquet, jsonl, npy, faiss or onnx.", metavar="FORMAT")
+    ] = "parquet",
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder of the files; made when needed.", metavar="FOLDER")
+    ] = Path("exported"),
+    k: Annotated[int, typer.Option("--k", min=1, help="Recommendations per user.")] = 20,
+    dataset: Dataset = None,
+    export_key: ExportKey = None,
+) -> None:
+    """Write recommendations, vectors, an index or the network of a finished export to files."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.terminal import BarProgress
+        from sicsrec.artifacts import ArtifactStore
+        from sicsrec.steps.export_files import export_files
+        from sicsrec.steps.finished import newest_export
+
+        finished = newest_export(ArtifactStore(settings.store_root), dataset, export_key)
+        progress = BarProgress(console)
+        with progress.bars:
+            written = export_files(finished, kind, to, k=k, progress=progress)
+        for path in written:
+            console.print(Text(str(path)), soft_wrap=True)
 
 
 @app.command()

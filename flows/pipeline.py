@@ -17,6 +17,7 @@ from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.record import RunRecord, recorded_run
+from tasks.registration import register_model
 
 StepName = Literal[
     "ingest",
@@ -72,7 +73,8 @@ def sicsrec(
     name = str(flow_run.name or preset)
     with recorded_run(name, config, steps, tuple(refresh or ()), tags, preset) as run:
         outcomes = _run_stages(config, run)
-    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
+        registered = register_model(config, refs_of(outcomes), run)
+    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, registered)
 
 
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:

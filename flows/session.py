@@ -167,7 +167,9 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
         if step.name == "export":
             folder = Path(step.folder) / "data" / "recommendations"
             places.append(("Recommendations", _near(folder / "recommendations.parquet"), ""))
-            places.append(("Model", _near(Path(step.folder) / "data" / "model"), ""))
+            places.append(
+                ("Model", _near(Path(step.folder) / "data" / "model"), outcome.registered)
+            )
     if not places and outcome.steps:
         places.append(("Output", _near(Path(outcome.steps[-1].folder)), ""))
     run_path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"

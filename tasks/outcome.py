@@ -39,6 +39,8 @@ class RunOutcome:
     steps: tuple[StepOutcome, ...]
     mlflow_experiment_id: str
     mlflow_run_id: str
+    registered: str = ""
+    """What became of the model in MLflow, in one line; empty where none was to be registered."""
 
 
 class Observer(Protocol):

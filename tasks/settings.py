@@ -75,6 +75,7 @@ class Settings:
             "MLFLOW_LOGGING_LEVEL": "WARNING",
             # Its lines then go where those of all others go, not to the terminal besides.
             "MLFLOW_CONFIGURE_LOGGING": "false",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
         }

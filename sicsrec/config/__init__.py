@@ -431,6 +431,12 @@ class ExportConfig(Section):
     content (see :mod:`sicsrec.models.blend`)."""
     remove_seen: bool = True
     """Whether items of the user's history are left out."""
+    encoders: bool = True
+    """Whether the model folder holds the encoders, so that new items can be encoded with it. They
+    add their size, e.g. 90 MB for MiniLM and 350 MB for a ViT-B/32, to what is shipped."""
+    register_model: bool | None = None
+    """Whether the model is logged to MLflow and registered as ``sicsrec-<dataset>``, which copies
+    the model folder once. None: where MLflow's database is the local one."""
 
 
 class PipelineConfig(Section):

@@ -157,6 +157,7 @@ def recommend(
     k: int,
     *,
     remove_seen: bool,
+    only: NDArray[np.bool_] | None = None,
     block_users: int = BLOCK_USERS,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -167,6 +168,7 @@ def recommend(
         histories: what U users have watched.
         k: items per user.
         remove_seen: leave out what the user has watched.
+        only: [N], the items that may be recommended; None: all.
         block_users: users scored at once.
         advance: told the number of users after every block.
 
@@ -189,6 +191,8 @@ def recommend(
             # A scorer may hand out a view of its own memory, which must stay as it is.
             scores = scores.clone()
             scores[_seen_entries(block, None, scores.device)] = -torch.inf
+        if only is not None:
+            scores = scores.masked_fill(torch.from_numpy(~only).to(scores.device), -torch.inf)
         values, columns = _top_k(scores, min(k, scores.shape[1]))
         found = torch.where(values == -torch.inf, 0, columns + 1)
         item_indices[rows, : found.shape[1]] = found.cpu().numpy()

@@ -41,8 +41,32 @@ from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.transitions import TransitionCounts
 from sicsrec.models.base import SequenceModel
 
+ID_SIDE, SICSREC_SIDE, CONTENT_SIDE = "ID encoder", "SICSRec", "content"
+TRANSITIONS_SIDE, POPULARITY_SIDE = "transitions", "popularity"
+
 NEXT_GAPS = (1, 2, 3)
 PREVIOUS_GAPS = (1, 2)
+
+
+def side_of(feature: str) -> str:
+    """Return which side of the blend a feature belongs to, for people.
+
+    Example:
+        >>> side_of("history_text"), side_of("next_2")
+        ('content', 'transitions')
+    """
+    kind = feature.split("_")[0]
+    if feature in ("popularity", "cold"):
+        return POPULARITY_SIDE
+    if feature == "sicsrec_content" or kind in ("last", "history", "cold"):
+        return CONTENT_SIDE
+    names = {
+        "id": ID_SIDE,
+        "sicsrec": SICSREC_SIDE,
+        "next": TRANSITIONS_SIDE,
+        "previous": TRANSITIONS_SIDE,
+    }
+    return names.get(kind, feature)
 
 
 @dataclass(frozen=True)
@@ -124,10 +148,24 @@ class Blend:
         for gap, counts in self._previous.items():
             yield f"previous_{gap}", self._log_counts(counts, last)
         for modality, vectors in self._vectors.items():
-            of_last = _row_of(vectors, last) @ vectors.T
+            of_last, of_history = self.similarities(histories, modality, vectors)
             yield f"last_{modality}", of_last
-            yield f"history_{modality}", _mean_rows(vectors, histories) @ vectors.T
+            yield f"history_{modality}", of_history
             yield f"cold_{modality}", of_last * self._is_cold
+
+    def similarities(
+        self, histories: Histories, modality: str, candidates: Float[Tensor, "candidates width"]
+    ) -> tuple[Float[Tensor, "users candidates"], Float[Tensor, "users candidates"]]:
+        """Return the cosines of candidates with the last item, and their means over the history.
+
+        Args:
+            histories: of the users.
+            modality: one of the facts' modalities.
+            candidates: vectors of unit length, or 0 for candidates without the modality.
+        """
+        vectors = self._vectors[modality]
+        of_last = _row_of(vectors, histories.nth_last(1)) @ candidates.T
+        return of_last, _mean_rows(vectors, histories) @ candidates.T
 
     @torch.no_grad()
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:

@@ -1,5 +1,6 @@
 """Content embeddings of items: adapted text and image vectors, fused (arXiv 2510.10556)."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -47,8 +48,16 @@ class ContentAdapter(nn.Module):
 
     def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         """Return a_m(E_m[i]) for item indices, the placeholder where i lacks the modality."""
-        adapted = self.outer(F.relu(self.inner(self.table(items))))
-        return torch.where(self.present[items].unsqueeze(-1), adapted, self.placeholder)
+        return self.adapt(self.table(items), self.present[items])
+
+    def adapt(
+        self,
+        vectors: Float[Tensor, "*batch vector_width"],
+        present: Bool[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch width"]:
+        """Return a_m of any vectors, the placeholder where they are not ``present``."""
+        adapted = self.outer(F.relu(self.inner(vectors)))
+        return torch.where(present.unsqueeze(-1), adapted, self.placeholder)
 
 
 class ContentEmbedding(nn.Module):
@@ -81,6 +90,21 @@ class ContentEmbedding(nn.Module):
     def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         """Return c for item indices, of unit length."""
         return F.normalize(torch.stack([a(items) for a in self.adapters.values()]).sum(0), dim=-1)
+
+    def of_vectors(
+        self, vectors: Mapping[str, tuple[Float[Tensor, "items _"], Bool[Tensor, " items"]]]
+    ) -> Float[Tensor, "items width"]:
+        """Return c of items that are not in the tables, e.g. of videos that came after training.
+
+        Args:
+            vectors: modality to the encoder's vectors and whether each item has one; all
+                modalities of the model.
+        """
+        adapted = [
+            cast(ContentAdapter, adapter).adapt(*vectors[modality])
+            for modality, adapter in self.adapters.items()
+        ]
+        return F.normalize(torch.stack(adapted).sum(0), dim=-1)
 
     def tables(self) -> list[Tensor]:
         """Return the modalities' tables without their padding rows."""

@@ -204,28 +204,41 @@ class SICSRec(SequenceModel):
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""
+        return self.fuse(*self.tower_states(batch, self._content_of(batch)))
+
+    def fuse(self, *states: Float[Tensor, "rows length width"]) -> Tensor:
+        """Return o of what :meth:`tower_states` returned, [R, L, D]."""
+        joined = torch.cat(states, dim=-1)
+        return F.normalize(self.fusion(self.fusion_dropout(joined)), dim=-1)
+
+    def tower_states(
+        self, batch: TokenBatch, content: Float[Tensor, "rows length width"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return H_id, H_c and H_mix at every token, each [R, L, D].
+
+        Args:
+            batch: the tokens.
+            content: c of every token's item.
+        """
         mask = causal_mask(batch.segments)
         id_states = self.id_encoder.encode(batch)
-        content = self._content_of(batch)
         positions = self.id_encoder.position_vectors(batch)
         content_states = self.content_encoder(content + positions, mask)
-        mix_states = self.mix_decoder(id_states, content_states, mask)
-        joined = torch.cat([id_states, content_states, mix_states], dim=-1)
-        return F.normalize(self.fusion(self.fusion_dropout(joined)), dim=-1)
+        return id_states, content_states, self.mix_decoder(id_states, content_states, mask)
 
     def _content_of(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return c of every token's item, adapting each distinct item once."""
         items, where = torch.unique(batch.items, return_inverse=True)
         return self.content_embedding(items)[where]
 
-    def _all_content(self) -> Float[Tensor, "items width"]:
-        """Return c of every item."""
+    def content_vectors(self) -> Float[Tensor, "items width"]:
+        """Return c of every item, of unit length; row r is item index r + 1."""
         return self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
 
     def item_vectors(self) -> Float[Tensor, "items width"]:
         """Return v_i, or e_i under raw scoring."""
         table = self.id_encoder.item_vectors()
-        return table if self.scoring == "raw" else self.item_scoring(table, self._all_content)
+        return table if self.scoring == "raw" else self.item_scoring(table, self.content_vectors)
 
     @torch.no_grad()
     def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
@@ -235,7 +248,7 @@ class SICSRec(SequenceModel):
         return {
             "sicsrec_raw": user @ table.T,
             "sicsrec_normalised": user @ F.normalize(table, dim=-1).T / self.temperature,
-            "sicsrec_content": user @ self._all_content().T / self.temperature,
+            "sicsrec_content": user @ self.content_vectors().T / self.temperature,
         }
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
@@ -275,7 +288,7 @@ class SICSRec(SequenceModel):
         user = user / self.temperature
         if self.candidates is None:
             dropped = F.dropout(table, self.item_dropout, self.training)
-            vectors = self.item_scoring(dropped, self._all_content)
+            vectors = self.item_scoring(dropped, self.content_vectors)
             return next_item_cross_entropy(user, vectors, targets)
         items, log_inclusion = self.candidates.draw(all_targets, self.peers)
         dropped = F.dropout(table[items - 1], self.item_dropout, self.training)

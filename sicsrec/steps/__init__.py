@@ -111,8 +111,20 @@ def _rivals_not_asked_for(config: PipelineConfig) -> tuple[str, ...]:
 
 
 def _training(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
-    # The model's card says how it was trained.
-    return ("train_sicsrec", "refit")
+    # The model's card says how it was trained, its folder how new items are encoded.
+    return (
+        "train_sicsrec",
+        "refit",
+        "encode_items.normalise",
+        "ingest.text_fields",
+        "ingest.max_cover_bytes",
+        "ingest.max_cover_pixels",
+        "ingest.cover_short_side",
+    )
+
+
+def _whether_registered(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
+    return ("register_model",)
 
 
 def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
@@ -235,10 +247,11 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="export",
-        version=3,
+        version=4,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/interactions", WHOLE_LOG),
+            Input("align_encoders/encoders", TRAIN),
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
             Input("train_sicsrec/blend", TRAIN_VALID),
@@ -248,6 +261,7 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
         further_sections=_training,
+        not_in_key=_whether_registered,
     ),
 )
 """All steps in the order in which they run."""

@@ -26,19 +26,13 @@ from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.storage import load_model
 from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
+from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.model_folder import write_encoders, write_items
 
 CHUNK_USERS = 8192
 """Users whose recommendations and vectors are held at once; one row group of the files."""
 
-_RECOMMENDATIONS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("rank", pa.int32()),
-        ("item_id", pa.string()),
-        ("score", pa.float32()),
-    ]
-)
 _BLEND_FILES = {
     ID_ENCODER_FOLDER: "the model of step 1, whose scores the blend weighs too",
     BLEND_FOLDER: "weights, training counts and item vectors of the blend",
@@ -97,25 +91,16 @@ def _write_recommendations(
     n_rows = n_short = 0
     with (
         context.progress.stage("recommend", len(histories)) as advance,
-        pq.ParquetWriter(path, _RECOMMENDATIONS, compression="zstd") as writer,
+        pq.ParquetWriter(path, RECOMMENDATIONS, compression="zstd") as writer,
     ):
         for chunk in _chunks(histories):
             indices, scores = recommend(
                 scorer, chunk, section.top_k, remove_seen=section.remove_seen, advance=advance
             )
-            found = indices > 0
-            users, places = np.nonzero(found)
-            table = pl.DataFrame(
-                {
-                    "user_id": chunk.user_ids.gather(users),
-                    "rank": pl.Series(places + 1, dtype=pl.Int32),
-                    "item_id": catalog.ids_of(indices[found]),
-                    "score": scores[found],
-                }
-            ).to_arrow()
-            writer.write_table(table.cast(_RECOMMENDATIONS))
-            n_rows += table.num_rows
-            n_short += int((~found.all(axis=1)).sum())
+            table = recommendation_table(chunk.user_ids, catalog.item_ids, indices, scores)
+            writer.write_table(table.to_arrow().cast(RECOMMENDATIONS))
+            n_rows += table.height
+            n_short += int((indices == 0).any(axis=1).sum())
     return n_rows, n_short
 
 
@@ -178,8 +163,10 @@ def _write_model_folder(context: StepContext, parts: _Parts, catalog: ItemCatalo
         }
         for name, part in blended.items():
             shutil.copytree(part, folder / name, copy_function=shutil.copyfile)
-    catalog.frame.select("item_id", "item_index").write_parquet(folder / ITEMS_FILE)
-    card = json.dumps(_model_card(context, parts.model, catalog), indent=2, ensure_ascii=False)
+    write_items(catalog, folder)
+    content = _model_card(context, parts.model, catalog)
+    content["files"] |= write_encoders(context, folder)
+    card = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / "model_card.json").write_text(card + "\n", encoding="utf-8")
 
 
@@ -202,7 +189,7 @@ def _model_card(
         "files": {
             "config.json": "kind and settings of the model",
             "model.safetensors": "weights",
-            ITEMS_FILE: "item_id and item_index (1..N) of every item that can be recommended",
+            ITEMS_FILE: "item_id, item_index (1..N) and title of every item of the model",
         }
         | (_BLEND_FILES if context.config.export.score == "blend" else {}),
         "use": (

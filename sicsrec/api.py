@@ -1,0 +1,159 @@
+"""Train on tables of your own without a pipeline: ten lines, no Prefect, no MLflow.
+
+::
+
+    import polars as pl, sicsrec
+
+    recommender = sicsrec.train(
+        interactions=pl.read_parquet("plays.parquet"),   # user_id, item_id, timestamp
+        items=pl.read_csv("videos.csv"),                 # item_id, title
+        vectors={"text": matrix},                        # row r belongs to row r of items
+        folder="my-recommender",
+    )
+    recommender.recommend(["12", "7", "301"], k=10)
+    recommender.save("model")
+
+The steps are those of the pipeline, and so is the store below ``folder``: a second call with the
+same tables and settings reuses what was made, and one that was cut off goes on.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from sicsrec.artifacts import ArtifactRef, ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.data.vectors import MODALITIES
+from sicsrec.errors import ConfigError, DataError
+from sicsrec.progress import Progress
+from sicsrec.recommender import Recommender
+from sicsrec.steps import STEPS
+from sicsrec.steps.runner import run_step
+
+Vectors = Mapping[str, NDArray[np.floating] | pl.DataFrame]
+"""``text`` or ``image`` to a matrix [N, D] whose row r belongs to row r of the items, or to a table
+with the columns item_id and vector."""
+
+
+def train(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    vectors: Vectors | None = None,
+    *,
+    folder: str | os.PathLike[str],
+    covers: str | os.PathLike[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Recommender:
+    """Train SICSRec and its blend on tables and return a recommender.
+
+    Args:
+        interactions: columns user_id, item_id and, unless the rows are in time order, timestamp
+            (integer seconds or milliseconds since 1970, or ISO 8601).
+        items: columns item_id and title.
+        vectors: what stands for the items' content; None: encoders that ``config`` names under
+            ``align_encoders`` are fine-tuned and make them.
+        folder: where the steps leave their outputs; created when needed.
+        covers: folder of images named ``<item id>.<extension>``.
+        config: sections of the configuration as in a YAML file, e.g.
+            ``{"train_sicsrec": {"max_epochs": 20}}``.
+        device: torch device; ``auto`` takes an accelerator where there is one.
+        progress: shows how far it is.
+
+    Raises:
+        ConfigError: if a section or value of ``config`` is wrong, or there are neither vectors nor
+            encoders.
+        DataError: if the tables cannot be used.
+    """
+    root = Path(folder).resolve()
+    resolved = _configure(interactions, items, vectors, root / "tables", covers, config or {})
+    store = ArtifactStore(root / "artifacts")
+    refs: dict[str, ArtifactRef] = {}
+    for step in STEPS:
+        if step.is_needed(resolved):
+            result = run_step(step.name, resolved, refs, store, device=device, progress=progress)
+            refs |= result.refs
+    used = "cpu" if device == "auto" else device
+    return Recommender.load(store.open(refs["export/model"]).path(), used)
+
+
+def _configure(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    vectors: Vectors | None,
+    tables: Path,
+    covers: str | os.PathLike[str] | None,
+    config: Mapping[str, Any],
+) -> PipelineConfig:
+    """Write the tables where the steps read them, and return the configuration."""
+    _require(interactions, ("user_id", "item_id"), "interactions")
+    _require(items, ("item_id", "title"), "items")
+    tables.mkdir(parents=True, exist_ok=True)
+    interactions.write_parquet(tables / "interactions.parquet")
+    items.write_parquet(tables / "items.parquet")
+    reader = {
+        "kind": "tables",
+        "items": "items.parquet",
+        "interactions": "interactions.parquet",
+        "timestamp": "timestamp" if "timestamp" in interactions.columns else None,
+        "covers": None if covers is None else str(Path(covers).resolve()),
+    }
+    sections: dict[str, Any] = {
+        "dataset": "own",
+        "ingest": {"path": str(tables), "reader": reader},
+        "export": {"score": "blend"},
+    }
+    if vectors is not None:
+        source = _write_vectors(vectors, items, tables)
+        sections["encode_items"] = {"source": {"kind": "given", **source}}
+    for name, values in config.items():
+        known = sections.get(name)
+        if isinstance(known, dict) and isinstance(values, Mapping):
+            sections[name] = {**known, **values}
+        else:
+            sections[name] = values
+    try:
+        return PipelineConfig.model_validate(sections)
+    except ValidationError as err:
+        found = "; ".join(
+            f"{'.'.join(map(str, error['loc'])) or 'configuration'}: {error['msg']}"
+            for error in err.errors(include_url=False)
+        )
+        raise ConfigError(f"the configuration cannot be used: {found}") from err
+
+
+def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise DataError(f"{what} lack the columns {missing}; found {frame.columns}")
+
+
+def _write_vectors(vectors: Vectors, items: pl.DataFrame, tables: Path) -> dict[str, str]:
+    """Write vectors keyed by item id and return their files by modality."""
+    unknown = sorted(set(vectors) - set(MODALITIES))
+    if unknown or not vectors:
+        raise DataError(f"vectors must be of {' or '.join(MODALITIES)}, got {sorted(vectors)}")
+    files = {}
+    for modality, values in vectors.items():
+        frame = values
+        if not isinstance(frame, pl.DataFrame):
+            if frame.ndim != 2 or len(frame) != items.height:
+                raise DataError(
+                    f"vectors[{modality!r}] has the shape {list(frame.shape)}; expected one row "
+                    f"for each of the {items.height} items"
+                )
+            matrix = np.ascontiguousarray(frame, dtype=np.float32)
+            frame = items.select(pl.col("item_id").cast(pl.String)).with_columns(
+                vector=pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))
+            )
+        path = tables / f"{modality}.parquet"
+        frame.write_parquet(path)
+        files[modality] = str(path)
+    return files

@@ -1,0 +1,183 @@
+"""Scores of items that came after training, among the items of the catalogue.
+
+Nothing was learned about such an item's id, so its score comes from its content. What the score
+means depends on what ranks, and every scorer says so in ``basis``:
+
+``blend``
+    The features of the blend as they are for an item nobody has watched: popularity and transitions
+    0, ``cold`` 1, similarities from the encoders' vectors, ``sicsrec_content`` from the adapted
+    ones. The models' scores by item id do not exist for it; in their place stands, per history, the
+    mean over the items that were watched least in training. Comparable with the scores of
+    recommendations.
+``id_and_content``
+    o · w c, the content part of the trained scoring rule. Comparable with recommendations.
+``content``
+    o · c / τ, for the known items too: the model ranks by item ids alone, so only a ranking by
+    content holds known and new items. Not comparable with the scores of recommendations.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sicsrec.data.sequences import Histories
+from sicsrec.errors import DataError
+from sicsrec.models.base import SequenceModel
+from sicsrec.models.blend import Blend
+from sicsrec.models.item_scoring import IdAndContentVectors
+from sicsrec.models.sicsrec import SICSRec
+
+Basis = Literal["blend", "id_and_content", "content"]
+
+
+@dataclass(frozen=True)
+class NewItemVectors:
+    """The encoders' vectors of M items that are not in the catalogue."""
+
+    item_ids: tuple[str, ...]
+    matrices: Mapping[str, NDArray[np.float32]]
+    """Modality to [M, D_m]; rows of items without the modality are 0."""
+    present: Mapping[str, NDArray[np.bool_]]
+    """Modality to [M]."""
+
+    def __len__(self) -> int:
+        """Return M."""
+        return len(self.item_ids)
+
+
+def content_of_new_items(
+    model: SequenceModel, new: NewItemVectors
+) -> tuple[SICSRec, Float[Tensor, "new width"]]:
+    """Return the model as one with content, and c of every new item.
+
+    Raises:
+        DataError: if the model has no content side, an item has nothing the model reads, or a
+            vector is of another width than the model's.
+    """
+    if not isinstance(model, SICSRec):
+        raise DataError(f"a model of kind {model.kind!r} has no content side to place new items by")
+    vectors = {}
+    has_any = np.zeros(len(new), dtype=np.bool_)
+    for modality, width in model.vector_widths.items():
+        matrix = new.matrices.get(modality, np.zeros((len(new), width), dtype=np.float32))
+        present = new.present.get(modality, np.zeros(len(new), dtype=np.bool_))
+        if matrix.shape[1] != width:
+            raise DataError(
+                f"{modality} vectors of new items are {matrix.shape[1]} wide, the model was "
+                f"trained on {width}"
+            )
+        has_any |= present
+        vectors[modality] = (
+            torch.from_numpy(matrix).to(model.device),
+            torch.from_numpy(present).to(model.device),
+        )
+    if not has_any.all():
+        lacking = [item for item, found in zip(new.item_ids, has_any, strict=True) if not found]
+        raise DataError(
+            f"new items {lacking[:3]} have none of what the model reads: "
+            f"{', '.join(model.vector_widths)}"
+        )
+    with torch.no_grad():
+        return model, model.content_embedding.of_vectors(vectors)
+
+
+class ContentScorer:
+    """Scores catalogue and new items by content.
+
+    Args:
+        model: a SICSRec.
+        new: the new items; their columns follow those of the catalogue.
+
+    Raises:
+        DataError: see :func:`content_of_new_items`.
+    """
+
+    def __init__(self, model: SequenceModel, new: NewItemVectors) -> None:
+        self._model, self._content = content_of_new_items(model, new)
+        rule = self._model.item_scoring
+        self._rule = rule if isinstance(rule, IdAndContentVectors) else None
+        self.basis: Basis = "content" if self._rule is None else "id_and_content"
+        self.name = self.basis
+
+    @torch.no_grad()
+    def score(self, histories: Histories) -> Float[Tensor, "users items"]:
+        """Return [U, N + M]."""
+        model = self._model
+        user = model.user_vectors(histories)
+        if self._rule is not None:
+            known, new = model.item_vectors(), self._rule.weight * self._content
+        else:
+            known, new = model.content_vectors(), self._content
+            user = user / model.temperature
+        return user @ torch.cat([known, new]).T
+
+
+class BlendWithNewItems:
+    """Scores catalogue and new items by a blend.
+
+    Args:
+        blend: weighs a SICSRec, among others.
+        new: the new items; their columns follow those of the catalogue.
+
+    Raises:
+        DataError: see :func:`content_of_new_items`.
+    """
+
+    basis: Basis = "blend"
+    name = "blend"
+
+    def __init__(self, blend: Blend, new: NewItemVectors) -> None:
+        self._blend = blend
+        with_content = [model for model in blend.models if isinstance(model, SICSRec)]
+        self._model, self._content = content_of_new_items(
+            with_content[0] if with_content else blend.models[0], new
+        )
+        self._candidates = {}
+        for modality, matrix in blend.facts.vectors.items():
+            found = new.matrices.get(
+                modality, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)
+            )
+            unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+            self._candidates[modality] = torch.from_numpy(unit).to(blend.device)
+        counts = blend.facts.counts
+        self._least_watched = torch.from_numpy(np.flatnonzero(counts == counts.min()))
+        self._by_id = {"id_encoder", "sicsrec_raw", "sicsrec_normalised"}
+
+    @torch.no_grad()
+    def score(self, histories: Histories) -> Float[Tensor, "users items"]:
+        """Return [U, N + M]; the first N columns are those of the blend itself."""
+        blend = self._blend
+        known = torch.zeros(len(histories), blend.n_items, device=blend.device)
+        new = torch.zeros(len(histories), len(self._content), device=blend.device)
+        of_new = self._features(histories)
+        for name, feature in blend.features(histories):
+            if weight := blend.weights.get(name, 0.0):
+                known.add_(feature, alpha=weight)
+                if name in self._by_id:
+                    columns = self._least_watched.to(blend.device)
+                    new.add_(feature[:, columns].mean(dim=1, keepdim=True), alpha=weight)
+                elif name in of_new:
+                    new.add_(of_new[name], alpha=weight)
+        return torch.cat([known, new], dim=1)
+
+    def _features(self, histories: Histories) -> dict[str, Float[Tensor, "users new"]]:
+        """Return the features that are not 0 and not those of the models by id."""
+        user = self._model.user_vectors(histories)
+        features = {
+            "sicsrec_content": user @ self._content.T / self._model.temperature,
+            "cold": torch.ones(len(histories), len(self._content), device=self._blend.device),
+        }
+        for modality, candidates in self._candidates.items():
+            last, history = self._blend.similarities(histories, modality, candidates)
+            features |= {
+                f"last_{modality}": last,
+                f"history_{modality}": history,
+                f"cold_{modality}": last,
+            }
+        return features

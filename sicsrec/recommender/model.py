@@ -1,0 +1,434 @@
+"""Loads a model folder and recommends."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from sicsrec.data.sequences import Histories
+from sicsrec.errors import ArtifactError, DataError
+from sicsrec.evaluation.ranking import Scorer, recommend
+from sicsrec.models.base import SequenceModel
+from sicsrec.models.blend import Blend
+from sicsrec.models.blend_storage import load_blend
+from sicsrec.models.new_items import (
+    BlendWithNewItems,
+    ContentScorer,
+    NewItemVectors,
+    content_of_new_items,
+)
+from sicsrec.models.sicsrec import SICSRec
+from sicsrec.models.storage import load_model
+from sicsrec.recommender.encoders import ENCODERS_FOLDER, Cover, ItemEncoders
+from sicsrec.recommender.tables import recommendation_table
+
+logger = logging.getLogger(__name__)
+
+ITEMS_FILE = "items.parquet"
+"""Columns item_id (string), item_index (int32, 1..N) and title (string, may be null)."""
+ID_ENCODER_FOLDER = "id_encoder"
+BLEND_FOLDER = "blend"
+CHUNK_USERS = 8192
+"""Users whose histories and recommendations are held at once."""
+
+HistoriesById = Mapping[str, Sequence[str]] | Iterable[tuple[str, Sequence[str]]]
+"""User id to item ids in time order, oldest first; a generator of pairs is read as it goes."""
+
+
+class Recommender:
+    """Recommends items that go well after a history of item ids.
+
+    Args:
+        model: a trained model.
+        items: columns item_id and item_index, which must count 1..N; optionally title.
+        scorer: what ranks in place of the model alone, e.g. a blend.
+        encoders: encode new items; None: new items cannot be encoded.
+        folder: where it was loaded from.
+
+    Raises:
+        ArtifactError: if the items are not those of the model.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        items: pl.DataFrame,
+        scorer: Scorer | None = None,
+        encoders: ItemEncoders | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        missing = {"item_id", "item_index"} - set(items.columns)
+        if missing:
+            raise ArtifactError(f"{ITEMS_FILE} lacks the columns {sorted(missing)}")
+        items = items.sort("item_index")
+        indices = items["item_index"].to_numpy()
+        if not np.array_equal(indices, np.arange(1, model.n_items + 1)):
+            raise ArtifactError(
+                f"{ITEMS_FILE} has {items.height} items, item_index must count 1..{model.n_items}, "
+                "the items of the model"
+            )
+        self.model = model
+        self.scorer: Scorer = model if scorer is None else scorer
+        self.folder = folder
+        self._encoders = encoders
+        self._item_ids = items["item_id"]
+        self._titles = items["title"] if "title" in items.columns else None
+        self._index_of = {item_id: row + 1 for row, item_id in enumerate(self._item_ids)}
+        if len(self._index_of) != items.height:
+            raise ArtifactError(f"{ITEMS_FILE}: some item ids occur more than once")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "cpu") -> "Recommender":
+        """Read a model folder. Encoders are read when a new item is encoded.
+
+        Args:
+            folder: the folder.
+            device: torch device the model runs on.
+
+        Raises:
+            ArtifactError: if a file is missing or the files do not belong together.
+        """
+        path = Path(folder)
+        if not (path / ITEMS_FILE).is_file():
+            raise ArtifactError(
+                f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
+            )
+        model = load_model(path, device)
+        scorer: Scorer = model
+        if (path / BLEND_FOLDER).is_dir():
+            id_encoder = load_model(path / ID_ENCODER_FOLDER, device)
+            scorer = load_blend(path / BLEND_FOLDER, [id_encoder, model])
+        encoders = path / ENCODERS_FOLDER
+        return cls(
+            model,
+            pl.read_parquet(path / ITEMS_FILE),
+            scorer,
+            ItemEncoders.open(encoders, device) if encoders.is_dir() else None,
+            path,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the model folder it was loaded from and return the copy.
+
+        Raises:
+            ArtifactError: if it was not loaded from a folder, or ``folder`` exists.
+        """
+        target = Path(folder)
+        if self.folder is None:
+            raise ArtifactError("this recommender was not loaded from a folder")
+        if target.exists():
+            raise ArtifactError(f"{target} exists already; give a new folder")
+        shutil.copytree(self.folder, target, copy_function=shutil.copyfile)
+        return target
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Ids of all items that can be recommended, in the order of their index."""
+        return self._item_ids.to_list()
+
+    @property
+    def ranks_by(self) -> str:
+        """What the scores of recommendations are: ``blend`` or the kind of the model."""
+        return "blend" if isinstance(self.scorer, Blend) else self.model.kind
+
+    def title_of(self, item_id: str) -> str:
+        """Return an item's title; empty where there is none or the item is not known."""
+        index = self._index_of.get(item_id)
+        return "" if index is None or self._titles is None else str(self._titles[index - 1] or "")
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the model was trained with this item."""
+        return item_id in self._index_of
+
+    def indices_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the index of every item.
+
+        Raises:
+            DataError: if one is not known.
+        """
+        unknown = [item_id for item_id in item_ids if item_id not in self._index_of]
+        if unknown:
+            raise DataError(f"the model does not know the items {unknown[:3]}")
+        return self._known(item_ids)
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        remove_seen: bool = True,
+        only: Sequence[str] | None = None,
+        new: NewItemVectors | None = None,
+    ) -> pl.DataFrame:
+        """Return the k best next items after a history.
+
+        Ids that the model does not know, such as items newer than the model, are left out of the
+        history with a logged warning.
+
+        Args:
+            history: item ids in time order, oldest first; only the most recent
+                ``model.max_history_length`` known ones are read.
+            k: most items to return.
+            remove_seen: leave out the items of the history.
+            only: ids of the items that may be recommended, new ones included; None: all.
+            new: items that came after training, ranked among the others by their content; see
+                :mod:`sicsrec.models.new_items` for what the scores mean then.
+
+        Returns:
+            Columns item_id, rank (from 1) and score, best first; fewer than k rows when fewer
+            items are left.
+
+        Raises:
+            DataError: if the history is a single string, or holds no item the model knows: such a
+                history says nothing about the user; if ``only`` holds an id of neither kind; or if
+                a new item has the id of a known one.
+        """
+        if isinstance(history, str):
+            raise DataError(f"history must be a sequence of item ids, got the string {history!r}")
+        known = self._known(history)
+        if not len(known):
+            raise DataError(
+                f"none of the {len(history)} items of the history is known to the model, "
+                f"e.g. {list(history[:3])}; recommend popular items to such a user instead"
+            )
+        if len(known) < len(history):
+            unknown = [item_id for item_id in history if item_id not in self._index_of]
+            logger.warning(
+                "%d of %d items of the history are unknown to the model and are left out, e.g. %s",
+                len(unknown),
+                len(history),
+                unknown[:3],
+            )
+        found = self._recommend(_histories([("user", known)]), k, remove_seen, only, new)
+        return found.select("item_id", "rank", "score")
+
+    def recommend_many(
+        self,
+        histories: HistoriesById | pl.DataFrame,
+        k: int = 10,
+        *,
+        remove_seen: bool = True,
+        only: Sequence[str] | None = None,
+        new: NewItemVectors | None = None,
+        chunk_users: int = CHUNK_USERS,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield recommendations for many users, ``chunk_users`` at a time.
+
+        Memory holds one chunk, however many users there are, when ``histories`` is a generator.
+
+        Args:
+            histories: user id to item ids in time order; or a table with the columns user_id and
+                item_id, every user's rows in time order.
+            k: most items per user.
+            remove_seen: see :meth:`recommend`.
+            only: see :meth:`recommend`.
+            new: see :meth:`recommend`.
+            chunk_users: users per table.
+
+        Yields:
+            Columns user_id, rank, item_id and score. Users whose history holds no known item have
+            no rows; how many there were is logged.
+
+        Raises:
+            DataError: see :meth:`recommend`; or if the table lacks a column.
+        """
+        n_without = 0
+        pairs = _pairs(histories)
+        while chunk := list(islice(pairs, chunk_users)):
+            known = [(user_id, self._known(history)) for user_id, history in chunk]
+            some = [(user_id, items) for user_id, items in known if len(items)]
+            n_without += len(known) - len(some)
+            if some:
+                yield self._recommend(_histories(some), k, remove_seen, only, new)
+        if n_without:
+            logger.warning(
+                "%d users have no item in their history that the model knows, and so no "
+                "recommendations; show them popular items",
+                n_without,
+            )
+
+    def _recommend(
+        self,
+        histories: Histories,
+        k: int,
+        remove_seen: bool,
+        only: Sequence[str] | None,
+        new: NewItemVectors | None,
+    ) -> pl.DataFrame:
+        scorer = self.scorer if new is None else self.scorer_with(new)
+        ids = self._item_ids
+        if new is not None:
+            ids = pl.concat([ids, pl.Series(ids.name, new.item_ids, dtype=pl.String)])
+        indices, scores = recommend(
+            scorer, histories, k, remove_seen=remove_seen, only=self._mask(ids, only)
+        )
+        return recommendation_table(histories.user_ids, ids, indices, scores)
+
+    def _mask(self, ids: pl.Series, only: Sequence[str] | None) -> NDArray[np.bool_] | None:
+        if only is None:
+            return None
+        if isinstance(only, str):
+            raise DataError(f"only must be a sequence of item ids, got the string {only!r}")
+        wanted = set(only)
+        unknown = wanted - set(ids)
+        if unknown or not wanted:
+            raise DataError(
+                f"only names {len(unknown)} items that the model does not know, e.g. "
+                f"{sorted(unknown)[:3]}"
+                if unknown
+                else "only is empty, so nothing may be recommended"
+            )
+        return ids.is_in(list(wanted)).to_numpy()
+
+    def _known(self, history: Sequence[str]) -> NDArray[np.int32]:
+        index_of = self._index_of
+        return np.array([index_of[i] for i in history if i in index_of], dtype=np.int32)
+
+    def histories(self, histories: HistoriesById | pl.DataFrame) -> Histories:
+        """Return histories as the models read them, without unknown items.
+
+        Args:
+            histories: see :meth:`recommend_many`.
+        """
+        return _histories([(user, self._known(history)) for user, history in _pairs(histories)])
+
+    # ------------------------------------------------------------------ new items and neighbours
+
+    def encode(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str | None] | None = None,
+        covers: Sequence[Cover | None] | None = None,
+    ) -> NewItemVectors:
+        """Encode new items with the encoders of the model folder.
+
+        Args:
+            item_ids: [M]; names for the items.
+            texts: [M]; what the configured text fields would hold; None where there is none.
+            covers: [M]; files, bytes or images; None where there is none.
+
+        Raises:
+            DataError: if the folder holds no encoders, or see :meth:`ItemEncoders.encode`.
+        """
+        if self._encoders is None:
+            raise DataError(
+                "this model folder holds no encoders: it was exported with export.encoders: false, "
+                "or its vectors were given; give vectors of your own as NewItemVectors"
+            )
+        return self._encoders.encode(item_ids, texts, covers)
+
+    def scorer_with(self, new: NewItemVectors) -> BlendWithNewItems | ContentScorer:
+        """Return what scores known items and, in the columns after them, new ones.
+
+        Raises:
+            DataError: if a new item has the id of a known one, or has nothing the model reads.
+        """
+        doubled = [item_id for item_id in new.item_ids if item_id in self._index_of]
+        if doubled:
+            raise DataError(f"new items {doubled[:3]} have ids that the model knows already")
+        if isinstance(self.scorer, Blend):
+            return BlendWithNewItems(self.scorer, new)
+        return ContentScorer(self.model, new)
+
+    def neighbours(self, item_id: str, k: int = 10, by: str | None = None) -> pl.DataFrame:
+        """Return the items nearest to one, by the cosine of their vectors.
+
+        Args:
+            item_id: a known item.
+            k: most items to return.
+            by: ``content``: the fused content embedding c; ``id``: the item embedding; ``text`` or
+                ``image``: that modality's vectors. None: content where the model has it, else id.
+
+        Returns:
+            Columns item_id, rank and similarity, nearest first, without the item itself.
+
+        Raises:
+            DataError: if the item is unknown or the model has no such vectors.
+        """
+        if item_id not in self._index_of:
+            raise DataError(f"the model does not know the item {item_id!r}")
+        vectors = self.unit_vectors(by)
+        row = self._index_of[item_id] - 1
+        similarities = vectors @ vectors[row]
+        similarities[row] = -torch.inf
+        return self._nearest(similarities, min(k, len(vectors) - 1))
+
+    def neighbours_of_new(self, new: NewItemVectors, k: int = 10) -> pl.DataFrame:
+        """Return the known items nearest to new ones, by the cosine of content embeddings c.
+
+        Returns:
+            Columns new_item_id, item_id, rank and similarity, by new item, nearest first.
+
+        Raises:
+            DataError: if the model has no content side; see :meth:`scorer_with`.
+        """
+        model, content = content_of_new_items(self.model, new)
+        with torch.no_grad():
+            similarities = content @ model.content_vectors().T
+        return pl.concat(
+            self._nearest(row, min(k, len(row))).select(pl.lit(name).alias("new_item_id"), pl.all())
+            for name, row in zip(new.item_ids, similarities, strict=True)
+        )
+
+    @torch.no_grad()
+    def unit_vectors(self, by: str | None = None) -> torch.Tensor:
+        """Return one vector of unit length per item, [N, D]; see :meth:`neighbours`.
+
+        An item without the modality has a vector of zeros.
+
+        Raises:
+            DataError: if the model has no such vectors.
+        """
+        model = self.model
+        makers: dict[str, Any] = {"id": lambda: _id_table(model)}
+        if isinstance(model, SICSRec):
+            makers = {"content": model.content_vectors, **makers}
+            for modality, adapter in model.content_embedding.adapters.items():
+                makers[modality] = lambda a=adapter: a.table.weight[1:] * a.present[1:, None]
+        name = by or next(iter(makers))
+        if name not in makers:
+            raise DataError(f"there are no vectors by {name!r}; by one of {', '.join(makers)}")
+        return F.normalize(makers[name](), dim=-1)
+
+    def _nearest(self, similarities: torch.Tensor, k: int) -> pl.DataFrame:
+        values, rows = torch.topk(similarities, k)
+        return pl.DataFrame(
+            {
+                "item_id": self._item_ids.gather(rows.cpu().numpy()),
+                "rank": pl.Series(range(1, k + 1), dtype=pl.Int32),
+                "similarity": values.cpu().numpy(),
+            }
+        )
+
+
+def _id_table(model: SequenceModel) -> torch.Tensor:
+    return model.id_encoder.item_vectors() if isinstance(model, SICSRec) else model.item_vectors()
+
+
+def _pairs(histories: HistoriesById | pl.DataFrame) -> Iterator[tuple[str, Sequence[str]]]:
+    if isinstance(histories, pl.DataFrame):
+        missing = {"user_id", "item_id"} - set(histories.columns)
+        if missing:
+            raise DataError(f"the table of histories lacks the columns {sorted(missing)}")
+        grouped = histories.group_by("user_id", maintain_order=True).agg("item_id")
+        yield from zip(grouped["user_id"], grouped["item_id"].to_list(), strict=True)
+        return
+    yield from histories.items() if isinstance(histories, Mapping) else histories
+
+
+def _histories(known: Sequence[tuple[str, NDArray[np.int32]]]) -> Histories:
+    lengths = [len(items) for _, items in known]
+    return Histories(
+        pl.Series("user_id", [user_id for user_id, _ in known], dtype=pl.String),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([np.zeros(0, dtype=np.int32), *(items for _, items in known)]),
+    )

@@ -1,0 +1,79 @@
+"""Logs a finished export as a model in MLflow, registers it, and decides on its alias."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from sicsrec.artifacts import ArtifactRef, ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.evaluation.promotion import judge_files
+from sicsrec.steps.model_parts import NEEDED, make_model_parts
+from sicsrec.tracking.models import ModelFiles, ModelRegistry, RegisteredModel
+from tasks.record import RunRecord, config_digest, open_store
+from tasks.settings import Settings
+
+logger = logging.getLogger("sicsrec.tasks")
+
+
+def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run: RunRecord) -> str:
+    """Register the model of this run, unless that export is registered already.
+
+    A store that fails here does not fail the run, whose outputs are all there: it is said, and the
+    next run tries again.
+
+    Args:
+        config: the whole configuration.
+        refs: references of all outputs of the run.
+        run: the record of the run.
+
+    Returns:
+        One line for people; empty where nothing was to be registered.
+    """
+    settings = Settings.from_environment()
+    wanted = config.export.register_model
+    if not (settings.mlflow_uri is None if wanted is None else wanted):
+        return ""
+    if not set(NEEDED) <= set(refs):
+        return ""
+    try:
+        model = _register(config, refs, run, settings)
+    except Exception as err:
+        logger.warning("the model was not registered in MLflow", exc_info=True)
+        return f"not registered: {type(err).__name__}: {err}"
+    logger.info("registered %s", model.summary)
+    return model.summary
+
+
+def _register(
+    config: PipelineConfig, refs: Mapping[str, ArtifactRef], run: RunRecord, settings: Settings
+) -> RegisteredModel:
+    key = refs["export/model"].key
+    work = settings.home / "mlflow"
+    registry = ModelRegistry(open_store(), config.dataset, work)
+    found = registry.find(key)
+    if found is not None and found.decision:
+        return found
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=work) as name:
+        folder = Path(name)
+        store = ArtifactStore(settings.store_root)
+        parts = make_model_parts(store, refs, config, folder)
+        if found is None:
+            found = registry.register(
+                ModelFiles(parts.folder, parts.histories, parts.validation),
+                key=key,
+                run_id=run.mlflow_run_id,
+                example=parts.example,
+                tags={
+                    "dataset": config.dataset,
+                    "ranks_by": config.export.score,
+                    "config_digest": config_digest(config),
+                },
+            )
+        champion = folder / "champion"
+        champion.mkdir()
+        verdict = judge_files(parts.validation, registry.champion_validation(champion))
+        model = registry.decide(found, promoted=verdict.promoted, reason=verdict.reason)
+    open_store().attach(run.mlflow_run_id).set_tags({"registered": model.summary})
+    return model

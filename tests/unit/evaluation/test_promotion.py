@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sicsrec.errors import DataError
+from sicsrec.evaluation.promotion import judge_candidate, judge_files, validation_ranks
+
+
+def ranks_of(ranks: np.ndarray, first: int = 0) -> pl.DataFrame:
+    users = range(first, first + len(ranks))
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user in users],
+            "item_id": [f"v{user}" for user in users],
+            "rank": pl.Series(ranks, dtype=pl.Int32),
+        }
+    )
+
+
+def test_clearly_better_is_promoted_and_clearly_worse_is_not() -> None:
+    rng = np.random.default_rng(0)
+    good, bad = rng.integers(1, 5, 300), rng.integers(5, 30, 300)
+    better = judge_candidate(ranks_of(good), ranks_of(bad).sample(fraction=1, shuffle=True, seed=1))
+    assert better.promoted
+    assert better.difference is not None
+    assert better.difference.low > 0
+    assert "better beyond noise" in better.reason
+    worse = judge_candidate(ranks_of(bad), ranks_of(good))
+    assert not worse.promoted
+    assert worse.difference is not None
+    assert worse.difference.high < 0
+
+
+def test_noise_promotes_about_one_in_forty() -> None:
+    rng = np.random.default_rng(1)
+    won = [
+        judge_candidate(
+            ranks_of(rng.integers(1, 20, 100)), ranks_of(rng.integers(1, 20, 100))
+        ).promoted
+        for _ in range(60)
+    ]
+    assert sum(won) <= 7  # 1.5 expected; more than 7 has a chance below 0.1 %
+
+
+def test_the_first_model_is_promoted(tmp_path: Path) -> None:
+    ranks_of(np.array([1, 2])).write_parquet(tmp_path / "a.parquet")
+    assert judge_files(tmp_path / "a.parquet", None).promoted
+
+
+def test_other_validation_targets_are_not_compared() -> None:
+    verdict = judge_candidate(ranks_of(np.ones(100)), ranks_of(np.full(100, 50), first=60))
+    assert not verdict.promoted
+    assert "40 of 100" in verdict.reason
+
+
+def test_ranks_come_out_of_the_table_of_users() -> None:
+    table = ranks_of(np.array([3, 4])).with_columns(
+        split=pl.Series(["valid", "test"]), model=pl.lit("SICSRec")
+    )
+    assert validation_ranks(table, "SICSRec")["rank"].to_list() == [3]
+    with pytest.raises(DataError, match="no validation ranks of 'other'"):
+        validation_ranks(table, "other")

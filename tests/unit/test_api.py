@@ -1,0 +1,100 @@
+"""Training on tables of one's own, and new items on the folder that comes out."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import sicsrec
+from sicsrec.errors import ConfigError, DataError
+from sicsrec.recommender import Recommender
+
+TOWER = {"width": 8, "inner_width": 8, "n_layers": 1, "n_heads": 1, "max_epochs": 1}
+FAST = {
+    "pretrain_id": TOWER,
+    "train_sicsrec": TOWER,
+    "evaluate": {"n_bootstrap": 10},
+    "refit": False,
+}
+N_ITEMS = 20
+
+
+def make_tables() -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray]:
+    rows = [
+        (f"u{user}", f"v{(user + place) % N_ITEMS}", 1_700_000_000 + place)
+        for user in range(40)
+        for place in range(5)
+    ]
+    plays = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame(
+        {"item_id": [f"v{i}" for i in range(N_ITEMS)], "title": [f"film {i}" for i in range(20)]}
+    )
+    return plays, items, np.random.default_rng(0).normal(size=(N_ITEMS, 6))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    plays, items, matrix = make_tables()
+    folder = tmp_path_factory.mktemp("own")
+    return sicsrec.train(plays, items, {"text": matrix}, folder=folder, config=FAST, device="cpu")
+
+
+def test_ten_lines_give_a_recommender_that_saves_and_loads(
+    trained: Recommender, tmp_path: Path
+) -> None:
+    found = trained.recommend(["v1", "v2"], k=5)
+    assert found.height == 5
+    assert trained.ranks_by == "blend"
+    assert trained.title_of("v3") == "film 3"
+    again = Recommender.load(trained.save(tmp_path / "model"))
+    assert again.recommend(["v1", "v2"], k=5).equals(found)
+
+
+def test_a_second_call_makes_nothing_anew(trained: Recommender) -> None:
+    plays, items, matrix = make_tables()
+    assert trained.folder is not None
+    root = trained.folder.parents[5]
+    made = {path: path.stat().st_mtime_ns for path in root.rglob("manifest.json")}
+    again = sicsrec.train(plays, items, {"text": matrix}, folder=root, config=FAST, device="cpu")
+    assert again.folder == trained.folder
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("manifest.json")} == made
+
+
+def test_vectors_are_joined_by_id_not_by_position(trained: Recommender, tmp_path: Path) -> None:
+    plays, items, matrix = make_tables()
+    order = np.random.default_rng(1).permutation(N_ITEMS)
+    shuffled = sicsrec.train(
+        plays,
+        items,
+        {
+            "text": pl.DataFrame(
+                {"item_id": [f"v{row}" for row in order], "vector": matrix[order].tolist()}
+            )
+        },
+        folder=tmp_path,
+        config=FAST,
+        device="cpu",
+    )
+    assert shuffled.recommend(["v1", "v2"]).equals(trained.recommend(["v1", "v2"]))
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    plays, items, matrix = make_tables()
+    with pytest.raises(DataError, match=r"interactions lack the columns \['item_id'\]"):
+        sicsrec.train(plays.drop("item_id"), items, {"text": matrix}, folder=tmp_path)
+    with pytest.raises(DataError, match="one row for each of the 20 items"):
+        sicsrec.train(plays, items, {"text": matrix[:3]}, folder=tmp_path)
+    with pytest.raises(DataError, match="text or image"):
+        sicsrec.train(plays, items, {"sound": matrix}, folder=tmp_path)
+    with pytest.raises(ConfigError, match="neither a text_encoder nor an image_encoder"):
+        sicsrec.train(plays, items, folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"train_sicsrec\.epochs"):
+        sicsrec.train(
+            plays, items, {"text": matrix}, folder=tmp_path, config={"train_sicsrec": {"epochs": 1}}
+        )
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'fit'"):
+        sicsrec.fit  # noqa: B018

@@ -1,0 +1,105 @@
+"""Files for other programs give what the recommender gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import faiss
+import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+
+from sicsrec.errors import ConfigError
+from sicsrec.recommender import Recommender
+from sicsrec.recommender.explanations import explain
+from sicsrec.steps.export_files import export_files
+from sicsrec.steps.finished import FinishedExport
+from tests.unit.recommender_parts import HISTORY, export_tiny
+from tests.unit.steps.tiny_store import N_ITEMS, TinyStore
+
+
+@pytest.fixture(scope="module", params=["blend", "sicsrec"])
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TinyStore, FinishedExport]:
+    return export_tiny(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_tables_hold_the_pipelines_own_recommendations(finished, tmp_path: Path) -> None:
+    tiny, export = finished
+    own = tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
+    (parquet,) = export_files(export, "parquet", tmp_path, k=5)
+    assert pl.read_parquet(parquet).equals(pl.read_parquet(own))
+    (lines,) = export_files(export, "jsonl", tmp_path, k=5)
+    read = [json.loads(line) for line in lines.read_text().splitlines()]
+    wanted = pl.read_parquet(own).group_by("user_id", maintain_order=True).agg("item_id")
+    assert [(row["user_id"], row["item_id"]) for row in read] == wanted.rows()
+
+
+def test_vectors_and_index_give_the_models_own_scores(finished, tmp_path: Path) -> None:
+    export = finished[1]
+    recommender = Recommender.load(export.model_folder)
+    export_files(export, "npy", tmp_path, k=5)
+    items, users = np.load(tmp_path / "items.npy"), np.load(tmp_path / "users.npy")
+    ids = pl.read_parquet(tmp_path / "user_ids.parquet")["user_id"].to_list()
+    history = recommender.histories({"u17": export.history_of("u17")})
+    scores = recommender.model.score(history).numpy()[0]
+    np.testing.assert_allclose(users[ids.index("u17")] @ items.T, scores, rtol=1e-4, atol=1e-5)
+    export_files(export, "faiss", tmp_path, k=5)
+    index = faiss.read_index(str(tmp_path / "items.faiss"))
+    found, indices = index.search(users[ids.index("u17")][None], 3)
+    np.testing.assert_allclose(found[0], np.sort(scores)[::-1][:3], rtol=1e-4, atol=1e-5)
+    assert indices[0].tolist() == (np.argsort(-scores)[:3] + 1).tolist()
+
+
+def test_onnx_gives_the_models_scores_for_histories_of_any_length(finished, tmp_path: Path) -> None:
+    export = finished[1]
+    # Without the checks of shapes that tests put around the library: they are no part of a network.
+    code = (
+        "import sys; from pathlib import Path; from sicsrec.recommender import Recommender\n"
+        "from sicsrec.recommender.onnx_model import write_onnx\n"
+        "write_onnx(Recommender.load(sys.argv[1]).model, Path(sys.argv[2]))"
+    )
+    path = tmp_path / "model.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(export.model_folder), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    recommender = Recommender.load(export.model_folder)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    histories = {f"u{n}": [f"v{1 + (n + i) % N_ITEMS:02d}" for i in range(n)] for n in range(1, 7)}
+    expected = recommender.model.score(recommender.histories(histories)).numpy()
+    padded = np.zeros((6, 6), dtype=np.int64)
+    for row, items in enumerate(histories.values()):
+        padded[row, : len(items)] = recommender.indices_of(items)
+    (scores,) = session.run(["scores"], {"items": padded})
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    (one,) = session.run(["scores"], {"items": padded[1:2, :2]})
+    np.testing.assert_allclose(one, expected[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_format_is_named(finished, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one of parquet, jsonl, npy, faiss, onnx"):
+        export_files(finished[1], "csv", tmp_path, k=5)
+
+
+def test_parts_of_a_score_add_up_to_it(finished) -> None:
+    recommender = Recommender.load(finished[1].model_folder)
+    found = recommender.recommend(HISTORY, 4)
+    explained = explain(recommender, HISTORY, found["item_id"].to_list())
+    for row, entry in zip(found.to_dicts(), explained, strict=True):
+        assert sum(entry.parts.values()) == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
+        assert entry.spoke in entry.parts
+        assert {item for item, _ in entry.nearest} == set(HISTORY)
+        similarities = [similarity for _, similarity in entry.nearest]
+        assert similarities == sorted(similarities, reverse=True)
+    names = set(explained[0].parts)
+    if recommender.ranks_by == "blend":
+        assert {"ID encoder", "SICSRec", "content", "transitions", "popularity"} <= names
+    else:
+        assert names == {"ID encoder", "content encoder", "mix decoder", "bias"}
