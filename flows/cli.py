@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -74,6 +75,12 @@ def run(
     until: Annotated[
         str | None, typer.Option("--until", help="Last step to run.", metavar="STEP")
     ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--step", help="Only this step and what it needs; repeatable.", metavar="STEP"
+        ),
+    ] = None,
     seed: Seed = None,
 ) -> None:
     """Run the pipeline; what did not change is reused."""
@@ -82,13 +89,15 @@ def run(
         from flows.selection import select_steps
 
         resolved = _resolve(preset, data, overrides, seed)
-        steps = select_steps(resolved.config, until, refresh or ())
+        steps = select_steps(resolved.config, until, refresh or (), step or ())
     now = datetime.now().astimezone()
     log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-{Path(preset).stem}.log"
     with _clear_errors(console, log):
         from flows.session import RunRequest, print_results, run_pipeline
 
-        request = RunRequest(preset, data, overrides or [], refresh or [], until, seed)
+        request = RunRequest(
+            preset, data, overrides or [], refresh or [], until, seed, steps=step or []
+        )
         finished = run_pipeline(request, steps, settings, console, log)
         print_results(finished, resolved, settings, console)
 
@@ -204,26 +213,33 @@ def ui(
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+    cron: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cron",
+            help='Schedule: full-pipeline="0 3 * * *"; repeatable.',
+            metavar="DEPLOYMENT=CRON",
+        ),
+    ] = None,
+    n_at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Runs carried out at the same time.")
+    ] = 1,
 ) -> None:
-    """Register the deployment sicsrec/full-pipeline and carry out its runs until stopped."""
-    console, settings = Console(), _settings()
+    """Register the deployments with Prefect and carry out their runs until stopped."""
+    console = Console()
+    # Nothing else shows in this terminal how the runs go.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
+    settings = _settings()
     with _clear_errors(console):
+        from flows.deployments import parse_schedules, serve_deployments
         from flows.server import standing_prefect_server
+        from flows.service import deployments_table, print_how_to_run
 
+        schedules = parse_schedules(cron or ())
         with standing_prefect_server(settings, port) as api_url:
-            from flows.deployment import serve_pipeline
-
-            page = api_url.removesuffix("/api")
-            console.print(
-                Text(f"Prefect's page: {page}/deployments\nA run, in another terminal:\n"),
-                Text(
-                    f"  PREFECT_API_URL={api_url} prefect deployment run "
-                    "sicsrec/full-pipeline --param preset=demo --watch"
-                ),
-                sep="",
-                soft_wrap=True,
-            )
-            serve_pipeline()
+            console.print(deployments_table(schedules))
+            print_how_to_run(api_url, console)
+            serve_deployments(schedules, n_at_once)
 
 
 def _settings() -> "Settings":

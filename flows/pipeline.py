@@ -2,7 +2,6 @@
 
 import logging
 from datetime import datetime
-from typing import Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -11,25 +10,13 @@ from prefect.utilities.names import generate_slug
 from flows.configuration import resolve_config
 from flows.feature_pipeline import feature_pipeline
 from flows.order import refs_of
+from flows.parameters import Override, PresetOrFile, StepName
 from flows.prepare_data import prepare_data
 from flows.selection import select_steps
 from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.record import RunRecord, recorded_run
-
-StepName = Literal[
-    "ingest",
-    "split",
-    "sample_pairs",
-    "align_encoders",
-    "encode_items",
-    "pretrain_id",
-    "train_sicsrec",
-    "evaluate",
-    "export",
-]
-"""The steps as a type, so that Prefect's page offers them as a choice."""
 
 
 def _run_name() -> str:
@@ -42,11 +29,12 @@ def _run_name() -> str:
 
 @flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
 def sicsrec(
-    preset: str = "demo",
+    preset: PresetOrFile = "demo",
     data: str | None = None,
-    overrides: list[str] | None = None,
+    overrides: list[Override] | None = None,
     refresh: list[StepName] | None = None,
     until: StepName | None = None,
+    steps: list[StepName] | None = None,
     seed: int | None = None,
     tags: dict[str, str] | None = None,
 ) -> RunOutcome:
@@ -58,6 +46,7 @@ def sicsrec(
         overrides: changes to the preset, each ``section.key=value``.
         refresh: steps that run even when their output could be reused.
         until: last step to run.
+        steps: run only these steps and what they need before them; what is there is reused.
         seed: seed of every step that draws random numbers.
         tags: further tags of the run in MLflow.
 
@@ -67,9 +56,9 @@ def sicsrec(
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
     config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
-    steps = select_steps(config, until, refresh or ())
+    selected = select_steps(config, until, refresh or (), steps or ())
     name = str(flow_run.name or preset)
-    with recorded_run(name, config, steps, tuple(refresh or ()), tags) as run:
+    with recorded_run(name, config, selected, tuple(refresh or ()), tags) as run:
         outcomes = _run_stages(config, run)
     return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
 
@@ -77,14 +66,12 @@ def sicsrec(
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:
     outcomes = prepare_data(config, run)
     refs = refs_of(outcomes)
-    if "split/train" not in refs:
-        return outcomes
     outcomes += feature_pipeline(
         config,
         run,
         catalog=refs["ingest/catalog"],
         covers=refs["ingest/covers"],
-        train=refs["split/train"],
+        train=refs.get("split/train"),
     )
     outcomes += training_pipeline(config, run, refs_of(outcomes))
     return outcomes

@@ -35,6 +35,7 @@ class RunRequest:
     until: str | None = None
     seed: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def run_flow(request: RunRequest, view: Observer) -> Any:
             until=request.until,
             seed=request.seed,
             tags=request.tags,
+            steps=request.steps,
             return_state=True,
         )
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from flows.pipeline import StepName
+from flows.parameters import StepName
 from sicsrec.config import PipelineConfig
 from sicsrec.steps import STEP_NAMES, STEPS, get_step
 
