@@ -14,6 +14,8 @@ from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES
 
 FLOW_NAME = "sicsrec"
+_POLL_SECONDS = 2.0
+"""How often a run that is due is looked for."""
 ENTRYPOINT = "flows.pipeline.sicsrec"
 GPU_LIMIT = "tag:gpu"
 """Prefect's limit on tasks that carry the tag ``gpu`` and run at the same time, over all runs."""
@@ -141,7 +143,7 @@ def serve_deployments(schedules: Mapping[str, str], n_at_once: int) -> None:
                 "hour, day of the month, month, day of the week"
             ) from err
     limit_gpu_work()
-    serve(*registered, limit=n_at_once, print_starting_message=False)
+    serve(*registered, limit=n_at_once, print_starting_message=False, query_seconds=_POLL_SECONDS)
 
 
 def limit_gpu_work() -> dict[str, Any]:
