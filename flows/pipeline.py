@@ -2,9 +2,11 @@
 
 import logging
 from datetime import datetime
+from pathlib import Path
+from typing import cast
 
 from prefect import flow
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.utilities.names import generate_slug
 
 from flows.configuration import resolve_config
@@ -15,16 +17,30 @@ from flows.prepare_data import prepare_data
 from flows.selection import select_steps
 from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
+from sicsrec.errors import SicsrecError
 from tasks.outcome import RunOutcome, StepOutcome
+from tasks.page import failed_run, publish_run
 from tasks.record import RunRecord, recorded_run
+from tasks.settings import Settings
 
 
 def _run_name() -> str:
-    preset = flow_run.parameters.get("preset", "demo")
-    variant = (flow_run.parameters.get("tags") or {}).get("variant")
+    """Name the data, what the run is about, and when it was."""
+    given = flow_run.parameters
+    try:
+        label = resolve_config(
+            given.get("preset", "demo"),
+            data=given.get("data"),
+            overrides=given.get("overrides") or (),
+        ).config.dataset
+    except SicsrecError:
+        # The run itself will say what is wrong.
+        label = Path(str(given.get("preset"))).stem
+    words = [label, *(given.get("steps") or [])]
+    words += [f"until {given['until']}"] if given.get("until") else []
+    words += [variant] if (variant := (given.get("tags") or {}).get("variant")) else []
     now = datetime.now().astimezone()
-    label = f"{preset}, {variant}" if variant else preset
-    return f"{label} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
+    return f"{', '.join(words)} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
 
 
 @flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
@@ -51,16 +67,25 @@ def sicsrec(
         tags: further tags of the run in MLflow.
 
     Returns:
-        How each step ended, in order.
+        How each step ended, in order; to Prefect, a failed state when an error of ours ended it.
     """
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
-    config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
-    selected = select_steps(config, until, refresh or (), steps or ())
-    name = str(flow_run.name or preset)
-    with recorded_run(name, config, selected, tuple(refresh or ()), tags) as run:
-        outcomes = _run_stages(config, run)
-    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
+    try:
+        if deployment.id is not None:
+            Settings.from_environment().check_home()
+        config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
+        selected = select_steps(config, until, refresh or (), steps or ())
+        name = str(flow_run.name or preset)
+        with recorded_run(name, config, selected, tuple(refresh or ()), tags) as run:
+            outcomes = _run_stages(config, run)
+            outcome = RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
+            publish_run(config.dataset, outcome)
+    except SicsrecError as err:
+        # Returned, not raised: Prefect would log the traceback once more, over the message. That
+        # of a step's error is in the log of its task.
+        return cast("RunOutcome", failed_run(err))
+    return outcome
 
 
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:

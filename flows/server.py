@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from sicsrec.errors import SicsrecError
-from tasks.settings import Settings
+from tasks.settings import TEMPORARY_SERVER, Settings
 
 MLFLOW_URL = "http://127.0.0.1:5000"
 PREFECT_URL = "http://127.0.0.1:4200"
@@ -116,11 +116,11 @@ def prefect_server(api_url: str | None, log: Path) -> Iterator[TemporaryServer |
         yield None
         return
     with TemporaryServer(log) as server:
-        os.environ["PREFECT_API_URL"] = server.api_url
+        os.environ |= {"PREFECT_API_URL": server.api_url, TEMPORARY_SERVER: "1"}
         try:
             yield server
         finally:
-            del os.environ["PREFECT_API_URL"]
+            del os.environ["PREFECT_API_URL"], os.environ[TEMPORARY_SERVER]
 
 
 @contextmanager

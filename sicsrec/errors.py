@@ -14,6 +14,8 @@
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
+    ├── OutOfSpaceError             memory or disk is full
+    ├── TrackingError               the server of the records cannot be reached
     ├── TrainingDivergedError       a loss or score is not a finite number
     └── TrainingProcessError        one of several training processes died
 
@@ -67,6 +69,14 @@ class BackendUnavailableError(BackendError):
 
 class EncoderError(SicsrecError):
     """A text or image encoder cannot be loaded or used."""
+
+
+class OutOfSpaceError(SicsrecError):
+    """The memory of the accelerator or the machine, or the disk, is full."""
+
+
+class TrackingError(SicsrecError):
+    """The server that keeps the records of runs cannot be reached, or refuses one."""
 
 
 class TrainingDivergedError(SicsrecError):
