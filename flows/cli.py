@@ -211,6 +211,26 @@ def ui(
 
 
 @app.command()
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes in the store, not digests.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, Prefect, MLflow, GPU, disk and store, and say what to do."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.doctor import checks_json, checks_table, examine, is_sound
+
+        checks = examine(settings, with_digests=not quick)
+        if as_json:
+            typer.echo(checks_json(checks))
+        else:
+            console.print(checks_table(checks))
+        raise typer.Exit(0 if is_sound(checks) else 1)
+
+
+@app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
     cron: Annotated[
@@ -286,4 +306,8 @@ def _title(error: Any) -> str:
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
+        "BackendUnavailableError": "The judge cannot be reached",
+        "MemoryFullError": "The memory is full",
+        "TrackingError": "MLflow cannot be reached",
+        "TrainingDivergedError": "The training went astray",
     }.get(type(error).__name__, type(error).__name__)

@@ -14,7 +14,7 @@
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
-    ├── OutOfSpaceError             memory or disk is full
+    ├── MemoryFullError             of the accelerator or the machine
     ├── TrackingError               the server of the records cannot be reached
     ├── TrainingDivergedError       a loss or score is not a finite number
     └── TrainingProcessError        one of several training processes died
@@ -71,8 +71,8 @@ class EncoderError(SicsrecError):
     """A text or image encoder cannot be loaded or used."""
 
 
-class OutOfSpaceError(SicsrecError):
-    """The memory of the accelerator or the machine, or the disk, is full."""
+class MemoryFullError(SicsrecError):
+    """The memory of the accelerator or of the machine is full."""
 
 
 class TrackingError(SicsrecError):

@@ -1,12 +1,11 @@
 """Errors of libraries below a step, told as errors of ours that say what helps."""
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sicsrec.config import PipelineConfig
-from sicsrec.errors import OutOfSpaceError, SicsrecError, TrackingError
+from sicsrec.errors import MemoryFullError, SicsrecError, TrackingError
 from sicsrec.tracking import is_tracking_failure
 
 _TRAINING = "lower {step}.batch_targets (now {batch_targets})"
@@ -27,7 +26,7 @@ def explained(step: str, config: PipelineConfig) -> Iterator[None]:
         config: the whole configuration.
 
     Raises:
-        OutOfSpaceError: if the memory of the accelerator, of the machine, or the disk is full.
+        MemoryFullError: if the memory of the accelerator or of the machine is full.
         TrackingError: if the MLflow server does not take a record.
     """
     try:
@@ -44,19 +43,13 @@ def explained(step: str, config: PipelineConfig) -> Iterator[None]:
 def _explain(error: Exception, step: str, config: PipelineConfig) -> SicsrecError | None:
     advice = _less_memory(step, config)
     if _is_of_accelerator(error):
-        return OutOfSpaceError(
+        return MemoryFullError(
             f"{step}: the memory of the accelerator is full. {advice}, or take another device "
             "(SICSREC_DEVICE=cpu). Look with nvidia-smi whether something else uses it. What is "
             "finished is kept; run again to go on"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return OutOfSpaceError(f"{step}: the memory of this machine is full. {advice}")
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        where = f" ({error.filename})" if error.filename else ""
-        return OutOfSpaceError(
-            f"{step}: no space is left on the disk{where}. Free some, or move SICSREC_HOME to a "
-            "larger disk; what is finished is kept, run again to go on"
-        )
+        return MemoryFullError(f"{step}: the memory of this machine is full. {advice}")
     if is_tracking_failure(error):
         return TrackingError(
             f"{step}: MLflow did not take a record: {str(error).splitlines()[0]}. Look after the "

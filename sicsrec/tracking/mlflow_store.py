@@ -77,6 +77,18 @@ class MlflowStore:
         run = self._create(experiment_id, name, params or {}, tags or {})
         return PipelineRun(self, run.info.run_id, experiment_id)
 
+    def count_experiments(self) -> int:
+        """Return how many data sets have runs.
+
+        Raises:
+            TrackingError: if the store cannot be read.
+        """
+        try:
+            found = self.client.search_experiments(filter_string="name != 'Default'")
+        except MlflowException as err:
+            raise TrackingError(f"the store {_without_password(self.uri)}: {err}") from err
+        return len(found)
+
     def attach(self, run_id: str) -> "PipelineRun":
         """Return the pipeline run of this id, e.g. in another process than the one that began."""
         return PipelineRun(self, run_id, self.client.get_run(run_id).info.experiment_id)
