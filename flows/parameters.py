@@ -26,17 +26,12 @@ StepName = Literal[
 
 
 def _preset_schema() -> dict[str, Any]:
-    names = preset_names()
-    # The second entry repeats the names, and it alone has a type, because that is the one which
-    # the server quotes when neither fits.
+    # A name that fits neither is told by the entry whose own type fits, so the pattern of files
+    # stands one level lower: the server then quotes the presets.
     return {
         "anyOf": [
-            {"enum": list(names), "title": "Preset"},
-            {
-                "type": "string",
-                "title": "File",
-                "pattern": rf"^({'|'.join(names)}|.+\.ya?ml)$",
-            },
+            {"type": "string", "title": "Preset", "enum": list(preset_names())},
+            {"type": "string", "title": "File", "allOf": [{"pattern": r"\.ya?ml$"}]},
         ]
     }
 
