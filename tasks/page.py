@@ -205,18 +205,17 @@ def publish_run(dataset: str, outcome: RunOutcome) -> None:
 
 def failed_run(error: SicsrecError) -> State[RunOutcome]:
     """Say on the run's page what went wrong and return the state that the run ends in."""
-    kind = type(error).__name__.removesuffix("Error")
     logger.error("%s", error)
     create_markdown_artifact(
         key="what-went-wrong",
-        description=f"{kind}: {str(error).splitlines()[0]}",
+        description=str(error).splitlines()[0],
         markdown=(
             f"## What went wrong\n\n```\n{error}\n```\n\n"
             "What was finished before is kept: run again with the same parameters to go on. The "
             "traceback of a step is in the log of its task.\n"
         ),
     )
-    return Failed(message=f"{kind}: {error}", data=error)
+    return Failed(message=str(error), data=error)
 
 
 def _step_rows(steps: Sequence[StepOutcome]) -> str:

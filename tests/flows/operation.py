@@ -116,6 +116,17 @@ class Operation:
             timeout=START_SECONDS,
         )
 
+    def sicsrec(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call the command line of this project against the server."""
+        return subprocess.run(
+            [BIN / "sicsrec", *arguments],
+            env=self.environment | {"PREFECT_API_URL": self.api_url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+
     def deployments(self) -> dict[str, Any]:
         with self.client() as client:
             return {entry.name: entry for entry in client.read_deployments()}
