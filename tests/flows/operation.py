@@ -56,6 +56,7 @@ class Operation:
     """A Prefect server with a home of its own."""
 
     home: Path
+    prefect_home: Path
     port: int = field(default_factory=free_port)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -69,7 +70,7 @@ class Operation:
         kept = {name: value for name, value in os.environ.items() if "PREFECT" not in name}
         return kept | {
             "SICSREC_HOME": str(self.home),
-            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_HOME": str(self.prefect_home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PYTHONPATH": str(REPOSITORY),
             "COLUMNS": "200",
@@ -85,7 +86,7 @@ class Operation:
         return process
 
     def start_server(self) -> None:
-        (self.home / "prefect").mkdir(parents=True, exist_ok=True)
+        self.prefect_home.mkdir(parents=True, exist_ok=True)
         address = ("--host", "127.0.0.1", "--port", str(self.port))
         self.start(BIN / "prefect", "server", "start", *address, with_server=False)
         self.wait_for(lambda: is_answering(self.api_url), "the server answers")
@@ -187,10 +188,10 @@ class Operation:
 
 
 @contextmanager
-def operation(home: Path) -> Iterator[Operation]:
+def operation(home: Path, prefect_home: Path | None = None) -> Iterator[Operation]:
     """Stop at the end of the block whatever was started in it."""
     home.mkdir(parents=True, exist_ok=True)
-    started = Operation(home)
+    started = Operation(home, prefect_home or home / "prefect")
     try:
         yield started
     finally:

@@ -1,6 +1,8 @@
 """Deployments as people use them: a real server, a real worker, ``sicsrec serve``."""
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +33,11 @@ def with_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operation]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operation]:
-    """``sicsrec serve``, which brings its own server."""
-    with operation(tmp_path_factory.mktemp("served") / "home") as started:
+def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Operation]:
+    """``sicsrec serve``, which brings its own server, on databases that are there already."""
+    home = tmp_path_factory.mktemp("served") / "home"
+    shutil.copytree(empty_database, home / "mlflow")
+    with operation(home, Path(os.environ["PREFECT_HOME"])) as started:
         port = ("--port", str(started.port), "--cron", "features=0 3 * * *")
         started.start(BIN / "sicsrec", "serve", *port, with_server=False)
         # The limit on GPU work is the last that it makes before it looks for runs.
@@ -89,11 +93,6 @@ def test_served_step_runs_with_what_it_needs_and_wrong_names_are_refused(
     assert refused.returncode == 1
     assert "movielens-100k" in refused.stdout + refused.stderr
 
-    words = served.sicsrec("doctor", "--json")
-    found = {check["name"]: check["state"] for check in json.loads(words.stdout)["checks"]}
-    assert words.returncode == 0, words.stdout
-    assert {found[name] for name in ("Prefect", "deployments", "runs", "GPU work")} == {"ok"}
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
@@ -108,6 +107,11 @@ def test_served_runs_fail_with_one_clear_message(served: Operation, tmp_path: Pa
     )
     assert "adapter_rank" in str(state.message)  # all that exists is named
     assert not [line for line in unknown.lines if "Traceback" in line]
+
+    words = served.sicsrec("doctor", "--json")
+    found = {check["name"]: check["state"] for check in json.loads(words.stdout)["checks"]}
+    assert words.returncode == 0, words.stdout
+    assert {found[name] for name in ("Prefect", "deployments", "runs", "GPU work")} == {"ok"}
 
     lost = served.run("ingest", overrides=[], preset="bili_food", data=str(tmp_path / "none"))
     assert lost.states == {"ingest": "Failed"}
