@@ -120,6 +120,8 @@ def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, found {text!r}")
     return int(text)
+
+
 def _page(named: str | None, server: str | None) -> str | None:
     if named:
         return named.rstrip("/")
