@@ -38,7 +38,9 @@ def _run_name() -> str:
         label = Path(str(given.get("preset"))).stem
     words = [label, *(given.get("steps") or [])]
     words += [f"until {given['until']}"] if given.get("until") else []
-    words += [variant] if (variant := (given.get("tags") or {}).get("variant")) else []
+    tags = given.get("tags") or {}
+    words += [tags["variant"]] if tags.get("variant") else []
+    words += [f"trial {tags['trial']}"] if "trial" in tags else []
     now = datetime.now().astimezone()
     return f"{', '.join(words)} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
 
@@ -77,7 +79,7 @@ def sicsrec(
         config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
         selected = select_steps(config, until, refresh or (), steps or ())
         name = str(flow_run.name or preset)
-        with recorded_run(name, config, selected, tuple(refresh or ()), tags) as run:
+        with recorded_run(name, config, selected, tuple(refresh or ()), tags, preset) as run:
             outcomes = _run_stages(config, run)
             outcome = RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
             publish_run(config.dataset, outcome)

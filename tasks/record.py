@@ -3,7 +3,7 @@
 import hashlib
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,13 +14,18 @@ from prefect.runtime import flow_run, task_run
 
 from sicsrec.artifacts import canonical_json
 from sicsrec.config import PipelineConfig
+from sicsrec.runs import RunRegister, registers
 from sicsrec.steps import Step
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
+from sicsrec.tracking.liveness import is_abandoned
 from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun
 from tasks.page import prefect_links
+from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
+KEEP_TAG = "sicsrec.keep"
+"""Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
 _NOT_IN_NAMES = re.compile(r"[^\w ./-]", re.ASCII)
 """What MLflow does not take in the name of a metric."""
@@ -47,8 +52,12 @@ def recorded_run(
     steps: tuple[str, ...],
     refresh: tuple[str, ...],
     further_tags: Mapping[str, str] | None = None,
+    preset: str = "",
 ) -> Iterator[RunRecord]:
     """Open the parent run of a pipeline run and end it with the block."""
+    settings = Settings.from_environment()
+    sign_flow_run()
+    close_abandoned_records()
     tags = {
         "dataset": config.dataset,
         "config_digest": config_digest(config),
@@ -63,7 +72,8 @@ def recorded_run(
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
-    with run.closing():
+    register = RunRegister(settings.store_root, config.dataset)
+    with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
 
 
@@ -89,6 +99,10 @@ def open_step_record(config: PipelineConfig, run: RunRecord) -> OpenTracker:
 def record_step(result: StepResult, run: RunRecord) -> None:
     """Record a step's numbers: a reused step is linked, the final results go to the parent."""
     step = result.manifest.step
+    root = Settings.from_environment().store_root
+    RunRegister(root, result.manifest.dataset).note_step(
+        run.mlflow_run_id, step, result.manifest.key
+    )
     parent = _attach(run)
     made_by = result.manifest.tracking.get("mlflow_run_id", "")
     if result.was_reused:
@@ -156,6 +170,28 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
     if encoder is None:
         return "none"
     return f"{encoder.library}:{encoder.model or 'architecture from the configuration'}"
+
+
+def close_abandoned_records() -> None:
+    """Close what killed runs of this host left open in MLflow, and take them off the register."""
+    root = Settings.from_environment().store_root
+    open_store().close_abandoned()
+    for register in registers(root).values():
+        for entry in register.killed():
+            if is_abandoned(entry.process):
+                register.forget(entry.id)
+
+
+def runs_to_keep() -> set[str]:
+    """Return the ids of the runs that somebody marked in MLflow as to be kept."""
+    return open_store().marked_runs(KEEP_TAG)
+
+
+def mark_removed(run_ids: Sequence[str]) -> None:
+    """Note on the runs of steps that their artifacts are no longer in the store."""
+    store = open_store()
+    for run_id in run_ids:
+        store.mark(run_id, {"artifact": "removed by sicsrec gc"})
 
 
 def warm_up() -> None:

@@ -89,6 +89,8 @@ class Settings:
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
+            # Its lines then go where those of all others go, not to the terminal besides.
+            "MLFLOW_CONFIGURE_LOGGING": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
         }

@@ -68,12 +68,8 @@ class MlflowStore:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "PipelineRun":
-        """Start the run of a whole pipeline.
-
-        Runs of the same experiment that a dead process of this host left open are closed first.
-        """
+        """Start the run of a whole pipeline."""
         experiment_id = self._experiment(experiment)
-        self._close_abandoned(experiment_id)
         run = self._create(experiment_id, name, params or {}, tags or {})
         return PipelineRun(self, run.info.run_id, experiment_id)
 
@@ -88,6 +84,16 @@ class MlflowStore:
         except MlflowException as err:
             raise TrackingError(f"the store {_without_password(self.uri)}: {err}") from err
         return len(found)
+
+    def resume(self, run_id: str) -> "PipelineRun | None":
+        """Open a run again that ended, e.g. with its process; None where it is gone."""
+        try:
+            run = self.attach(run_id)
+        except MlflowException:
+            return None
+        _set_tags(self.client, run_id, process_tags())
+        self.client.update_run(run_id, status="RUNNING")
+        return run
 
     def attach(self, run_id: str) -> "PipelineRun":
         """Return the pipeline run of this id, e.g. in another process than the one that began."""
@@ -107,14 +113,37 @@ class MlflowStore:
                 raise
             return str(found.experiment_id)
 
-    def _close_abandoned(self, experiment_id: str) -> None:
+    def close_abandoned(self) -> None:
+        """Close the runs, parents and children, that dead processes of this host left open."""
         host = process_tags()[HOST_TAG]
         condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
-        for run in self.client.search_runs([experiment_id], condition, max_results=1000):
+        experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        for run in self.client.search_runs(experiments, condition, max_results=1000):
             if is_abandoned(run.data.tags):
                 self.client.set_tag(run.info.run_id, "error", "the process was killed")
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
+
+    def marked_runs(self, tag: str) -> set[str]:
+        """Return the ids of all runs that carry a tag with the value ``true``."""
+        experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        found: set[str] = set()
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                experiments, f"tags.`{tag}` = 'true'", max_results=1000, page_token=token
+            )
+            found |= {str(run.info.run_id) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def mark(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record short words on a run; one that MLflow does not have any more is passed over."""
+        try:
+            _set_tags(self.client, run_id, tags)
+        except MlflowException as err:
+            logger.warning("cannot mark the MLflow run %s: %s", run_id, err)
 
     def _create(
         self,
@@ -130,6 +159,11 @@ class MlflowStore:
         for start in range(0, len(entries), _BATCH):
             self.client.log_batch(run.info.run_id, params=entries[start : start + _BATCH])
         return run
+
+
+def tags_of_child(run_id: str) -> dict[str, str]:
+    """Return the tags that put a run below another one."""
+    return {MLFLOW_PARENT_RUN_ID: run_id}
 
 
 class PipelineRun:
@@ -260,16 +294,20 @@ def _first_touch(folder: Path, *, guarded: bool) -> Iterator[None]:
 
 @contextmanager
 def _closing(client: MlflowClient, run_id: str) -> Iterator[None]:
-    status = "KILLED"
     try:
         yield
-        status = "FINISHED"
-    except Exception as err:
-        status = "FAILED"
-        _set_tags(client, run_id, {"error": f"{type(err).__name__}: {err}"})
+    except BaseException as err:
+        failed = isinstance(err, Exception)
+        try:
+            if failed:
+                _set_tags(client, run_id, {"error": f"{type(err).__name__}: {err}"})
+            client.set_terminated(run_id, "FAILED" if failed else "KILLED")
+        except (MlflowException, OSError) as second:
+            # On a full disk or without a server; what was wrong first is what people must see. The
+            # next run of this host closes the record.
+            logger.warning("cannot note in MLflow how the run %s ended: %s", run_id, second)
         raise
-    finally:
-        client.set_terminated(run_id, status)
+    client.set_terminated(run_id, "FINISHED")
 
 
 def _log_metrics(
