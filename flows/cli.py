@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -81,6 +82,12 @@ def run(
     until: Annotated[
         str | None, typer.Option("--until", help="Last step to run.", metavar="STEP")
     ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--step", help="Only this step and what it needs; repeatable.", metavar="STEP"
+        ),
+    ] = None,
     seed: Seed = None,
 ) -> None:
     """Run the pipeline; what did not change is reused."""
@@ -89,13 +96,15 @@ def run(
         from flows.selection import select_steps
 
         resolved = _resolve(preset, data, overrides, seed)
-        steps = select_steps(resolved.config, until, refresh or ())
+        steps = select_steps(resolved.config, until, refresh or (), step or ())
     now = datetime.now().astimezone()
     log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-{Path(preset).stem}.log"
     with _clear_errors(console, log):
         from flows.session import RunRequest, print_results, run_pipeline
 
-        request = RunRequest(preset, data, overrides or [], refresh or [], until, seed)
+        request = RunRequest(
+            preset, data, overrides or [], refresh or [], until, seed, steps=step or []
+        )
         finished = run_pipeline(request, steps, settings, console, log)
         print_results(finished, resolved, settings, console)
 
@@ -363,28 +372,55 @@ def ui(
 
 
 @app.command()
-def serve(
-    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes in the store, not digests.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Register the deployment sicsrec/full-pipeline and carry out its runs until stopped."""
+    """Check versions, Prefect, MLflow, GPU, disk and store, and say what to do."""
     console, settings = Console(), _settings()
     with _clear_errors(console):
+        from flows.doctor import checks_json, checks_table, examine, is_sound
+
+        checks = examine(settings, with_digests=not quick)
+        if as_json:
+            typer.echo(checks_json(checks))
+        else:
+            console.print(checks_table(checks))
+        raise typer.Exit(0 if is_sound(checks) else 1)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+    cron: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cron",
+            help='Schedule: full-pipeline="0 3 * * *"; repeatable.',
+            metavar="DEPLOYMENT=CRON",
+        ),
+    ] = None,
+    n_at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Runs carried out at the same time.")
+    ] = 1,
+) -> None:
+    """Register the deployments with Prefect and carry out their runs until stopped."""
+    console = Console()
+    # Nothing else shows in this terminal how the runs go.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
+    settings = _settings()
+    with _clear_errors(console):
+        from flows.deployments import parse_schedules, serve_deployments
         from flows.server import standing_prefect_server
+        from flows.service import deployments_table, print_how_to_run
 
+        schedules = parse_schedules(cron or ())
         with standing_prefect_server(settings, port) as api_url:
-            from flows.deployment import serve_pipeline
-
-            page = api_url.removesuffix("/api")
-            console.print(
-                Text(f"Prefect's page: {page}/deployments\nA run, in another terminal:\n"),
-                Text(
-                    f"  PREFECT_API_URL={api_url} prefect deployment run "
-                    "sicsrec/full-pipeline --param preset=demo --watch"
-                ),
-                sep="",
-                soft_wrap=True,
-            )
-            serve_pipeline()
+            console.print(deployments_table(schedules))
+            print_how_to_run(api_url, console)
+            serve_deployments(schedules, n_at_once)
 
 
 def _settings() -> "Settings":
@@ -431,5 +467,9 @@ def _title(error: Any) -> str:
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
+        "BackendUnavailableError": "The judge cannot be reached",
+        "MemoryFullError": "The memory is full",
+        "TrackingError": "MLflow cannot be reached",
+        "TrainingDivergedError": "The training went astray",
         "DiskFullError": "The disk is full",
     }.get(type(error).__name__, type(error).__name__)

@@ -260,12 +260,9 @@ def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterat
         field = model.model_fields.get(name)
         if field is None:
             close = difflib.get_close_matches(str(name), model.model_fields, 1)
-            hint = (
-                f"did you mean {prefix}{close[0]}?"
-                if close
-                else f"known here: {', '.join(model.model_fields)}"
-            )
-            yield f"{prefix}{name}: no such key; {hint}"
+            hint = f"did you mean {prefix}{close[0]}? " if close else ""
+            known = ", ".join(model.model_fields)
+            yield f"{prefix}{name}: no such key; {hint}known here: {known}"
             continue
         inner = _model_of(field.annotation, value)
         if inner is not None:

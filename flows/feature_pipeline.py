@@ -16,11 +16,18 @@ def feature_pipeline(
     *,
     catalog: ArtifactRef,
     covers: ArtifactRef,
-    train: ArtifactRef,
+    train: ArtifactRef | None,
 ) -> list[StepOutcome]:
     """Run stage 1 on items and training histories.
 
     There is no parameter through which held-out interactions could be passed (leak lock 2).
+
+    Args:
+        config: the whole configuration.
+        run: what the run is about.
+        catalog: ``ingest/catalog``.
+        covers: ``ingest/covers``.
+        train: ``split/train``; None when nothing that this run wants needs it.
     """
-    refs = {ref.name: ref for ref in (catalog, covers, train)}
+    refs = {ref.name: ref for ref in (catalog, covers, train) if ref is not None}
     return run_in_order((sample_pairs, align_encoders, encode_items), config, refs, run)

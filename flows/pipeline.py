@@ -2,53 +2,58 @@
 
 import logging
 from datetime import datetime
-from typing import Literal
+from pathlib import Path
+from typing import cast
 
 from prefect import flow
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.utilities.names import generate_slug
 
 from flows.configuration import resolve_config
 from flows.feature_pipeline import feature_pipeline
 from flows.order import refs_of
+from flows.parameters import Override, PresetOrFile, StepName
 from flows.prepare_data import prepare_data
 from flows.selection import select_steps
 from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
+from sicsrec.errors import SicsrecError
 from tasks.outcome import RunOutcome, StepOutcome
+from tasks.page import failed_run, publish_run
 from tasks.record import RunRecord, recorded_run
 from tasks.registration import register_model
-
-StepName = Literal[
-    "ingest",
-    "split",
-    "sample_pairs",
-    "align_encoders",
-    "encode_items",
-    "pretrain_id",
-    "train_sicsrec",
-    "evaluate",
-    "export",
-]
-"""The steps as a type, so that Prefect's page offers them as a choice."""
+from tasks.settings import Settings
 
 
 def _run_name() -> str:
-    preset = flow_run.parameters.get("preset", "demo")
-    tags = flow_run.parameters.get("tags") or {}
-    variant = tags.get("variant") or (f"trial {tags['trial']}" if "trial" in tags else None)
+    """Name the data, what the run is about, and when it was."""
+    given = flow_run.parameters
+    try:
+        label = resolve_config(
+            given.get("preset", "demo"),
+            data=given.get("data"),
+            overrides=given.get("overrides") or (),
+        ).config.dataset
+    except SicsrecError:
+        # The run itself will say what is wrong.
+        label = Path(str(given.get("preset"))).stem
+    words = [label, *(given.get("steps") or [])]
+    words += [f"until {given['until']}"] if given.get("until") else []
+    tags = given.get("tags") or {}
+    words += [tags["variant"]] if tags.get("variant") else []
+    words += [f"trial {tags['trial']}"] if "trial" in tags else []
     now = datetime.now().astimezone()
-    label = f"{preset}, {variant}" if variant else preset
-    return f"{label} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
+    return f"{', '.join(words)} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
 
 
 @flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
 def sicsrec(
-    preset: str = "demo",
+    preset: PresetOrFile = "demo",
     data: str | None = None,
-    overrides: list[str] | None = None,
+    overrides: list[Override] | None = None,
     refresh: list[StepName] | None = None,
     until: StepName | None = None,
+    steps: list[StepName] | None = None,
     seed: int | None = None,
     tags: dict[str, str] | None = None,
 ) -> RunOutcome:
@@ -60,34 +65,44 @@ def sicsrec(
         overrides: changes to the preset, each ``section.key=value``.
         refresh: steps that run even when their output could be reused.
         until: last step to run.
+        steps: run only these steps and what they need before them; what is there is reused.
         seed: seed of every step that draws random numbers.
         tags: further tags of the run in MLflow.
 
     Returns:
-        How each step ended, in order.
+        How each step ended, in order; to Prefect, a failed state when an error of ours ended it.
     """
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
-    config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
-    steps = select_steps(config, until, refresh or ())
-    name = str(flow_run.name or preset)
-    with recorded_run(name, config, steps, tuple(refresh or ()), tags, preset) as run:
-        outcomes = _run_stages(config, run)
-        registered = register_model(config, refs_of(outcomes), run)
-    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, registered)
+    try:
+        if deployment.id is not None:
+            Settings.from_environment().check_home()
+        config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
+        selected = select_steps(config, until, refresh or (), steps or ())
+        name = str(flow_run.name or preset)
+        with recorded_run(name, config, selected, tuple(refresh or ()), tags, preset) as run:
+            outcomes = _run_stages(config, run)
+            registered = register_model(config, refs_of(outcomes), run)
+            outcome = RunOutcome(
+                tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, registered
+            )
+            publish_run(config.dataset, outcome)
+    except SicsrecError as err:
+        # Returned, not raised: Prefect would log the traceback once more, over the message. That
+        # of a step's error is in the log of its task.
+        return cast("RunOutcome", failed_run(err))
+    return outcome
 
 
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:
     outcomes = prepare_data(config, run)
     refs = refs_of(outcomes)
-    if "split/train" not in refs:
-        return outcomes
     outcomes += feature_pipeline(
         config,
         run,
         catalog=refs["ingest/catalog"],
         covers=refs["ingest/covers"],
-        train=refs["split/train"],
+        train=refs.get("split/train"),
     )
     outcomes += training_pipeline(config, run, refs_of(outcomes))
     return outcomes

@@ -20,7 +20,7 @@ from typing import Self
 
 from sicsrec.errors import SicsrecError
 from sicsrec.runs import registers
-from tasks.settings import Settings
+from tasks.settings import TEMPORARY_SERVER, Settings
 
 MLFLOW_URL = "http://127.0.0.1:5000"
 PREFECT_URL = "http://127.0.0.1:4200"
@@ -117,11 +117,11 @@ def prefect_server(api_url: str | None, log: Path) -> Iterator[TemporaryServer |
         yield None
         return
     with TemporaryServer(log) as server:
-        os.environ["PREFECT_API_URL"] = server.api_url
+        os.environ |= {"PREFECT_API_URL": server.api_url, TEMPORARY_SERVER: "1"}
         try:
             yield server
         finally:
-            del os.environ["PREFECT_API_URL"]
+            del os.environ["PREFECT_API_URL"], os.environ[TEMPORARY_SERVER]
 
 
 @contextmanager
@@ -151,7 +151,10 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(  # noqa: S603
-            _prefect_command(chosen), stdout=stream, stderr=stream
+            _prefect_command(chosen),
+            env=_prefect_environment(chosen),
+            stdout=stream,
+            stderr=stream,
         )
     try:
         deadline = time.monotonic() + 120
@@ -177,7 +180,7 @@ def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None
         return 0
     chosen = port or _default_port(PREFECT_URL)
     say(f"Prefect: http://127.0.0.1:{chosen}/runs  (Ctrl-C stops it)")
-    return _run_until_stopped(_prefect_command(chosen))
+    return _run_until_stopped(_prefect_command(chosen), _prefect_environment(chosen))
 
 
 def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
@@ -224,8 +227,22 @@ def _prefect_command(port: int) -> list[str]:
     ]
 
 
-def _run_until_stopped(command: list[str]) -> int:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
+def _prefect_environment(port: int) -> dict[str, str]:
+    """Return the environment of a server with a page; what the user has set wins."""
+    return {
+        # By itself the page asks port 4200, whatever the port it comes from.
+        "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        # So that `prefect deployment run --watch` shows log lines, and with them what went wrong.
+        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
+        "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
+        **os.environ,
+    }
+
+
+def _run_until_stopped(command: list[str], environment: dict[str, str] | None = None) -> int:
+    process = subprocess.Popen(  # noqa: S603
+        command, env=environment, stdout=subprocess.DEVNULL
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:

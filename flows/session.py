@@ -37,6 +37,7 @@ class RunRequest:
     until: str | None = None
     seed: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def run_flow(request: RunRequest, view: Observer) -> Any:
             until=request.until,
             seed=request.seed,
             tags=request.tags,
+            steps=request.steps,
             return_state=True,
         )
 
@@ -173,15 +175,15 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
     if not places and outcome.steps:
         places.append(("Output", _near(Path(outcome.steps[-1].folder)), ""))
     run_path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
-    if settings.mlflow_uri is None:
+    if settings.mlflow_page is None:
         places.append(("MLflow", "sicsrec ui", f"{MLFLOW_URL}/{run_path}"))
     else:
-        places.append(("MLflow", f"{settings.mlflow_uri}/{run_path}", ""))
+        places.append(("MLflow", f"{settings.mlflow_page}/{run_path}", ""))
     page = f"runs/flow-run/{finished.flow_run_id}"
-    if settings.prefect_api_url is None:
+    if settings.prefect_page is None:
         places.append(("Prefect", "sicsrec ui --prefect", f"{PREFECT_URL}/{page}"))
     else:
-        places.append(("Prefect", f"{settings.prefect_api_url.removesuffix('/api')}/{page}", ""))
+        places.append(("Prefect", f"{settings.prefect_page}/{page}", ""))
     return places
 
 

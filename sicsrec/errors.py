@@ -15,6 +15,8 @@
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
+    ├── MemoryFullError             of the accelerator or the machine
+    ├── TrackingError               the server of the records cannot be reached
     ├── TrainingDivergedError       a loss or score is not a finite number
     └── TrainingProcessError        one of several training processes died
 
@@ -72,6 +74,14 @@ class BackendUnavailableError(BackendError):
 
 class EncoderError(SicsrecError):
     """A text or image encoder cannot be loaded or used."""
+
+
+class MemoryFullError(SicsrecError):
+    """The memory of the accelerator or of the machine is full."""
+
+
+class TrackingError(SicsrecError):
+    """The server that keeps the records of runs cannot be reached, or refuses one."""
 
 
 class TrainingDivergedError(SicsrecError):

@@ -20,6 +20,7 @@ from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
 from sicsrec.tracking.liveness import is_abandoned
 from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun
+from tasks.page import prefect_links
 from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
@@ -60,6 +61,7 @@ def recorded_run(
         "dataset": config.dataset,
         "config_digest": config_digest(config),
         "prefect.flow_run_id": str(flow_run.id or ""),
+        **prefect_links(),
         "git.commit": _git_commit(),
         "judge": config.sample_pairs.judge.kind if config.has_stage_one else "none",
         "text_encoder": _encoder_name(config, "text"),
@@ -87,6 +89,7 @@ def open_step_record(config: PipelineConfig, run: RunRecord) -> OpenTracker:
             "step_version": str(step.version),
             "key": key,
             "prefect.task_run_id": str(task_run.id or ""),
+            **prefect_links(),
         }
         return _attach(run).step(step.name, params, tags)
 

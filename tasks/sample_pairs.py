@@ -13,8 +13,8 @@ from tasks.record import RunRecord
     name="sample_pairs",
     task_run_name="sample_pairs {config.dataset}",
     cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[2, 10, 30],
+    retries=2,
+    retry_delay_seconds=[60, 300],
     retry_condition_fn=is_worth_a_retry,
 )
 def sample_pairs(config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:

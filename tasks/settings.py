@@ -8,6 +8,9 @@ from typing import Self
 
 from sicsrec.errors import ConfigError
 
+TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
+"""Set while the Prefect server in use is one that ends with the run."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,6 +32,12 @@ class Settings:
     """``SICSREC_DASK``: who takes over parts of sampling and encoding: the address of a Dask
     scheduler, e.g. ``tcp://host:8786``, or ``local:4`` for four processes on this machine; None:
     nobody."""
+    prefect_page: str | None = None
+    """``PREFECT_UI_URL``, otherwise from the server's address: where a browser finds Prefect; None
+    for a temporary server, which has no page."""
+    mlflow_page: str | None = None
+    """``SICSREC_MLFLOW_PAGE``, otherwise from ``MLFLOW_TRACKING_URI``: where a browser finds
+    MLflow; None where no server is known."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -38,13 +47,20 @@ class Settings:
             ConfigError: if a variable has a value it cannot have.
         """
         values = os.environ if environment is None else environment
+        api_url = values.get("PREFECT_API_URL") or None
+        mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
         return cls(
             home=Path(values.get("SICSREC_HOME") or ".sicsrec").resolve(),
             device=values.get("SICSREC_DEVICE") or "auto",
             n_processes=_count(values, "SICSREC_PROCESSES", 1),
-            mlflow_uri=values.get("MLFLOW_TRACKING_URI") or None,
-            prefect_api_url=values.get("PREFECT_API_URL") or None,
             dask=values.get("SICSREC_DASK") or None,
+            mlflow_uri=mlflow_uri,
+            prefect_api_url=api_url,
+            prefect_page=_page(
+                values.get("PREFECT_UI_URL"),
+                None if values.get(TEMPORARY_SERVER) else api_url,
+            ),
+            mlflow_page=_page(values.get("SICSREC_MLFLOW_PAGE"), mlflow_uri),
         )
 
     @property
@@ -80,6 +96,22 @@ class Settings:
             "DO_NOT_TRACK": "1",
         }
 
+    def check_home(self, environment: Mapping[str, str] | None = None) -> None:
+        """Check that the home is named as a place that stays.
+
+        A worker carries out each run in a temporary folder, where all output would be lost.
+
+        Raises:
+            ConfigError: if ``SICSREC_HOME`` is not set or not absolute.
+        """
+        values = os.environ if environment is None else environment
+        named = values.get("SICSREC_HOME")
+        if not named or not Path(named).is_absolute():
+            raise ConfigError(
+                f"SICSREC_HOME is {named!r} where this run is carried out; set it to an absolute "
+                "path before `prefect worker start`, or in the job variables of the work pool"
+            )
+
     def apply(self) -> None:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
@@ -91,6 +123,14 @@ def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, found {text!r}")
     return int(text)
+
+
+def _page(named: str | None, server: str | None) -> str | None:
+    if named:
+        return named.rstrip("/")
+    if server is None or not server.startswith(("http://", "https://")):
+        return None
+    return server.rstrip("/").removesuffix("/api")
 
 
 def read_secret(name: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from flows.pipeline import StepName
+from flows.parameters import StepName
 from sicsrec.config import PipelineConfig
 from sicsrec.steps import STEP_NAMES, STEPS, get_step
 
@@ -43,8 +43,19 @@ def test_step_has_module_class_task_and_name(name: str) -> None:
 
 
 def test_there_is_no_further_task() -> None:
-    others = {"__init__", "_run", "cluster", "comparison", "outcome", "process_end", "record"}
-    others |= {"registration", "search", "settings"}
+    others = {
+        "__init__",
+        "_run",
+        "cluster",
+        "comparison",
+        "outcome",
+        "page",
+        "process_end",
+        "record",
+        "registration",
+        "search",
+        "settings",
+    }
     assert _modules("tasks") - others == set(STEP_NAMES)
 
 

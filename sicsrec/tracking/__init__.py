@@ -4,6 +4,7 @@ This module is only the contract; :mod:`sicsrec.tracking.mlflow_store` is the on
 library that imports MLflow.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -57,3 +58,9 @@ class NullTracker:
     def identity(self) -> dict[str, str]:
         """See :meth:`Tracker.identity`."""
         return {}
+
+
+def is_tracking_failure(error: BaseException) -> bool:
+    """Whether an error comes from what keeps the records; imports nothing to find out."""
+    mlflow = sys.modules.get("mlflow.exceptions")
+    return mlflow is not None and isinstance(error, mlflow.MlflowException)

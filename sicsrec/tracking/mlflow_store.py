@@ -7,6 +7,9 @@ active run in module state, which threads and task runners mix up.
 import json
 import logging
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +23,15 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
+from sicsrec.errors import TrackingError
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 100
 """Most parameters MLflow takes in one call; also used for metrics, whose limit is higher."""
+
+_SIGN_OF_LIFE_SECONDS = 10.0
 
 _MAX_VALUE_LENGTH = 500
 """Longer parameter values are cut; the manifest in the store has them whole."""
@@ -42,11 +48,16 @@ class MlflowStore:
     Args:
         home: root of everything the pipeline keeps; database and files lie in ``home/mlflow``.
         uri: another tracking URI, e.g. of a server; then MLflow decides where files lie.
+
+    Raises:
+        TrackingError: if ``uri`` names a server that does not answer.
     """
 
     def __init__(self, home: Path, uri: str | None = None) -> None:
         self.uri = uri or database_uri(home)
         self._artifacts = None if uri else (home / "mlflow" / "artifacts").resolve()
+        if uri is not None and uri.startswith(("http://", "https://")):
+            _check_server(uri)
         with _first_touch(home / "mlflow", guarded=uri is None):
             self.client = MlflowClient(self.uri)
 
@@ -65,6 +76,18 @@ class MlflowStore:
         experiment_id = self._experiment(experiment)
         run = self._create(experiment_id, name, params or {}, tags or {})
         return PipelineRun(self, run.info.run_id, experiment_id)
+
+    def count_experiments(self) -> int:
+        """Return how many data sets have runs.
+
+        Raises:
+            TrackingError: if the store cannot be read.
+        """
+        try:
+            found = self.client.search_experiments(filter_string="name != 'Default'")
+        except MlflowException as err:
+            raise TrackingError(f"the store {_without_password(self.uri)}: {err}") from err
+        return len(found)
 
     def resume(self, run_id: str) -> "PipelineRun | None":
         """Open a run again that ended, e.g. with its process; None where it is gone."""
@@ -228,6 +251,28 @@ class MlflowTracker:
     def identity(self) -> dict[str, str]:
         """See :meth:`sicsrec.tracking.Tracker.identity`."""
         return {"mlflow_run_id": self.run_id, "mlflow_experiment_id": self.experiment_id}
+
+
+def _check_server(uri: str) -> None:
+    """Ask for a sign of life first: MLflow's own client tries for minutes before it gives up."""
+    url = f"{uri.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=_SIGN_OF_LIFE_SECONDS):  # noqa: S310 - http(s)
+            return
+    except urllib.error.HTTPError:
+        # Something answers; what it may refuse is said by the calls that follow.
+        return
+    except (OSError, ValueError) as err:
+        why = getattr(err, "reason", err)
+        raise TrackingError(
+            f"no MLflow server answers under MLFLOW_TRACKING_URI={_without_password(uri)} ({why}). "
+            "Start it, or unset the variable to keep the records below SICSREC_HOME"
+        ) from err
+
+
+def _without_password(uri: str) -> str:
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sicsrec.errors import ConfigError
-from tasks.settings import Settings, read_secret
+from tasks.settings import TEMPORARY_SERVER, Settings, read_secret
 
 
 def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +55,31 @@ def test_a_secret_is_read_by_its_name(monkeypatch):
     assert read_secret("SICSREC_TEST_SECRET") is None
     monkeypatch.delenv("SICSREC_TEST_SECRET")
     assert read_secret("SICSREC_TEST_SECRET") is None
+
+
+def test_pages_follow_the_servers_unless_they_are_named() -> None:
+    servers = {
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000/",
+        "PREFECT_API_URL": "http://prefect:4200/api",
+    }
+    settings = Settings.from_environment(servers)
+    assert settings.mlflow_page == "http://mlflow:5000"
+    assert settings.prefect_page == "http://prefect:4200"
+    named = {"SICSREC_MLFLOW_PAGE": "http://a:1", "PREFECT_UI_URL": "http://b:2/"}
+    settings = Settings.from_environment(servers | named)
+    assert (settings.mlflow_page, settings.prefect_page) == ("http://a:1", "http://b:2")
+    # A server that ends with the run has no page, and a database is no address for a browser.
+    passing = {"PREFECT_API_URL": "http://127.0.0.1:9/api", TEMPORARY_SERVER: "1"}
+    settings = Settings.from_environment(passing | {"MLFLOW_TRACKING_URI": "sqlite:///a.db"})
+    assert (settings.mlflow_page, settings.prefect_page) == (None, None)
+
+
+@pytest.mark.parametrize("home", [{}, {"SICSREC_HOME": ""}, {"SICSREC_HOME": "here"}])
+def test_home_that_would_not_stay_is_refused(home: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="absolute path"):
+        Settings.from_environment(home).check_home(home)
+
+
+def test_home_that_stays_is_taken() -> None:
+    home = {"SICSREC_HOME": "/somewhere"}
+    Settings.from_environment(home).check_home(home)

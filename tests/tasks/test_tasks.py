@@ -32,11 +32,16 @@ def test_task_is_thin_and_leaves_reuse_to_the_store(name: str) -> None:
     assert len(Path(source).read_text().splitlines()) <= 40
 
 
-def test_only_a_judge_that_cannot_be_reached_is_asked_again() -> None:
+def test_only_a_judge_that_cannot_be_reached_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert {name for name in STEP_NAMES if task_of(name).retries} == {"sample_pairs"}
     run = TaskRun.model_construct()
     task = task_of("sample_pairs")
-    assert is_worth_a_retry(task, run, Failed(data=BackendUnavailableError("no answer")))
+    gone = Failed(data=BackendUnavailableError("no answer"))
+    assert not is_worth_a_retry(task, run, gone)  # a person waits at the terminal
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "of a deployment")
+    assert is_worth_a_retry(task, run, gone)
     assert not is_worth_a_retry(task, run, Failed(data=DataError("no titles")))
 
 

@@ -1,0 +1,169 @@
+"""All deployments in one table; ``sicsrec serve`` and ``docker/prefect.yaml`` register the same.
+
+Prefect is imported by the functions that need it: it takes the server's address when it is
+imported, and ``sicsrec serve`` knows that only once its server runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from sicsrec.errors import ConfigError
+from sicsrec.steps import STEP_NAMES
+
+FLOW_NAME = "sicsrec"
+_POLL_SECONDS = 2.0
+"""How often a run that is due is looked for."""
+ENTRYPOINT = "flows.pipeline.sicsrec"
+GPU_LIMIT = "tag:gpu"
+"""Prefect's limit on tasks that carry the tag ``gpu`` and run at the same time, over all runs."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One deployment of the flow ``sicsrec``; its parameters are the defaults of the form."""
+
+    name: str
+    summary: str
+    """One or two sentences."""
+    note: str = ""
+    """What else the description on Prefect's page says."""
+    tags: tuple[str, ...] = ("sicsrec",)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """What Prefect's page says."""
+        return f"{self.summary} {self.note}".strip()
+
+    @property
+    def full_name(self) -> str:
+        """The name that ``prefect deployment run`` takes."""
+        return f"{FLOW_NAME}/{self.name}"
+
+
+_WHAT_STEPS_DO = {
+    "ingest": "Read the raw data: check every row, decode every cover.",
+    "split": "Split the log into train, valid and test.",
+    "sample_pairs": "Let the judge name similar and unrelated items in training histories.",
+    "align_encoders": "Fine-tune the text and the image encoder on the pairs.",
+    "encode_items": "Turn texts and covers into vectors.",
+    "pretrain_id": "Step 1 of training: item embeddings and ID encoder.",
+    "train_sicsrec": "Step 2 of training: content encoder, mix decoder, adapters, blend.",
+    "evaluate": "Rank the held-out targets, beside simple rivals.",
+    "export": "Write recommendations, vectors and a model folder.",
+}
+_REUSE = (
+    "What it needs before it runs as well, or is reused when it is there. Unchanged output is "
+    "reused too; name the step under `refresh` to make it again."
+)
+
+DEPLOYMENTS: tuple[Deployment, ...] = (
+    Deployment(
+        "full-pipeline",
+        "Raw video metadata, covers and histories to an evaluated, exported recommender.",
+        "Steps whose inputs did not change are reused; `refresh` names steps to make again.",
+    ),
+    Deployment(
+        "features",
+        "Stage 1: items to text and image vectors.",
+        _REUSE,
+        ("sicsrec", "stage"),
+        {"steps": ["encode_items"]},
+    ),
+    Deployment(
+        "training",
+        "Stage 2: both steps of training, evaluation, export.",
+        _REUSE,
+        ("sicsrec", "stage"),
+        {"steps": ["pretrain_id", "train_sicsrec", "evaluate", "export"]},
+    ),
+    *(
+        Deployment(name, _WHAT_STEPS_DO[name], _REUSE, ("sicsrec", "step"), {"steps": [name]})
+        for name in STEP_NAMES
+    ),
+)
+
+
+def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
+    """Return deployments and their schedules from texts like ``full-pipeline=0 3 * * *``.
+
+    Raises:
+        ConfigError: if a text is something else or names no deployment.
+    """
+    known = [entry.name for entry in DEPLOYMENTS]
+    schedules = {}
+    for text in texts:
+        name, equals, cron = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(f"--cron {text!r}: write it as full-pipeline='0 3 * * *'")
+        if name not in known:
+            raise ConfigError(
+                f"--cron {text!r}: there is no deployment {name!r}. Deployments: {', '.join(known)}"
+            )
+        schedules[name] = cron
+    return schedules
+
+
+def serve_deployments(schedules: Mapping[str, str], n_at_once: int) -> None:
+    """Register all deployments with the Prefect server in use and carry out their runs.
+
+    Args:
+        schedules: name of a deployment to its schedule as cron has it; the others keep the
+            schedules that they have on the server.
+        n_at_once: runs carried out at the same time; more wait.
+
+    Raises:
+        ConfigError: if a schedule is none.
+    """
+    from prefect import serve
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.pipeline import sicsrec
+
+    registered: list[Any] = []
+    for entry in DEPLOYMENTS:
+        cron = schedules.get(entry.name)
+        try:
+            registered.append(
+                sicsrec.to_deployment(
+                    entry.name,
+                    description=entry.description,
+                    tags=list(entry.tags),
+                    parameters=dict(entry.parameters),
+                    cron=cron,
+                    entrypoint_type=EntrypointType.MODULE_PATH,
+                )
+            )
+        except ValidationError as err:
+            raise ConfigError(
+                f"--cron {entry.name}={cron!r} is no schedule. Five fields are expected: minute, "
+                "hour, day of the month, month, day of the week"
+            ) from err
+    limit_gpu_work()
+    serve(*registered, limit=n_at_once, print_starting_message=False, query_seconds=_POLL_SECONDS)
+
+
+def limit_gpu_work() -> dict[str, Any]:
+    """Let one task with the tag ``gpu`` run at a time, unless the server has a limit already.
+
+    A step of ``prefect deploy`` as well, which is why it returns a mapping.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+        except ObjectNotFound:
+            try:
+                client.create_global_concurrency_limit(
+                    GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1, slot_decay_per_second=0)
+                )
+            except ObjectAlreadyExists:
+                # Somebody else has made it in between.
+                return {}
+    return {}

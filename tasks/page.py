@@ -1,0 +1,282 @@
+"""What Prefect's page shows of a step beside its state: a summary, its progress, links."""
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run, task_run
+from prefect.states import Failed
+
+from sicsrec.errors import SicsrecError
+from sicsrec.progress import Advance, Progress
+from sicsrec.steps.runner import StepResult
+from tasks.outcome import RunOutcome, StepOutcome
+from tasks.settings import Settings
+
+logger = logging.getLogger("sicsrec.tasks")
+
+_NOT_IN_KEYS = re.compile(r"[^a-z0-9]+")
+
+
+def artifact_key(*words: str) -> str:
+    """Return a key as Prefect takes it: small letters, digits and dashes.
+
+    Example:
+        >>> artifact_key("My Videos", "encode_items")
+        'my-videos-encode-items'
+    """
+    return _NOT_IN_KEYS.sub("-", " ".join(words).lower()).strip("-")
+
+
+class PageProgress:
+    """Shows stages that take long as progress artifacts of the running task, with few updates.
+
+    Args:
+        key: of the artifacts.
+        first_seconds: how long a stage has to run before it is shown.
+        longest_seconds: the longest time between updates, which are a twentieth of the time that
+            the stage has run apart, but never closer than ``first_seconds``.
+    """
+
+    def __init__(
+        self, key: str, first_seconds: float = 10.0, longest_seconds: float = 60.0
+    ) -> None:
+        self.key = key
+        self.first_seconds = first_seconds
+        self.longest_seconds = longest_seconds
+
+    @contextmanager
+    def stage(self, description: str, total: int | None) -> Iterator[Advance]:
+        """See :meth:`sicsrec.progress.Progress.stage`; a stage of unknown length is not shown."""
+        if not total:
+            yield _ignore
+            return
+        bar = _ProgressArtifact(self, description, total)
+        yield bar.advance
+        bar.finish()
+
+
+def _ignore(n: int = 1, note: str = "") -> None:
+    del n, note
+
+
+class _ProgressArtifact:
+    """One stage on the page. The page is told; it never stops the work."""
+
+    def __init__(self, settings: PageProgress, description: str, total: int) -> None:
+        self._settings = settings
+        self._description = description
+        self._total = total
+        # Asked here: whoever advances the stage may do so from another thread.
+        self._flow_run_id, self._task_run_id = flow_run.id, task_run.id
+        self._started = self._last = time.monotonic()
+        self._done = 0
+        self._artifact_id: UUID | None = None
+        self._is_told = True
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._done += n
+        now = time.monotonic()
+        settings, elapsed = self._settings, now - self._started
+        wait = max(settings.first_seconds, min(elapsed / 20, settings.longest_seconds))
+        if not self._is_told or now - self._last < wait:
+            return
+        self._last = now
+        left = elapsed / self._done * (self._total - self._done) if self._done else None
+        words = [f"{self._done:,} of {self._total:,}"]
+        if left is not None:
+            words.append(f"about {_duration(left)} left")
+        self._tell(", ".join([*words, *([note] if note else [])]))
+
+    def finish(self) -> None:
+        if self._artifact_id is not None:
+            self._done = self._total
+            self._tell(f"{self._total:,} in {_duration(time.monotonic() - self._started)}")
+
+    def _tell(self, words: str) -> None:
+        share = round(100 * min(self._done / self._total, 1.0), 1)
+        text = f"{self._description}: {words}"
+        try:
+            with get_client(sync_client=True) as client:
+                if self._artifact_id is None:
+                    made = client.create_artifact(
+                        ArtifactCreate(
+                            key=self._settings.key,
+                            type="progress",
+                            description=text,
+                            data=share,
+                            flow_run_id=self._flow_run_id,
+                            task_run_id=self._task_run_id,
+                        )
+                    )
+                    self._artifact_id = made.id
+                else:
+                    client.update_artifact(
+                        self._artifact_id, ArtifactUpdate(description=text, data=share)
+                    )
+        except (httpx.HTTPError, PrefectException) as err:
+            self._is_told = False
+            logger.warning("Prefect is not told how far %s is: %s", self._description, err)
+
+
+class BothProgress:
+    """Tells two receivers."""
+
+    def __init__(self, first: Progress, second: Progress) -> None:
+        self.both = (first, second)
+
+    @contextmanager
+    def stage(self, description: str, total: int | None) -> Iterator[Advance]:
+        """See :meth:`sicsrec.progress.Progress.stage`."""
+        with ExitStack() as stack:
+            advances = [
+                stack.enter_context(progress.stage(description, total)) for progress in self.both
+            ]
+
+            def advance(n: int = 1, note: str = "") -> None:
+                for told in advances:
+                    told(n, note)
+
+            yield advance
+
+
+def publish_step(outcome: StepOutcome, result: StepResult) -> None:
+    """Leave a summary of a finished step on its page."""
+    manifest = result.manifest
+    how = "reused" if outcome.was_reused else "ran"
+    tracking = manifest.tracking
+    outputs = "\n".join(
+        f"| {name} | `{entry.digest[:16]}` | {_size(sum(f.n_bytes for f in entry.files))} | "
+        f"{', '.join(entry.sees) or 'nothing'} |"
+        for name, entry in manifest.outputs.items()
+    )
+    made = _duration(manifest.seconds)
+    create_markdown_artifact(
+        key=artifact_key(manifest.dataset, outcome.name),
+        description=f"{outcome.name}, {manifest.dataset}: {how}, {outcome.rows:,} "
+        f"{outcome.rows_of}, {_duration(outcome.seconds)}",
+        markdown=(
+            f"## {outcome.name}: {how}\n\n"
+            f"| | |\n|---|---|\n| {outcome.rows_of} | {outcome.rows:,} |\n"
+            f"| this time | {_duration(outcome.seconds)} |\n"
+            f"| when it was made | {made}, {manifest.started[:16].replace('T', ' ')} UTC |\n"
+            f"| size | {_size(outcome.n_bytes)} |\n| key | `{outcome.key}` |\n"
+            f"| folder | `{outcome.folder}` |\n"
+            f"| MLflow | {_mlflow_words(tracking)} |\n\n"
+            f"| output | digest | size | has seen of the log |\n|---|---|---|---|\n{outputs}\n"
+        ),
+    )
+
+
+def publish_run(dataset: str, outcome: RunOutcome) -> None:
+    """Leave a summary of a finished run on its page, and a link to its record."""
+    tracking = {
+        "mlflow_experiment_id": outcome.mlflow_experiment_id,
+        "mlflow_run_id": outcome.mlflow_run_id,
+    }
+    n_reused = sum(step.was_reused for step in outcome.steps)
+    create_markdown_artifact(
+        key=artifact_key(dataset, "run"),
+        description=f"{dataset}: {len(outcome.steps)} steps, {n_reused} of them reused",
+        markdown=(
+            f"## {dataset}\n\n"
+            "| step | | rows | time | size | key |\n|---|---|---|---|---|---|\n"
+            f"{_step_rows(outcome.steps)}\n\nMLflow: {_mlflow_words(tracking)}\n"
+        ),
+    )
+    link = mlflow_link(tracking)
+    if link is not None:
+        create_link_artifact(
+            link,
+            link_text="the run in MLflow",
+            key=artifact_key(dataset, "mlflow"),
+            description=f"{dataset}: parameters, curves, tables",
+        )
+
+
+def failed_run(error: SicsrecError) -> State[RunOutcome]:
+    """Say on the run's page what went wrong and return the state that the run ends in."""
+    logger.error("%s", error)
+    create_markdown_artifact(
+        key="what-went-wrong",
+        description=str(error).splitlines()[0],
+        markdown=(
+            f"## What went wrong\n\n```\n{error}\n```\n\n"
+            "What was finished before is kept: run again with the same parameters to go on. The "
+            "traceback of a step is in the log of its task.\n"
+        ),
+    )
+    return Failed(message=str(error), data=error)
+
+
+def _step_rows(steps: Sequence[StepOutcome]) -> str:
+    return "\n".join(
+        f"| {step.name} | {'reused' if step.was_reused else 'ran'} | {step.rows:,} {step.rows_of} "
+        f"| {_duration(step.seconds)} | {_size(step.n_bytes)} | `{step.key}` |"
+        for step in steps
+    )
+
+
+def mlflow_link(tracking: dict[str, str]) -> str | None:
+    """Return the address of a run's page, None where no server is known or nothing was recorded.
+
+    Args:
+        tracking: ids of the experiment and the run, as a manifest keeps them.
+    """
+    page = Settings.from_environment().mlflow_page
+    if page is None or "mlflow_run_id" not in tracking:
+        return None
+    return f"{page}/{_mlflow_path(tracking)}"
+
+
+def _mlflow_path(tracking: dict[str, str]) -> str:
+    return f"#/experiments/{tracking['mlflow_experiment_id']}/runs/{tracking['mlflow_run_id']}"
+
+
+def _mlflow_words(tracking: dict[str, str]) -> str:
+    if "mlflow_run_id" not in tracking:
+        return "not recorded"
+    link = mlflow_link(tracking)
+    if link is not None:
+        return f"[{tracking['mlflow_run_id']}]({link})"
+    return (
+        f"run `{tracking['mlflow_run_id']}`: start `sicsrec ui`, then open "
+        f"`/{_mlflow_path(tracking)}` on its page"
+    )
+
+
+def prefect_links() -> dict[str, str]:
+    """Return tags that lead from a record to the pages of the running flow and task."""
+    page = Settings.from_environment().prefect_page
+    if page is None:
+        return {}
+    runs = {"flow-run": flow_run.id, "task-run": task_run.id}
+    return {
+        f"prefect.{kind.replace('-', '_')}_url": f"{page}/runs/{kind}/{run_id}"
+        for kind, run_id in runs.items()
+        if run_id
+    }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"

@@ -1,0 +1,112 @@
+"""The table of deployments, and that docker/prefect.yaml says the same."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.importtools import import_object
+from prefect.utilities.schema_tools import ValidationError, validate
+
+from flows.configuration import preset_names
+from flows.deployments import DEPLOYMENTS, ENTRYPOINT, FLOW_NAME, Deployment, parse_schedules
+from flows.parameters import StepName
+from flows.pipeline import sicsrec
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ConfigError
+from sicsrec.steps import STEP_NAMES
+
+FILE = Path(__file__).parents[2] / "docker" / "prefect.yaml"
+SCHEMA: dict[str, Any] = parameter_schema(sicsrec).model_dump()
+
+
+def test_there_is_one_deployment_for_all_for_each_stage_and_for_each_step() -> None:
+    names = [entry.name for entry in DEPLOYMENTS]
+    assert names == ["full-pipeline", "features", "training", *STEP_NAMES]
+    assert sicsrec.name == FLOW_NAME
+    assert import_object(ENTRYPOINT) is sicsrec
+
+
+def test_prefect_yaml_holds_the_table() -> None:
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    assert PrefectYamlModel.model_validate(content).deployments
+    listed = [
+        Deployment(
+            entry["name"],
+            entry["description"],
+            tags=tuple(entry["tags"]),
+            parameters=entry.get("parameters", {}),
+        )
+        for entry in content["deployments"]
+    ]
+    assert [(e.full_name, e.description, e.tags, e.parameters) for e in listed] == [
+        (e.full_name, e.description, e.tags, e.parameters) for e in DEPLOYMENTS
+    ]
+    assert {entry["entrypoint"] for entry in content["deployments"]} == {ENTRYPOINT}
+    assert {entry["work_pool"]["name"] for entry in content["deployments"]} == {"sicsrec"}
+    for step in (step for entry in content["deployments"] for step in entry.get("build", [])):
+        assert callable(import_object(next(iter(step))))
+
+
+@pytest.mark.parametrize("entry", DEPLOYMENTS, ids=lambda entry: entry.name)
+def test_defaults_are_taken_by_the_schema(entry: Deployment) -> None:
+    validate(dict(entry.parameters), SCHEMA, raise_on_error=True, ignore_required=True)
+
+
+def test_form_describes_every_parameter_and_offers_what_exists() -> None:
+    properties = SCHEMA["properties"]
+    assert list(properties) == list(inspect.signature(sicsrec.fn).parameters)
+    assert all(entry["description"] for entry in properties.values())
+    assert properties["preset"]["anyOf"][0]["enum"] == list(preset_names())
+    for name in ("refresh", "steps"):
+        (items,) = (entry["items"] for entry in properties[name]["anyOf"] if "items" in entry)
+        assert tuple(items["enum"]) == STEP_NAMES == StepName.__args__  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "known"),
+    [
+        ({"preset": "dmeo"}, preset_names()),
+        ({"refresh": ["encode"]}, STEP_NAMES),
+        ({"steps": ["encode"]}, STEP_NAMES),
+        ({"until": "splt"}, STEP_NAMES),
+        ({"overrides": ["train_sicrec.alpha=1"]}, tuple(PipelineConfig.model_fields)),
+        ({"overrides": ["train_sicsrec.alpha"]}, tuple(PipelineConfig.model_fields)),
+    ],
+)
+def test_server_refuses_what_does_not_exist_and_says_what_does(
+    parameters: dict[str, Any], known: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        # As the server has it: through JSON.
+        validate(
+            json.loads(json.dumps(parameters)),
+            json.loads(json.dumps(SCHEMA)),
+            raise_on_error=True,
+            ignore_required=True,
+        )
+    assert not [name for name in known if name not in str(caught.value)]
+
+
+@pytest.mark.parametrize("preset", [*preset_names(), "mine.yaml", "/some/where/mine.yml"])
+def test_server_takes_presets_and_files(preset: str) -> None:
+    parameters = {"preset": preset, "overrides": ["train_sicsrec.alpha=0.3", "seed=7"]}
+    validate(parameters, SCHEMA, raise_on_error=True, ignore_required=True)
+
+
+def test_schedules_are_read() -> None:
+    texts = ["full-pipeline=0 3 * * *", "encode_items = @daily"]
+    assert parse_schedules(texts) == {"full-pipeline": "0 3 * * *", "encode_items": "@daily"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("full-pipeline", "write it as"), ("encode=0 3 * * *", "full-pipeline, features, training")],
+)
+def test_wrong_schedules_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_schedules([text])

@@ -1,0 +1,114 @@
+"""``sicsrec doctor`` without a server; tests/flows/test_operation.py has it with one."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import doctor
+from flows.cli import app
+from flows.doctor import Check, examine, is_sound
+from sicsrec.steps import machine
+from sicsrec.steps.machine import Accelerator, untested_versions
+from tasks.settings import Settings
+
+
+def look(**environment: str) -> dict[str, Check]:
+    import os
+
+    settings = Settings.from_environment(dict(os.environ) | environment)
+    return {check.name: check for check in examine(settings)}
+
+
+def break_an_artifact(home: Path) -> None:
+    folder = home / "artifacts" / "demo" / "split" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{")
+
+
+def test_all_is_well_without_a_server(home: Path) -> None:
+    found = look()
+    assert {name: check.state for name, check in found.items()} == dict.fromkeys(
+        ("versions", "device", "disk", "store", "MLflow", "Prefect"), "ok"
+    )
+    assert all(not check.advice for check in found.values())
+
+
+def test_broken_artifact_is_a_problem_in_table_json_and_exit_status(home: Path) -> None:
+    break_an_artifact(home)
+    table = CliRunner().invoke(app, ["doctor"])
+    assert table.exit_code == 1
+    assert "makes it again" in " ".join(table.output.split())
+    listed = CliRunner().invoke(app, ["doctor", "--json", "--quick"])
+    assert listed.exit_code == 1
+    content = json.loads(listed.output)
+    assert content["is_sound"] is False
+    (store,) = (check for check in content["checks"] if check["name"] == "store")
+    assert store["state"] == "problem"
+    assert "0123456789abcdef" in store["found"]
+
+
+def test_servers_that_do_not_answer_are_problems(home: Path) -> None:
+    found = look(PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert found["Prefect"].state == "problem"
+    assert "prefect server start" in found["Prefect"].advice
+
+
+def test_mlflow_server_that_does_not_answer_is_a_problem(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
+    found = look()["MLflow"]
+    assert found.state == "problem"
+    assert "MLFLOW_TRACKING_URI" in found.found
+    assert "secret" not in found.found
+
+
+@pytest.mark.parametrize(
+    ("free", "state"), [(500_000_000, "problem"), (5_000_000_000, "warning"), (10**12, "ok")]
+)
+def test_little_space_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert look()["disk"].state == state
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "state"),
+    [
+        (Accelerator(None), "auto", "ok"),
+        (Accelerator(None), "cuda", "problem"),
+        (Accelerator(None, trouble="there is a driver, but"), "auto", "problem"),
+        (Accelerator("A GPU", 70_000_000_000, 80_000_000_000), "cuda", "ok"),
+        (Accelerator("A GPU", 1_000_000_000, 80_000_000_000), "auto", "warning"),
+    ],
+)
+def test_device_is_judged_by_what_is_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, found: Accelerator, device: str, state: str
+) -> None:
+    monkeypatch.setattr(machine, "find_accelerator", lambda: found)
+    assert look(SICSREC_DEVICE=device)["device"].state == state
+
+
+def test_versions_outside_their_ranges_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert untested_versions() == []
+    real = machine.importlib.metadata.version
+
+    def version(name: str) -> Any:
+        return "99.0" if name == "polars" else real(name)
+
+    monkeypatch.setattr(machine.importlib.metadata, "version", version)
+    (fault,) = untested_versions()
+    assert fault.startswith("polars 99.0, tested ")
+    assert doctor._versions().state == "warning"
+
+
+def test_warnings_are_no_problems() -> None:
+    warning = Check("a", "warning", "something")
+    assert is_sound([warning, Check("b", "ok", "well")])
+    assert not is_sound([warning, Check("b", "problem", "bad")])

@@ -1,0 +1,114 @@
+"""What Prefect's page is told, under a real server."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+from prefect.runtime import flow_run
+
+from tasks.page import BothProgress, PageProgress, artifact_key, mlflow_link, prefect_links
+from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
+
+TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
+
+
+class Counting:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def stage(self, description: str, total: int | None) -> Any:
+        counting = self
+
+        class Stage:
+            def __enter__(self) -> Any:
+                return counting.advance
+
+            def __exit__(self, *_: object) -> None:
+                return None
+
+        return Stage()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+
+
+def run_with(progress: PageProgress, total: int | None, n_threads: int = 0) -> list[Artifact]:
+    """Advance a stage in a task and return the artifacts that this left."""
+    seen: list[Any] = []
+    counting = Counting()
+
+    @task
+    def work() -> None:
+        with BothProgress(counting, progress).stage("training", total) as advance:
+            for _ in range(4):
+                if n_threads:
+                    thread = threading.Thread(target=advance, args=(5, "loss 0.5"))
+                    thread.start()
+                    thread.join()
+                else:
+                    advance(5, "loss 0.5")
+
+    @flow
+    def around() -> None:
+        seen.append(flow_run.id)
+        work()
+
+    around()
+    assert counting.done == 20
+    with get_client(sync_client=True) as client:
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=seen))
+        return client.read_artifacts(artifact_filter=mine)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_long_stage_is_one_artifact_of_the_task() -> None:
+    (found,) = run_with(PageProgress("demo-training", first_seconds=0.0), 20, n_threads=1)
+    assert (found.key, found.type, found.data) == ("demo-training", "progress", 100.0)
+    assert found.description is not None
+    assert found.description.startswith("training: 20 in ")
+    assert found.task_run_id is not None
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_short_stages_and_those_of_unknown_length_are_not_shown() -> None:
+    assert run_with(PageProgress("demo-training", first_seconds=60.0), 20) == []
+    assert run_with(PageProgress("demo-training", first_seconds=0.0), None) == []
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_page_that_cannot_be_told_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: SyncPrefectClient, artifact: object) -> None:
+        raise httpx.ConnectError("the server is gone")
+
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
+    with caplog.at_level(logging.WARNING, logger="sicsrec.tasks"):
+        assert run_with(PageProgress("demo-training", first_seconds=0.0), 20) == []
+    assert caplog.text.count("the server is gone") == 1
+
+
+def test_keys_are_as_prefect_takes_them() -> None:
+    assert artifact_key("Meine Videos_2", "encode_items") == "meine-videos-2-encode-items"
+
+
+def test_links_where_addresses_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert mlflow_link(TRACKING) is None
+    assert prefect_links() == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")
+    assert mlflow_link(TRACKING) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert mlflow_link({}) is None
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "some-run")
+    assert prefect_links()["prefect.flow_run_url"] == (
+        "http://127.0.0.1:4200/runs/flow-run/some-run"
+    )

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.config import (
+    DemoReaderConfig,
+    EncodeItemsConfig,
+    GivenSourceConfig,
+    IngestConfig,
+    PipelineConfig,
+)
+from sicsrec.steps.runner import run_step
+from sicsrec.steps.store_health import examine_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """A store with a real catalogue in it."""
+    store = ArtifactStore(tmp_path / "store")
+    reader = DemoReaderConfig(n_items=60, n_users=40)
+    config = PipelineConfig(
+        dataset="demo",
+        ingest=IngestConfig(reader=reader),
+        encode_items=EncodeItemsConfig(source=GivenSourceConfig(text="given.npy")),
+    )
+    run_step("ingest", config, {}, store)
+    return store
+
+
+def a_file(store: ArtifactStore) -> Path:
+    return next(store.root.rglob("interactions.parquet"))
+
+
+def test_sound_store_and_empty_store(store: ArtifactStore, tmp_path: Path) -> None:
+    health = examine_store(store)
+    assert health.n_artifacts == 1
+    assert health.n_bytes > 0
+    assert (health.broken, health.leftovers, health.in_progress) == ([], [], [])
+    assert examine_store(ArtifactStore(tmp_path / "none")).n_artifacts == 0
+
+
+def test_edited_file_is_found_by_its_digest_alone(store: ArtifactStore) -> None:
+    path = a_file(store)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    assert examine_store(store, with_digests=False).broken == []
+    (message,) = examine_store(store).broken
+    assert path.name in message
+    assert "edited" in message
+
+
+@pytest.mark.parametrize("with_digests", [True, False])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_missing_and_torn_files_are_found(
+    store: ArtifactStore, with_digests: bool, is_there: bool
+) -> None:
+    path = a_file(store)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1]) if is_there else path.unlink()
+    (message,) = examine_store(store, with_digests=with_digests).broken
+    assert path.name in message
+
+
+def test_unreadable_and_missing_manifests_are_found(store: ArtifactStore) -> None:
+    manifest = next(store.root.rglob("manifest.json"))
+    manifest.chmod(0o644)
+    manifest.write_text("{")
+    (message,) = examine_store(store).broken
+    assert "manifest" in message
+    manifest.unlink()
+    (message,) = examine_store(store).broken
+    assert "manifest.json is missing" in message
+
+
+def test_folder_of_a_killed_run_is_left_over_and_that_of_a_living_one_is_not(
+    store: ArtifactStore,
+) -> None:
+    pending = store.begin("demo", "split", "0123456789abcdef")
+    (pending.work / "checkpoint").write_bytes(b"12345")
+    lock = FileLock(pending.folder.parent / ".0123456789abcdef.lock")
+    with lock:
+        health = examine_store(store)
+        assert health.in_progress == ["demo/split 0123456789abcdef"]
+        assert health.leftovers == []
+    health = examine_store(store)
+    assert health.leftovers == [pending.folder]
+    assert health.leftover_bytes == 5
+    assert pending.work.exists()
