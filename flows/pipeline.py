@@ -2,7 +2,7 @@
 
 import logging
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -17,6 +17,9 @@ from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.record import RunRecord, recorded_run
+from tasks.report import report
+
+logger = logging.getLogger("sicsrec.flow")
 
 StepName = Literal[
     "ingest",
@@ -71,7 +74,20 @@ def sicsrec(
     name = str(flow_run.name or preset)
     with recorded_run(name, config, steps, tuple(refresh or ()), tags) as run:
         outcomes = _run_stages(config, run)
-    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id)
+        page = _report(outcomes, run)
+    return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, page)
+
+
+def _report(outcomes: list[StepOutcome], run: RunRecord) -> str | None:
+    """Make the page on a run that reached its end; failing at it fails no finished run."""
+    if "export" not in run.steps:
+        return None
+    state: Any = report(refs_of(outcomes), run, return_state=True)
+    if state.is_failed():
+        logger.warning("no report was made, all steps are done: %s", state.message)
+        return None
+    page: str = state.result()
+    return page
 
 
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:

@@ -14,6 +14,7 @@
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
+    ├── TrackingError               records cannot be kept where they should be, before a run begins
     ├── TrainingDivergedError       a loss or score is not a finite number
     └── TrainingProcessError        one of several training processes died
 
@@ -67,6 +68,10 @@ class BackendUnavailableError(BackendError):
 
 class EncoderError(SicsrecError):
     """A text or image encoder cannot be loaded or used."""
+
+
+class TrackingError(SicsrecError):
+    """The store of records cannot be used, and nothing is under way yet."""
 
 
 class TrainingDivergedError(SicsrecError):

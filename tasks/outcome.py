@@ -39,6 +39,8 @@ class RunOutcome:
     steps: tuple[StepOutcome, ...]
     mlflow_experiment_id: str
     mlflow_run_id: str
+    report: str | None = None
+    """Path of the page on the run; None where none was made."""
 
 
 class Observer(Protocol):

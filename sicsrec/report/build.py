@@ -66,8 +66,6 @@ def build_report(
     refs: Mapping[str, ArtifactRef],
     store: ArtifactStore,
     folder: Path,
-    *,
-    score: str,
     device: str = "cpu",
 ) -> Report:
     """Build the report of a run unless it is there.
@@ -76,7 +74,6 @@ def build_report(
         refs: outputs of the run, keyed by ``step/output``; of at least one step.
         store: where they lie.
         folder: where reports go.
-        score: what ranks in the recommendations, ``model`` or ``blend``.
         device: torch device of the models.
 
     Raises:
@@ -93,12 +90,19 @@ def build_report(
             return Report(place / PAGE, key, was_reused=True)
         started = time.monotonic()
         files = RunFiles(store, refs)
+        score = _score(files)
         sections = tuple(_sections(files, score, device))
         page = _write_small_enough(files, sections, score)
         _commit(place, page, files)
         seconds = time.monotonic() - started
         logger.info("report: %d bytes in %.1f s, %s", len(page), seconds, place / PAGE)
     return Report(place / PAGE, key, was_reused=False, sections=sections)
+
+
+def _score(files: RunFiles) -> str:
+    """Return what ranks in the recommendations, ``model`` or ``blend``."""
+    export = files.manifests.get("export")
+    return str(export.config["score"]) if export else "model"
 
 
 def _sections(files: RunFiles, score: str, device: str) -> Iterator[Section]:

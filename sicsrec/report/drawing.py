@@ -17,6 +17,9 @@ SERIES = ("#0969b2", "#b35900", "#0f7b5f", "#a23d77", "#6e49c9", "#7a6a00", "#56
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DARK_SERIES = ("#6cb6ff", "#f0a45d", "#4fd1a5", "#f29fc5", "#b8a9ff", "#e3cf5c", "#adb5bd")
 
+_PIXELS_PER_INCH = 160
+"""Of a PNG of the figure."""
+
 WIDTH = 5.0
 """Inches of every figure: one point of it is about one pixel on a phone."""
 
@@ -38,7 +41,7 @@ def new_figure(height: float, n_rows: int = 1) -> tuple[Figure, list[Axes]]:
         n_rows: panels.
     """
     # A Figure of its own, not pyplot's, which keeps every figure alive and picks a window system.
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=_PIXELS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(n_rows, 1, squeeze=False)[:, 0]
     return figure, list(panels)

@@ -30,7 +30,7 @@ def test_parent_and_child_keep_what_was_recorded(store: MlflowStore) -> None:
             tracker.log_metrics({"train/loss": 1.0}, step=2)
             tracker.set_tags({"word": "value"})
             child_id = tracker.identity()["mlflow_run_id"]
-        run.log_report(child_id, {"report/rows": 7.0})
+        run.log_report("ingest", {"report/rows": 7.0})
         run.log_metrics({"test/ndcg_at_10": 0.5})
         run.link_reused("split", "0123")
     parent, child = read(store, run.run_id), read(store, child_id)
