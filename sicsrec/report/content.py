@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.vectors import MODALITIES, read_vectors
-from sicsrec.report.drawing import INK, MARKERS, MUTED, SERIES, finish, new_figure
+from sicsrec.report.drawing import MARKERS, SERIES, add_legend, finish, new_figure
 from sicsrec.report.models import RunModels
 from sicsrec.report.parts import Card, DataTable, Plot, Section, ShownItem, Strip
 from sicsrec.report.run_files import RunFiles
@@ -104,8 +104,8 @@ def alignment(files: RunFiles) -> Section | None:
 def _plot_places(
     catalog: ItemCatalog,
     places: Mapping[str, Mapping[str, Any]],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
 ) -> Plot:
     figure, panels = new_figure(7.6, n_rows=2)
     for axes, moment, numbers in zip(panels, ("before", "after"), (before, after), strict=True):
@@ -162,7 +162,7 @@ def _unit(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 _WORDS = {
-    "id": "ID: by who watches it",
+    "id": "ID, who watches it",
     "text": "text",
     "image": "cover",
     "fused": "text and cover, fused",
@@ -228,53 +228,51 @@ def item_map(files: RunFiles, matrices: Mapping[str, ItemMatrix], seed: int) -> 
         return None
     order = np.argsort(-files.train_counts[rows], kind="stable")
     rows = np.sort(rows[order[:_MOST_ON_MAP]])
-    figure, panels = new_figure(0.6 + 3.2 * len(matrices), n_rows=len(matrices))
     names, colours = _topics(files.catalog, rows + 1)
-    for axes, (space, (matrix, _)) in zip(panels, matrices.items(), strict=True):
+    plots, near = [], {}
+    for space, (matrix, _) in matrices.items():
         points = TSNE(
             perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed,
             metric="cosine", max_iter=500,
         ).fit_transform(matrix[rows])  # fmt: skip
-        _draw_map(axes, points, names, colours)
-        axes.set_title(_WORDS[space])
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-    near = {space: _same_topic(matrix[rows], names) for space, (matrix, _) in matrices.items()}
+        near[space] = _same_topic(matrix[rows], names)
+        alt = (
+            f"{len(rows)} items by {_WORDS[space]}, coloured by topic; {near[space]:.0%} have a "
+            "nearest neighbour of the same topic"
+        )
+        figure = _draw_map(points, names, colours)
+        plots.append(Plot(f"map_{space}", figure, alt, f"By {_WORDS[space]}."))
     frame = pl.DataFrame(
         {"space": [_WORDS[space] for space in near], "same topic": list(near.values())}
     )
-    alt = (
-        f"{len(rows)} items by topic. Share of nearest neighbours of the same topic: "
-        + "; ".join(f"{_WORDS[space]} {share:.0%}" for space, share in near.items())
-    )
-    plot = Plot("item_map", figure, alt, "t-SNE of the most watched items, coloured by topic.")
     return Section(
         "map",
         "Maps of the items",
         words=(
             "Items that lie together are alike in that space. Distances between far groups mean "
-            "little in such maps.",
+            "little in such maps, t-SNE of the most watched items; colours are first topics.",
         ),
-        plots=(plot,),
+        plots=tuple(plots),
         tables=(DataTable("same_topic", "Nearest neighbours of the same first topic", frame,
                           digits=3),),
     )  # fmt: skip
 
 
 def _draw_map(
-    axes: Axes, points: NDArray[np.float32], names: NDArray[np.str_], colours: Mapping[str, str]
-) -> None:
+    points: NDArray[np.float32], names: NDArray[Any], colours: Mapping[str, str]
+) -> Figure:
+    figure, (axes,) = new_figure(3.8)
     for (topic, colour), marker in zip(colours.items(), MARKERS, strict=False):
         chosen = names == topic
         axes.scatter(points[chosen, 0], points[chosen, 1], s=14, color=colour, marker=marker,
                      linewidths=0, label=topic)  # fmt: skip
+    finish(axes)
     axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_color(MUTED)
-    axes.title.set(color=INK, fontsize=10)
+    add_legend(axes, 3)
+    return figure
 
 
-def _same_topic(matrix: NDArray[np.float32], names: NDArray[np.str_]) -> float:
+def _same_topic(matrix: NDArray[np.float32], names: NDArray[Any]) -> float:
     likeness = matrix @ matrix.T
     np.fill_diagonal(likeness, -np.inf)
     return float((names[likeness.argmax(axis=1)] == names).mean())
@@ -282,7 +280,7 @@ def _same_topic(matrix: NDArray[np.float32], names: NDArray[np.str_]) -> float:
 
 def _topics(
     catalog: ItemCatalog, items: NDArray[np.integer]
-) -> tuple[NDArray[np.str_], dict[str, str]]:
+) -> tuple[NDArray[Any], dict[str, str]]:
     """Return the first topic of every item, rare ones as others, and the topics' colours."""
     first = catalog.frame["topics"].gather(items.astype(np.int64) - 1).list.first()
     names = [_OTHER if name is None else name for name in first]

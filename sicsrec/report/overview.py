@@ -17,7 +17,7 @@ def what_it_was(files: RunFiles, score: str) -> Section:
     """
     facts = pl.DataFrame(
         [(name, value) for name, value in _facts(files, score).items() if value],
-        schema=["", "value"],
+        schema=["what", "value"],
         orient="row",
     )
     steps = []

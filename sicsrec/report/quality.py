@@ -127,7 +127,13 @@ def _place(model: str) -> tuple[int, str]:
 
 
 def _point(
-    axes: Axes, row: Row, metric: str, place: float, colour: str, marker: str = "o", label: str = ""
+    axes: Axes,
+    row: Row,
+    metric: str,
+    place: int | float,
+    colour: str,
+    marker: str = "o",
+    label: str = "",
 ) -> None:
     value = row[metric]
     # A mean may lie a hair outside its interval.
@@ -320,7 +326,7 @@ def _towers_section(found: Sequence[dict[str, Any]], whole: float, n_users: int)
     for place, row in enumerate(found):
         _point(axes, row, "difference", place, colours[row["how"]])
     name_rows(axes, [f"{row['part']}, {row['how']}" for row in found])
-    axes.set_xlabel(f"NDCG@10, difference to the whole model ({whole:.4f})")
+    axes.set_xlabel(f"change of NDCG@10, {whole:.4f} when whole")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     alt = f"Change of NDCG@10 of SICSRec, {whole:.4f}, when a part is silenced: " + "; ".join(
         f"{row['part']} {row['how']} {row['difference']:+.4f}" for row in found

@@ -51,7 +51,7 @@ def _counts(report: Mapping[str, Any], split: Mapping[str, Any]) -> pl.DataFrame
                 f"{split[part]['users']:,}, {split[part]['cold_targets']:,} of items never seen "
                 "in training"
             )
-    return pl.DataFrame({"": list(values), "value": list(values.values())})
+    return pl.DataFrame({"what": list(values), "value": list(values.values())})
 
 
 def _missing(files: RunFiles, report: Mapping[str, Any]) -> pl.DataFrame:
@@ -81,7 +81,7 @@ def _refused(report: Mapping[str, Any]) -> pl.DataFrame:
         for reason, count in reasons.items()
     ]
     return pl.DataFrame(
-        rows, schema={"what": pl.String, "reason": pl.String, "rows": pl.Int64}, orient="row"
+        rows, schema={"kind": pl.String, "reason": pl.String, "rows": pl.Int64}, orient="row"
     )
 
 

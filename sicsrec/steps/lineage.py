@@ -43,5 +43,16 @@ def newest_run(store: ArtifactStore, dataset: str) -> dict[str, Manifest]:
     """
     for step in reversed(STEP_NAMES):
         if manifests := store.manifests(dataset, step):
-            return trace_lineage(store, manifests[-1])
+            return _with_siblings(store, trace_lineage(store, manifests[-1]))
     return {}
+
+
+def _with_siblings(store: ArtifactStore, run: dict[str, Manifest]) -> dict[str, Manifest]:
+    """Add what was made of the same steps without leading to the last one, such as figures."""
+    found = dict(run)
+    for step in (name for name in STEP_NAMES if name not in run):
+        for manifest in store.manifests(next(iter(run.values())).dataset, step):
+            made_of = [(entry["step"], entry["key"]) for entry in manifest.inputs.values()]
+            if all(name in found and found[name].key == key for name, key in made_of):
+                found[step] = manifest
+    return {step: found[step] for step in STEP_NAMES if step in found}

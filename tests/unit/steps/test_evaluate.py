@@ -160,7 +160,13 @@ def test_metrics_have_the_trackers_names(evaluated) -> None:
     assert tracker.metrics["test/sicsrec_blended/mrr"] == rows["test", SICSREC_BLENDED]["mrr"]
     refit = rows["test", SICSREC + WITH_VALID]["mrr"]
     assert tracker.metrics["test/sicsrec_train_valid/mrr"] == refit
-    assert len(tracker.metrics) == 13 * len(METRICS)
+    cold = next(
+        row
+        for row in result.report.content["cohorts"]
+        if (row["split"], row["model"], row["cohort"]) == ("test", SICSREC, "cold_target")
+    )
+    assert tracker.metrics["test/cold_targets/hr_at_10"] == cold["hr_at_10"]
+    assert len(tracker.metrics) == (17 + 2 * 2 + 6) * len(METRICS)
 
 
 def test_differences_are_paired_and_of_test(evaluated) -> None:
