@@ -154,6 +154,19 @@ def report(
 
 
 @app.command()
+def results(
+    dataset: Annotated[str, typer.Argument(help="Of this data set.", metavar="[DATASET]")] = "demo",
+) -> None:
+    """Show what every evaluated configuration reached, mean and interval over its seeds."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.results import results_views
+
+        for view in results_views(settings, dataset):
+            console.print(view)
+
+
+@app.command()
 def status(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:
