@@ -34,7 +34,7 @@ from sicsrec.report.quality import cohorts, curves, results, towers
 from sicsrec.report.raw_data import raw_data
 from sicsrec.report.run_files import RunFiles
 from sicsrec.report.thumbnails import SIZES, Thumbnails
-from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED
+from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED, WITH_VALID
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,8 @@ def _headline(files: RunFiles, score: str) -> tuple[str, list[tuple[str, str, st
     ours = SICSREC_BLENDED if score == "blend" else SICSREC
     test = {row["model"]: row for row in report["results"] if row["split"] == "test"}
     row = test[ours]
-    rivals = [model for model in test if not model.startswith(SICSREC)]
+    # Compared with what was trained on the same interactions.
+    rivals = [name for name in test if SICSREC not in name and not name.endswith(WITH_VALID)]
     rival = max(rivals, key=lambda model: test[model]["ndcg_at_10"])
     lead = (
         f"{ours} finds what a user watched next among its first 10 for {row['hr_at_10']:.1%} of "

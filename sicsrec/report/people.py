@@ -63,7 +63,8 @@ def people(
         f"{len(cards)} users",
         words=(
             "Drawn at random, not picked. Recommendations are made from what each user had watched "
-            "before the test item; the model was trained without it.",
+            "before the test item, by the models that validation chose, which were trained without "
+            "it.",
         ),
         cards=tuple(cards),
     )

@@ -34,7 +34,7 @@ from sicsrec.report.drawing import (
 from sicsrec.report.models import RunModels
 from sicsrec.report.parts import DataTable, Plot, Section
 from sicsrec.report.run_files import RunFiles
-from sicsrec.steps.evaluate import MODELS, OTHER_WAY, SICSREC
+from sicsrec.steps.evaluate import MODELS, OTHER_WAY, SICSREC, WITH_VALID
 
 Row = Mapping[str, Any]
 _PLOTTED = ("hr_at_10", "ndcg_at_10")
@@ -213,7 +213,8 @@ def cohorts(files: RunFiles) -> Section | None:
     if not rows:
         return None
     models = sorted({row["model"] for row in rows}, key=_place)
-    shown = [name for name in models if not name.startswith("transitions (")]
+    # What knows the validation targets too is in the table; in the picture it would crowd the rest.
+    shown = [name for name in models if not name.endswith(WITH_VALID)][: len(SERIES)]
     metric = "hr_at_10"
     figure, (axes,) = new_figure(1.2 + 0.95 * len(LABELS))
     users = {row["cohort"]: row["users"] for row in rows}

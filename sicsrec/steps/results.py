@@ -71,11 +71,7 @@ def gather_results(store: ArtifactStore, dataset: str) -> list[ConfigurationResu
         ConfigurationResults(
             digest,
             tuple(sorted(seeds)),
-            tuple(
-                f"{name}={value}"
-                for name, value in values[digest].items()
-                if name in several
-            ),
+            tuple(f"{name}={value}" for name, value in values[digest].items() if name in several),
             _means([_test_rows(store, seeds[seed]) for seed in sorted(seeds)]),
         )
         for digest, seeds in runs.items()

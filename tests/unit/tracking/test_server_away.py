@@ -1,11 +1,5 @@
 """A tracking server, a real one, is killed during a run and comes back."""
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,42 +10,15 @@ from matplotlib.figure import Figure
 
 from sicsrec.errors import TrackingError
 from sicsrec.tracking.mlflow_store import MlflowStore
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+from tests.mlflow_server import free_port, mlflow_server
 
 
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[None]:
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'server.db'}"),
-        *("--artifacts-destination", (folder / "artifacts").as_uri()),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, start_new_session=True, **quiet) as process:
-        try:
-            deadline = time.monotonic() + 240
-            while not answers(port):
-                assert process.poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server does not start"
-                time.sleep(0.2)
-            yield
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+    database, artifacts = f"sqlite:///{folder / 'server.db'}", (folder / "artifacts").as_uri()
+    options = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
+    with mlflow_server(port, *options):
+        yield
 
 
 @pytest.fixture(autouse=True)
