@@ -51,7 +51,7 @@ def finish(axes: Axes, *, grid: str = "y") -> None:
     """Give a panel the look that all share."""
     axes.grid(axis=grid, color=RULE, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.tick_params(which="both", colors=INK, labelsize=9, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=INK, fontsize=10)
     axes.title.set(color=INK, fontsize=10)

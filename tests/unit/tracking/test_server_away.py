@@ -37,7 +37,7 @@ def test_run_outlives_a_server_that_dies_and_comes_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
-    store = MlflowStore(tmp_path, f"http://127.0.0.1:{port}", patience_seconds=240)
+    store = MlflowStore(tmp_path, f"http://127.0.0.1:{port}", patience_seconds=240.0)
     with server(tmp_path, port):
         run = store.begin("films", "in a storm")
     with run.closing():
@@ -50,7 +50,7 @@ def test_run_outlives_a_server_that_dies_and_comes_back(
             assert tracker.identity() == {}
         assert "the run goes on" in caplog.text
         with server(tmp_path, port):
-            store.outbox.flush(240)
+            store.outbox.flush(240.0)
             run.log_metrics({"test/ndcg_at_10": 0.3})
             child_id = tracker.identity()["mlflow_run_id"]
             child = store.client.get_run(child_id)
