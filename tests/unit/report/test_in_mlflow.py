@@ -13,6 +13,7 @@ from tests.flows.conftest import SMALL
 from tests.mlflow_server import free_port, mlflow_server
 from tests.unit.report.conftest import SmallRun
 
+VIEW = "workflowType=machine_learning"
 NAME = "demo, looked at by a test"
 
 
@@ -35,21 +36,27 @@ def test_newest_run_is_found_and_shows_charts_and_covers(recorded: str, tmp_path
     options = ("--backend-store-uri", recorded)
     with mlflow_server(free_port(), *options) as address, chromium(tmp_path / "profile") as page:
         page.look(1400)
-        page.open(f"{address}/#/experiments/1/runs")
+        page.open(f"{address}/#/experiments/1/runs?{VIEW}")
         link = f"[...document.querySelectorAll('a')].find(a => a.innerText.includes('{NAME}'))"
         page.wait_for(f"!!{link}")
         page.save(tmp_path / "runs.png")
         run = str(page.value(f"{link}.href")).split("?")[0]
-        page.open(run)
+        page.open(f"{run}?{VIEW}")
         page.wait_for("document.body.innerText.includes('SICSRec on demo')")
         page.wait_for("document.body.innerText.includes('test/cold_targets/hr_at_10')")
+        assert not page.value("document.body.innerText.includes('Judges')")
         page.save(tmp_path / "run.png")
-        page.open(f"{run}/model-metrics")
+        page.open(f"{run}/model-metrics?{VIEW}")
         page.wait_for("document.querySelectorAll('.js-plotly-plot, canvas').length > 0")
         page.save(tmp_path / "charts.png")
-        page.open(f"{run}/artifacts/figures/results_ndcg_at_10.png")
-        page.wait_for("[...document.images].some(image => image.naturalWidth > 400)")
+        page.open(f"{run}/artifacts/figures/results_ndcg_at_10.png?{VIEW}")
+        # The picture itself: 5 inches at 160 pixels each.
+        page.wait_for("[...document.images].some(image => image.naturalWidth === 800)")
         page.save(tmp_path / "figure.png")
-        page.open(f"{run}/artifacts/report.html")
-        page.wait_for("!!document.querySelector('iframe')")
+        page.open(f"{run}/artifacts/report.html?{VIEW}")
+        frame = "document.querySelector('iframe[src^=\"blob:\"]')"
+        page.wait_for(f"!!{frame}")
+        # MLflow locks the page into its frame, so what stands in it is read from its source.
+        page.value(f"fetch({frame}.src).then(r => r.text()).then(t => {{ window.seen = t; }})")
+        page.wait_for("(window.seen || '').split('data:image/jpeg').length > 100")
         page.save(tmp_path / "report.png")
