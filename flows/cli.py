@@ -167,16 +167,92 @@ def results(
 
 
 @app.command()
+def search(
+    preset: Preset = "demo",
+    data: Data = None,
+    ranges: Annotated[
+        str,
+        typer.Option(
+            "--ranges",
+            help="stage-two, step-one, step-two, or a YAML file: keys with ranges.",
+            metavar="RANGES",
+        ),
+    ] = "stage-two",
+    n_trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")
+    ] = 20,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Validation metric to go by.")
+    ] = "ndcg_at_10",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Where the winner is written.", metavar="FILE.yaml"),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+) -> None:
+    """Search better values by the validation part; a search that was cut off goes on."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.search import SearchRequest, plan_search
+
+        request = SearchRequest(
+            preset, data, overrides or [], seed, ranges, metric, n_trials, output
+        )
+        plan = plan_search(request, settings)
+    now = datetime.now().astimezone()
+    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-search-{Path(preset).stem}.log"
+    with _clear_errors(console, log):
+        from flows.search import print_search, run_search
+
+        print_search(run_search(plan, settings, console, log), plan, settings, console)
+
+
+@app.command()
 def status(
     preset: Preset = "demo", data: Data = None, overrides: Overrides = None, seed: Seed = None
 ) -> None:
     """Show which steps are cached and which a run would do."""
     console, settings = Console(), _settings()
     with _clear_errors(console):
+        from flows.server import close_what_was_killed
         from flows.views import status_table
 
         config = _resolve(preset, data, overrides, seed).config
+        close_what_was_killed(settings)
         console.print(status_table(config, settings.store_root))
+
+
+@app.command()
+def gc(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove it; without this, only show it.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Good runs to keep per dataset, preset and last step.")
+    ] = 1,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Keep artifacts younger than this.", metavar="DAYS")
+    ] = 0.0,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this dataset; repeatable.", metavar="NAME")
+    ] = None,
+    caches: Annotated[
+        bool, typer.Option("--caches", help="Also answers of language models, paid or not.")
+    ] = False,
+) -> None:
+    """Show which artifacts no good run needs, and remove them when told to."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from datetime import timedelta
+
+        from flows.tidying import remove_what_can_go, show_what_can_go
+        from sicsrec.retention import RetentionPolicy
+        from tasks.record import runs_to_keep
+
+        policy = RetentionPolicy(keep, timedelta(days=older_than), caches, runs_to_keep())
+        work = remove_what_can_go if delete else show_what_can_go
+        work(settings, policy, dataset or (), console)
 
 
 @app.command()
@@ -301,4 +377,5 @@ def _title(error: Any) -> str:
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
+        "DiskFullError": "The disk is full",
     }.get(type(error).__name__, type(error).__name__)

@@ -1,30 +1,26 @@
 """Variants of one pipeline, run one after the other under one server and compared."""
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from flows.selection import select_steps
+from flows.series import run_in_series
 from flows.server import MLFLOW_URL
-from flows.session import RunRequest, prefect_session, run_flow
-from flows.terminal import RunView, difference_tables, format_seconds
+from flows.session import RunRequest, prefect_session
+from flows.terminal import difference_tables
 from flows.variants import VariantPlan
 from sicsrec.artifacts import ArtifactRef
 from sicsrec.errors import SicsrecError
-from tasks.outcome import RunOutcome
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.comparison import ComparisonOutcome
-
-logger = logging.getLogger(__name__)
 
 LAST_STEP = "evaluate"
 
@@ -74,13 +70,13 @@ def run_comparison(
             asked = RunRequest(
                 request.preset, request.data, overrides, [], LAST_STEP, seed, tags=tags
             )
-            started = time.monotonic()
             steps = select_steps(plan.first.config, LAST_STEP)
-            with RunView(console, steps, heading=heading, leaves_table=False) as view:
-                state = run_flow(asked, view)
-            words = _take(finished, variant, seed, state)
-            line = f"{heading}: {words}, {format_seconds(time.monotonic() - started)}"
-            console.print(Text(line), soft_wrap=True)
+            left = run_in_series(asked, steps, heading, console)
+            if isinstance(left, str):
+                finished.failed[f"{variant}, seed {seed}"] = left
+                continue
+            refs = {name: ref for step in left.steps for name, ref in step.refs.items()}
+            finished.per_user[variant][seed] = refs["evaluate/per_user"]
         if not any(finished.per_user.values()):
             raise SicsrecError(
                 "no run ended well: "
@@ -90,19 +86,6 @@ def run_comparison(
 
         not_run = {**plan.skipped, **finished.failed}
         return record_comparison(name, plan.first.config, finished.per_user, not_run)
-
-
-def _take(finished: _Finished, variant: str, seed: int, state: Any) -> str:
-    """Keep what a run left and return in words how it ended."""
-    outcome = state.result(raise_on_failure=False)
-    if not isinstance(outcome, RunOutcome):
-        finished.failed[f"{variant}, seed {seed}"] = f"{type(outcome).__name__}: {outcome}"
-        logger.error("%s, seed %d failed", variant, seed, exc_info=outcome)
-        return f"failed, {outcome}"
-    refs = {name: ref for step in outcome.steps for name, ref in step.refs.items()}
-    finished.per_user[variant][seed] = refs["evaluate/per_user"]
-    n_reused = sum(step.was_reused for step in outcome.steps)
-    return f"{len(outcome.steps)} steps, {n_reused} of them cached"
 
 
 def print_skipped(skipped: Mapping[str, str], console: Console) -> None:

@@ -96,7 +96,7 @@ def resolve_config(
         NotApplicableError: if all is right but asks for data that there is not.
     """
     values, origins = _load(preset)
-    changes = [_parse_override(text) for text in overrides]
+    changes = [parse_override(text) for text in overrides]
     for path, value in changes:
         _set(values, origins, path, value, "--set")
     if seed is not None:
@@ -115,6 +115,21 @@ def resolve_config(
             raise NotApplicableError("\n".join(problems)) from err
         raise ConfigError(_listed(f"configuration {preset!r}", problems)) from err
     return ResolvedConfig(preset, config, origins)
+
+
+def extend_preset(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a file that is a preset, or another file, with changes.
+
+    Args:
+        preset: name of a shipped preset, which the file extends, or path of a file.
+        changes: dotted path to value.
+    """
+    values: dict[str, Any] = {"extends": preset}
+    if preset not in preset_names():
+        values = parse_mapping(Path(preset).read_text("utf-8"), preset)
+    for path, value in changes.items():
+        _set(values, {}, path, value, "")
+    return values
 
 
 def _load(preset: str) -> tuple[dict[str, Any], Origins]:
@@ -172,7 +187,12 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return path and value of ``section.key=value``, the value being YAML.
+
+    Raises:
+        ConfigError: if it is written otherwise.
+    """
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or not all(path.split(".")):

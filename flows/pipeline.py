@@ -37,7 +37,8 @@ StepName = Literal[
 
 def _run_name() -> str:
     preset = flow_run.parameters.get("preset", "demo")
-    variant = (flow_run.parameters.get("tags") or {}).get("variant")
+    tags = flow_run.parameters.get("tags") or {}
+    variant = tags.get("variant") or (f"trial {tags['trial']}" if "trial" in tags else None)
     now = datetime.now().astimezone()
     label = f"{preset}, {variant}" if variant else preset
     return f"{label} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
@@ -72,7 +73,7 @@ def sicsrec(
     config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
     steps = select_steps(config, until, refresh or ())
     name = str(flow_run.name or preset)
-    with recorded_run(name, config, steps, tuple(refresh or ()), tags) as run:
+    with recorded_run(name, config, steps, tuple(refresh or ()), tags, preset) as run:
         outcomes = _run_stages(config, run)
         page = _report(outcomes, run)
     return RunOutcome(tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, page)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from sicsrec.errors import SicsrecError
+from sicsrec.runs import registers
 from tasks.settings import Settings
 
 MLFLOW_URL = "http://127.0.0.1:5000"
@@ -185,6 +186,7 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
     from sicsrec.tracking.mlflow_store import MlflowStore
 
     store = MlflowStore(settings.home, settings.mlflow_uri)
+    store.close_abandoned()
     chosen = port or _default_port(MLFLOW_URL)
     say(f"MLflow: http://127.0.0.1:{chosen}  (Ctrl-C stops it)")
     return _run_until_stopped(
@@ -194,6 +196,21 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
             *("--default-artifact-root", (settings.home / "mlflow" / "artifacts").as_uri()),
         ]
     )
+
+
+def close_what_was_killed(settings: Settings) -> None:
+    """Let runs that were killed say so in MLflow, and in Prefect where a server is named.
+
+    Imports MLflow and Prefect only when there is something to do for them.
+    """
+    if any(register.killed() for register in registers(settings.store_root).values()):
+        from tasks.record import close_abandoned_records
+
+        close_abandoned_records()
+    if settings.prefect_api_url is not None and is_answering(settings.prefect_api_url):
+        from tasks.process_end import crash_abandoned_flow_runs
+
+        crash_abandoned_flow_runs()
 
 
 def _prefect_command(port: int) -> list[str]:

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.configuration import ResolvedConfig
-from flows.server import MLFLOW_URL, PREFECT_URL, prefect_server
+from flows.server import MLFLOW_URL, PREFECT_URL, is_answering, prefect_server
 from flows.terminal import RunView, logging_to, results_tables
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.disk_space import naming_full_disk
+from sicsrec.errors import SicsrecError
 from tasks.outcome import Observer, RunOutcome, observed_by
 from tasks.settings import Settings
 
@@ -53,7 +55,11 @@ def run_pipeline(
     Raises:
         SicsrecError: what a step raised, or when the temporary server does not start.
     """
-    with RunView(console, steps) as view, prefect_session(settings, console, log):
+    with (
+        naming_full_disk(settings.home, "records of the run"),
+        RunView(console, steps) as view,
+        prefect_session(settings, console, log),
+    ):
         try:
             state = run_flow(request, view)
             outcome: RunOutcome = state.result()
@@ -68,7 +74,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
     """Log to a file and have a Prefect server, a temporary one unless the settings name one.
 
     Raises:
-        SicsrecError: if the temporary server does not start.
+        SicsrecError: if the temporary server does not start, or the server goes away.
     """
     # So that a run that is told to end says goodbye to MLflow and Prefect like one that failed.
     signal.signal(signal.SIGTERM, _stop)
@@ -85,12 +91,24 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             warm_up()
             if server is not None:
                 server.wait()
+            from tasks.process_end import crash_abandoned_flow_runs
+
+            crash_abandoned_flow_runs()
             yield
-        except BaseException:
+        except BaseException as err:
             logger.exception("the run ended with an error")
-            raise
+            api_url = os.environ["PREFECT_API_URL"]
+            is_ours = isinstance(err, SicsrecError) or not isinstance(err, Exception)
+            if is_ours or is_answering(api_url):
+                raise
+            raise SicsrecError(
+                f"the Prefect server {api_url} stopped answering during the run. What was finished "
+                "is kept; see that there is a server, then run the same command again"
+                + ("" if server is None else f". What the server printed is in {server_log}")
+            ) from err
         finally:
-            _send_last_log_lines()
+            if is_answering(os.environ["PREFECT_API_URL"]):
+                _send_last_log_lines()
 
 
 def run_flow(request: RunRequest, view: Observer) -> Any:

@@ -1,6 +1,7 @@
 """What a person sees: the steps while they run, tables, errors. Good on 80 columns."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sicsrec.progress import Advance, LogProgress, Progress
+from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
 
 _METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
@@ -227,6 +229,24 @@ def difference_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     return tables
 
 
+def trial_table(rows: Sequence[TrialRow], metric: str, n_shown: int = 10) -> Table:
+    """Return the best trials of a search, best first, with what differs between them."""
+    done = sorted(
+        (row for row in rows if row.value is not None),
+        key=lambda row: (-(row.value or 0.0), row.number),
+    )
+    n_failed = len(rows) - len(done)
+    failed = f", {n_failed} of them failed" if n_failed else ""
+    table = new_table(f"{len(rows)} trials{failed}, best by validation")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column(metric.replace("_at_", "@").upper(), justify="right", no_wrap=True)
+    table.add_column("values", overflow="fold")
+    for row in done[:n_shown]:
+        values = ", ".join(f"{path} {value}" for path, value in row.values.items())
+        table.add_row(str(row.number), _share(row.value), Text(values))
+    return table
+
+
 def _compared(row: Mapping[str, Any], name: str) -> Text:
     difference, low, high = (row[f"{name}_{end}"] for end in ("difference", "low", "high"))
     if difference is None:
@@ -300,6 +320,15 @@ def format_age(moment: str) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+class _LogFile(logging.FileHandler):
+    """A file that a full disk does not turn into a traceback per line on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Pass over lines that cannot be written; the run itself says that the disk is full."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def logging_to(log: Path, console: Console) -> Iterator[None]:
     """Send everything to a file; to the terminal only the library's own lines.
@@ -307,7 +336,7 @@ def logging_to(log: Path, console: Console) -> Iterator[None]:
     On a terminal these are warnings, as the bars show the rest; elsewhere progress as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(log, encoding="utf-8")
+    to_file = _LogFile(log, encoding="utf-8")
     to_file.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
     )

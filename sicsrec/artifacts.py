@@ -8,6 +8,7 @@
       data/<output>/...     one folder per output: Parquet, safetensors, JSON; never pickle
     <root>/<dataset>/<step>/.<key>.lock       held by the process that makes the key
     <root>/<dataset>/<step>/.<key>.partial/   being written; its ``work/`` outlives a kill
+    <root>/<dataset>/<step>/.<key>.removed/   on its way out; a kill may leave it
     <root>/<dataset>/<step>/.cache/           what a step keeps beyond one key, e.g. paid answers
 
 The key is a digest over step, version, configuration and the *digests* of the inputs, so a step
@@ -192,7 +193,11 @@ class PendingArtifact:
         """For checkpoints: kept when the process dies, removed by the commit."""
         self.cache = folder.parent / _CACHE
         """Shared by all keys of the step, kept for good; whoever uses it creates it."""
-        shutil.rmtree(folder / "data", ignore_errors=True)
+        if folder.exists():
+            for path in folder.iterdir():
+                # Besides half outputs a killed commit leaves a manifest that nobody may write to.
+                if path != self.work:
+                    _remove(path)
         self.work.mkdir(parents=True, exist_ok=True)
 
     def output(self, name: str) -> Path:
@@ -205,6 +210,15 @@ class PendingArtifact:
         """Return the names of the outputs that were written."""
         data = self.folder / "data"
         return {path.name for path in data.iterdir()} if data.exists() else set()
+
+    @contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Give back the space of what was written when the block fails; checkpoints stay."""
+        try:
+            yield
+        except BaseException:
+            _remove(self.folder / "data")
+            raise
 
     def describe(self, sees: Mapping[str, tuple[str, ...]]) -> dict[str, OutputEntry]:
         """Digest every output named in ``sees``."""
@@ -275,37 +289,76 @@ class ArtifactStore:
                 if digest_file(path) != file.sha256:
                     raise ArtifactCorruptError(f"{where} was edited: its digest differs")
 
+    def clear_leftovers(self, dataset: str, step: str, key: str) -> None:
+        """Remove what a kill left of a key that is committed; the caller holds the lock."""
+        parent = self.folder(dataset, step, key).parent
+        for name in (_partial(key), _removed(key)):
+            _remove(parent / name)
+
     def begin(self, dataset: str, step: str, key: str) -> PendingArtifact:
         """Start writing; the caller holds :meth:`lock`. Leftovers of a killed process are cleared,
         except ``work/``.
         """
-        folder = self.folder(dataset, step, key)
-        return PendingArtifact(folder.parent / f".{key}.partial")
+        parent = self.folder(dataset, step, key).parent
+        _remove(parent / _removed(key))
+        return PendingArtifact(parent / _partial(key))
 
     def commit(
         self, pending: PendingArtifact, manifest: Manifest, report: Mapping[str, Any]
     ) -> None:
-        """Make a finished step visible in one rename; an older commit of the key is replaced."""
+        """Make a finished step visible in one rename; an older commit of the key is replaced.
+
+        The caller holds :meth:`lock`. Until the rename everything is on disk but not visible, and
+        checkpoints are kept, so whatever fails or is killed before it costs no training.
+        """
         folder = self.folder(manifest.dataset, manifest.step, manifest.key)
-        shutil.rmtree(pending.work, ignore_errors=True)
         _write_json(pending.folder / "report.json", report)
         _write_json(pending.folder / "manifest.json", asdict(manifest))
         for path in pending.folder.rglob("*"):
+            if path.is_relative_to(pending.work):
+                continue
+            _sync(path)
             if path.is_file():
-                _sync(path)
                 path.chmod(0o444)
-        if folder.exists():
-            # A rename onto a folder that is not empty fails, so the old one steps aside first. A
-            # kill between the two renames leaves no commit, which the next run repairs by itself.
-            aside = folder.parent / f".{manifest.key}.replaced"
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            pending.folder.rename(folder)
-            shutil.rmtree(aside, ignore_errors=True)
+        if self._is_same(manifest):
+            self._refresh_manifest(pending, folder)
         else:
-            pending.folder.rename(folder)
+            self._swap_in(pending, folder, folder.parent / _removed(manifest.key))
         _sync(folder.parent)
         logger.info("committed %s %s", manifest.step, manifest.key)
+
+    def _is_same(self, manifest: Manifest) -> bool:
+        """Return whether an intact commit of the key holds the same outputs already."""
+        try:
+            old = self.find(manifest.dataset, manifest.step, manifest.key)
+            if old is None or old.outputs != manifest.outputs:
+                return False
+            self.verify(old)
+        except ArtifactCorruptError:
+            return False
+        return True
+
+    @staticmethod
+    def _refresh_manifest(pending: PendingArtifact, folder: Path) -> None:
+        """Leave equal files where they are: another run may be reading them."""
+        for name in ("report.json", "manifest.json"):
+            (pending.folder / name).replace(folder / name)
+        _sync(folder)
+        _remove(pending.folder)
+
+    @staticmethod
+    def _swap_in(pending: PendingArtifact, folder: Path, removed: Path) -> None:
+        """Put the pending folder in its place.
+
+        A rename onto a folder that is not empty fails, so an old commit steps aside first. A kill
+        between the renames leaves no commit, which the next run repairs by itself.
+        """
+        removed.mkdir(exist_ok=True)
+        pending.work.rename(removed / "work")
+        if folder.exists():
+            folder.rename(removed / "replaced")
+        pending.folder.rename(folder)
+        _remove(removed)
 
     def open(self, ref: ArtifactRef) -> ArtifactReader:
         """Return a reader limited to one output.
@@ -363,6 +416,22 @@ def _manifest_from_json(content: dict[str, Any]) -> Manifest:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _partial(key: str) -> str:
+    return f".{key}.partial"
+
+
+def _removed(key: str) -> str:
+    return f".{key}.removed"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder that may not be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@
     ├── ArtifactError               the store of finished steps
     │   ├── ArtifactMissingError    nothing is committed under this key
     │   └── ArtifactCorruptError    a committed file is gone, cut short or edited
+    ├── DiskFullError               nothing more can be written to a folder
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
     ├── EncoderError                a text or image encoder cannot be loaded or used
@@ -56,6 +57,10 @@ class ArtifactMissingError(ArtifactError):
 
 class ArtifactCorruptError(ArtifactError):
     """A committed file is missing, cut short or edited."""
+
+
+class DiskFullError(SicsrecError):
+    """Nothing more can be written to a folder: the disk is full or a quota is reached."""
 
 
 class BackendError(SicsrecError):

@@ -15,11 +15,14 @@ from prefect.runtime import flow_run, task_run
 from sicsrec.artifacts import canonical_json
 from sicsrec.config import PipelineConfig
 from sicsrec.evaluation.names import tracked_metrics
+from sicsrec.runs import RunRegister, registers
 from sicsrec.steps import Step, inputs_of
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
+from sicsrec.tracking.liveness import is_abandoned
 from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun, UsedData
 from tasks.outcome import Refs
+from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ _CONTEXTS = {
 """What the parts of the log are used for."""
 _TRAINING_STEPS = ("align_encoders", "pretrain_id", "train_sicsrec")
 _DESCRIBED = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10")
+KEEP_TAG = "sicsrec.keep"
+"""Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
 _NOT_IN_NAMES = re.compile(r"[^\w ./-]", re.ASCII)
 """What MLflow does not take in the name of a metric."""
@@ -60,8 +65,12 @@ def recorded_run(
     steps: tuple[str, ...],
     refresh: tuple[str, ...],
     further_tags: Mapping[str, str] | None = None,
+    preset: str = "",
 ) -> Iterator[RunRecord]:
     """Open the parent run of a pipeline run and end it with the block."""
+    settings = Settings.from_environment()
+    sign_flow_run()
+    close_abandoned_records()
     tags = {
         **describing_tags(config),
         "config_digest": config_digest(config),
@@ -69,7 +78,8 @@ def recorded_run(
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
-    with run.closing():
+    register = RunRegister(settings.store_root, config.dataset)
+    with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         run.describe(describe_run(tags, config.seed, steps))
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
 
@@ -159,6 +169,10 @@ def open_step_record(config: PipelineConfig, refs: Refs, run: RunRecord) -> Open
 def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> None:
     """Record a step's numbers: a reused step is linked, the final results go to the parent."""
     step = result.manifest.step
+    root = Settings.from_environment().store_root
+    RunRegister(root, result.manifest.dataset).note_step(
+        run.mlflow_run_id, step, result.manifest.key
+    )
     parent = _attach(run)
     made_by = result.manifest.tracking.get("mlflow_run_id", "")
     if result.was_reused:
@@ -245,6 +259,28 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
     if encoder is None:
         return "none"
     return f"{encoder.library}:{encoder.model or 'architecture from the configuration'}"
+
+
+def close_abandoned_records() -> None:
+    """Close what killed runs of this host left open in MLflow, and take them off the register."""
+    root = Settings.from_environment().store_root
+    open_store().close_abandoned()
+    for register in registers(root).values():
+        for entry in register.killed():
+            if is_abandoned(entry.process):
+                register.forget(entry.id)
+
+
+def runs_to_keep() -> set[str]:
+    """Return the ids of the runs that somebody marked in MLflow as to be kept."""
+    return open_store().marked_runs(KEEP_TAG)
+
+
+def mark_removed(run_ids: Sequence[str]) -> None:
+    """Note on the runs of steps that their artifacts are no longer in the store."""
+    store = open_store()
+    for run_id in run_ids:
+        store.mark(run_id, {"artifact": "removed by sicsrec gc"})
 
 
 def warm_up() -> None:

@@ -81,6 +81,8 @@ class Settings:
             # A server that is away is tried again by the outbox, not inside a call for minutes.
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+            # Its lines then go where those of all others go, not to the terminal besides.
+            "MLFLOW_CONFIGURE_LOGGING": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
         }

@@ -43,7 +43,18 @@ def test_step_has_module_class_task_and_name(name: str) -> None:
 
 
 def test_there_is_no_further_task() -> None:
-    others = {"__init__", "_run", "comparison", "outcome", "record", "report", "settings"}
+    others = {
+        "__init__",
+        "_run",
+        "cluster",
+        "comparison",
+        "outcome",
+        "process_end",
+        "record",
+        "report",
+        "search",
+        "settings",
+    }
     assert _modules("tasks") - others == set(STEP_NAMES)
 
 

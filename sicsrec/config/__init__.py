@@ -7,7 +7,7 @@ Config objects stop at the builders: modules of the models take plain keyword ar
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sicsrec.config.base import NOT_FOR_THIS_DATA, PositiveFloat, PositiveInt, Rate, Section, Share
@@ -240,6 +240,17 @@ class EncodeItemsConfig(Section):
 # --------------------------------------------------------------------------- stage 2
 
 
+def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("names a modality twice")
+    return value
+
+
+Modalities = Annotated[
+    tuple[Literal["text", "image"], ...], Field(min_length=1), AfterValidator(_each_once)
+]
+
+
 class SequenceModelConfig(Section):
     """What the ID encoder and SICSRec have in common."""
 
@@ -299,7 +310,7 @@ class TrainSicsrecConfig(SequenceModelConfig):
     fusion_dropout: Rate = 0.0
     """Dropout of the towers' joined hidden states before W; the paper has none. It stands in for
     the regularisation that the reference gets from dropout left on in its frozen ID encoder."""
-    modalities: Annotated[tuple[Literal["text", "image"], ...], Field(min_length=1)] | None = None
+    modalities: Modalities | None = None
     """Vectors that content is made of; None: all that ``encode_items`` gives."""
     two_step: bool = True
     """Whether the ID encoder comes from step 1 and is frozen. False: nothing is loaded and nothing
@@ -322,13 +333,6 @@ class TrainSicsrecConfig(SequenceModelConfig):
     def _none_means_no_adapters(cls, value: Any) -> Any:
         return 0 if value is None else value
 
-    @field_validator("modalities")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and len(set(value)) != len(value):
-            raise ValueError("names a modality twice")
-        return value
-
     @model_validator(mode="after")
     def _one_scoring_rule(self) -> "TrainSicsrecConfig":
         if self.item_scoring == "id_and_content" and self.scoring == "raw":
@@ -342,9 +346,52 @@ class TrainSicsrecConfig(SequenceModelConfig):
 # --------------------------------------------------------------------------- evaluate, export
 
 
+RivalName = Literal["gru4rec", "content_encoder", "frozen_features"]
+
+
+class RivalConfig(Section):
+    """A trained rival; a value that is not given is that of ``pretrain_id``."""
+
+    width: PositiveInt | None = None
+    """Width of embeddings and hidden states."""
+    inner_width: PositiveInt | None = None
+    """Inner width of the feed-forward blocks; a GRU has none."""
+    n_layers: PositiveInt | None = None
+    """Transformer or GRU layers."""
+    n_heads: PositiveInt | None = None
+    """Attention heads of each layer; a GRU has none."""
+    dropout: Rate | None = None
+    """Dropout of hidden states and of attention weights."""
+    learning_rate: PositiveFloat | None = None
+    """Of Adam."""
+    batch_targets: PositiveInt | None = None
+    """Training targets in a batch, about."""
+    max_epochs: PositiveInt | None = None
+    """Passes over the training histories at most."""
+    patience: PositiveInt | None = None
+    """Stop after so many validations without improvement."""
+
+
+class ContentRivalConfig(RivalConfig):
+    """A trained rival that reads item vectors."""
+
+    modalities: Modalities | None = None
+    """Vectors that it reads; None: all that ``encode_items`` gives."""
+
+
 class EvaluateConfig(Section):
     """Full ranking of the held-out targets, beside simple rivals."""
 
+    rivals: tuple[RivalName, ...] = ()
+    """Rivals that are trained for the tables, on the same training and validation parts, by the
+    same loop: ``gru4rec``, ``content_encoder`` (SICSRec's content tower alone) and
+    ``frozen_features`` (SASRec on frozen vectors in place of ids)."""
+    gru4rec: RivalConfig = RivalConfig()
+    """How that rival is trained."""
+    content_encoder: ContentRivalConfig = ContentRivalConfig()
+    """How that rival is trained."""
+    frozen_features: ContentRivalConfig = ContentRivalConfig()
+    """How that rival is trained."""
     cutoffs: tuple[PositiveInt, ...] = (5, 10)
     """Cut-offs k of HR@k and NDCG@k, ascending."""
     remove_seen: bool = False
@@ -357,6 +404,13 @@ class EvaluateConfig(Section):
     """Share of the items, most watched in training first, that are called head."""
     short_history: PositiveInt = 5
     """Histories of at most so many items are called short."""
+
+    @field_validator("rivals")
+    @classmethod
+    def _each_rival_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a rival twice")
+        return value
 
     @model_validator(mode="after")
     def _ascending(self) -> "EvaluateConfig":
@@ -416,6 +470,26 @@ class PipelineConfig(Section):
         }
         return tuple(modality for modality, origin in made_of.items() if origin is not None)
 
+    def rival_settings(self, name: RivalName) -> PretrainIdConfig:
+        """Return how a rival is trained: as the ID encoder, but for the values of its own.
+
+        Raises:
+            ValueError: if its own values do not go with those of the ID encoder.
+        """
+        own = getattr(self.evaluate, name).model_dump(exclude={"modalities"}, exclude_none=True)
+        return PretrainIdConfig.model_validate({**self.pretrain_id.model_dump(), **own})
+
+    @model_validator(mode="after")
+    def _rivals_can_be_made(self) -> "PipelineConfig":
+        for name in self.evaluate.rivals:
+            try:
+                self.rival_settings(name)
+            except ValidationError as err:
+                [fault] = err.errors()
+                message = fault["msg"].removeprefix("Value error, ")
+                raise ValueError(f"evaluate.{name} with pretrain_id: {message}") from err
+        return self
+
     @model_validator(mode="after")
     def _towers_agree(self) -> "PipelineConfig":
         # The reference trains an ID encoder 300 wide for a model 256 wide and loads what fits.
@@ -436,8 +510,14 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _modalities_have_vectors(self) -> "PipelineConfig":
-        for modality in self.train_sicsrec.modalities or ():
-            if modality not in self.modalities:
+        readers = {"train_sicsrec": self.train_sicsrec.modalities}
+        for name in self.evaluate.rivals:
+            if name != "gru4rec":
+                readers[f"evaluate.{name}"] = getattr(self.evaluate, name).modalities
+        for reader, modalities in readers.items():
+            for modality in modalities or ():
+                if modality in self.modalities:
+                    continue
                 lacking = (
                     f"align_encoders.{modality}_encoder"
                     if self.has_stage_one
@@ -445,9 +525,9 @@ class PipelineConfig(Section):
                 )
                 raise PydanticCustomError(
                     NOT_FOR_THIS_DATA,
-                    "train_sicsrec.modalities names {modality}, but {lacking} is missing, so there "
+                    "{reader}.modalities names {modality}, but {lacking} is missing, so there "
                     "will be no {modality} vectors",
-                    {"modality": modality, "lacking": lacking},
+                    {"reader": reader, "modality": modality, "lacking": lacking},
                 )
         return self
 

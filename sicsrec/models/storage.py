@@ -14,6 +14,9 @@ MODELS = Registry(
     {
         "id_encoder": "sicsrec.models.id_encoder:IdEncoder",
         "sicsrec": "sicsrec.models.sicsrec:SICSRec",
+        "gru4rec": "sicsrec.models.gru4rec:Gru4Rec",
+        "content_encoder": "sicsrec.models.content_encoder:ContentEncoder",
+        "frozen_features": "sicsrec.models.content_encoder:FrozenFeatures",
     },
 )
 """All sequence models by their ``kind``."""

@@ -99,9 +99,15 @@ def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
     return ()
 
 
-def _split_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
-    # The report says under which protocol its figures were made.
-    return ("split.strategy", "refit")
+def _split_protocol_and_rivals(config: PipelineConfig) -> tuple[str, ...]:
+    # The report says under which protocol its figures were made. What is not said of a trained
+    # rival is as in pretrain_id.
+    return ("split.strategy", "refit", *(("pretrain_id",) if config.evaluate.rivals else ()))
+
+
+def _rivals_not_asked_for(config: PipelineConfig) -> tuple[str, ...]:
+    names = ("gru4rec", "content_encoder", "frozen_features")
+    return tuple(name for name in names if name not in config.evaluate.rivals)
 
 
 def _training(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
@@ -214,6 +220,7 @@ STEPS: tuple[Step, ...] = (
             Input("split/train", TRAIN),
             Input("split/valid", TRAIN_VALID),
             Input("split/test", WHOLE_LOG),
+            Input("encode_items/vectors", TRAIN),
             Input("pretrain_id/model", TRAIN_VALID),
             Input("train_sicsrec/model", TRAIN_VALID),
             Input("train_sicsrec/blend", TRAIN_VALID),
@@ -223,7 +230,8 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("metrics"), Output("per_user")),
         is_seeded=True,
-        further_sections=_split_protocol,
+        further_sections=_split_protocol_and_rivals,
+        not_in_key=_rivals_not_asked_for,
     ),
     Step(
         name="export",

@@ -1,11 +1,14 @@
 """Step ``evaluate``: rank the held-out targets with every model and compare the ranks.
 
-The only step that opens the test targets. Who counts: every user with a target. A target that never
-occurs in training is ranked like any other, and a user with an empty context is ranked by whatever
-scores the model gives then; both are counted in the report and none is left out.
+The only step that opens the test targets. Rivals that the configuration asks for are trained here,
+by what cannot open them (:mod:`sicsrec.steps.trained_rivals`). Who counts: every user with a
+target. A target that never occurs in training is ranked like any other, and a user with an empty
+context is ranked by whatever scores the model gives then; both are counted in the report and none
+is left out.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,7 @@ from sicsrec.models.base import SequenceModel
 from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.trained_rivals import NAMES, train_rivals
 
 SICSREC = MAIN
 ID_ENCODER = "ID encoder"
@@ -51,6 +55,7 @@ MODELS = (
     POPULARITY,
     TRANSITIONS,
     TRANSITIONS + WITH_VALID,
+    *NAMES.values(),
     ID_ENCODER,
     SICSREC,
     ID_ENCODER_BLENDED,
@@ -60,7 +65,7 @@ MODELS = (
     ID_ENCODER_BLENDED + WITH_VALID,
     SICSREC_BLENDED + WITH_VALID,
 )
-"""Names of the models in reports and tables, in their order."""
+"""Names of the models in reports and tables, in their order; trained rivals where asked for."""
 OTHER_WAY = {True: "results_watched_kept", False: "results_watched_left_out"}
 """Name of the test table under the other protocol, by ``evaluate.remove_seen``."""
 PLOTTED = ("hr_at_10", "ndcg_at_10")
@@ -78,7 +83,8 @@ def run(context: StepContext) -> StepReport:
     log = TrainLog.read(context.input("split/train").path())
     train = Histories.from_interactions(log.interactions, catalog)
     splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
-    scorers = _make_scorers(context, train, splits["valid"], catalog.n_items)
+    trained = train_rivals(context)
+    scorers = _make_scorers(context, train, splits["valid"], catalog.n_items, trained.models)
     section = context.config.evaluate
     both_ways = {
         split: _rank(context, split, entry, scorers[split]) for split, entry in splits.items()
@@ -109,6 +115,8 @@ def run(context: StepContext) -> StepReport:
         }
         for entry in ranked
     }
+    if trained.reports:
+        content["trained_rivals"] = trained.reports
     n_ranked = sum(len(entry.ranking_set) * len(entry.ranks) for entry in ranked)
     return StepReport(rows=n_ranked, rows_of="ranked targets", content=content)
 
@@ -133,7 +141,11 @@ def _require_unaware_of_test(reader: ArtifactReader) -> None:
 
 
 def _make_scorers(
-    context: StepContext, train: Histories, valid: RankingSet, n_items: int
+    context: StepContext,
+    train: Histories,
+    valid: RankingSet,
+    n_items: int,
+    trained: Mapping[str, SequenceModel],
 ) -> dict[str, dict[str, Callable[[], Scorer]]]:
     """Return, per split and in the order of the report, how to make each model."""
 
@@ -156,6 +168,7 @@ def _make_scorers(
     told_train: dict[str, Callable[[], Scorer]] = {
         POPULARITY: lambda: make_popularity(train, n_items),
         TRANSITIONS: lambda: make_transitions(train, n_items),
+        **{name: partial(_already_there, model) for name, model in trained.items()},
         **make_models("model", "blend"),
     }
     told_valid: dict[str, Callable[[], Scorer]] = {
@@ -168,6 +181,10 @@ def _make_scorers(
         "valid": told_train,
         "test": {name: both[name] for name in MODELS if name in both},
     }
+
+
+def _already_there(model: SequenceModel) -> SequenceModel:
+    return model
 
 
 def _rank(
@@ -214,11 +231,13 @@ def _compare(
 ) -> dict[str, Any]:
     """Make, record and write the tables and return them as content of the report."""
     test = next(entry for entry in ranked if entry.split == "test")
+    models = [model for model in MODELS if model in test.ranks]
+    trained = [name for name in NAMES.values() if name in test.ranks]
     content: dict[str, Any] = {
         "results": [row for entry in ranked for row in result_rows(entry, protocol)],
         OTHER_WAY[context.config.evaluate.remove_seen]: result_rows(other_way, protocol),
         "differences": [
-            *difference_rows(test, SICSREC, (ID_ENCODER, TRANSITIONS), protocol),
+            *difference_rows(test, SICSREC, (ID_ENCODER, TRANSITIONS, *trained), protocol),
             *difference_rows(test, SICSREC_BLENDED, (ID_ENCODER, ID_ENCODER_BLENDED), protocol),
         ],
         "cohorts": [
@@ -231,9 +250,9 @@ def _compare(
         frame.write_parquet(folder / f"{'metrics' if name == 'results' else name}.parquet")
         context.tracker.log_table(name, frame)
     context.tracker.log_metrics(tracked_metrics(content["results"], content["cohorts"]))
-    context.tracker.log_figure("results", plot_results(content["results"], MODELS, PLOTTED))
+    context.tracker.log_figure("results", plot_results(content["results"], models, PLOTTED))
     of_test = [row for row in content["cohorts"] if row["split"] == "test"]
-    context.tracker.log_figure("cohorts", plot_cohorts(of_test, MODELS, LABELS, "ndcg_at_10"))
+    context.tracker.log_figure("cohorts", plot_cohorts(of_test, models, LABELS, "ndcg_at_10"))
     return content
 
 

@@ -24,8 +24,10 @@ from sicsrec.artifacts import (
 )
 from sicsrec.cluster import OpenCluster
 from sicsrec.config import PipelineConfig
+from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
+from sicsrec.runs import RunRegister
 from sicsrec.steps import Step, get_step, inputs_of, outputs_of
 from sicsrec.steps.context import ReadSecret, StepContext, StepReport, no_secrets
 from sicsrec.steps.external import external_inputs, without_places
@@ -165,12 +167,17 @@ def run_step(
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
         ArtifactError: if an input is missing or an output was not written.
+        DiskFullError: if the store cannot take what the step writes.
     """
     started = time.monotonic()
     step = get_step(name)
     key = make_key(step_identity(step, config, inputs))
     check_leaks(step, config, inputs)
-    with store.lock(config.dataset, step.name, key):
+    with (
+        naming_full_disk(store.root, f"output and checkpoints of {name}"),
+        RunRegister(store.root, config.dataset).using(),
+        store.lock(config.dataset, step.name, key),
+    ):
         manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
         was_reused = manifest is not None
         if manifest is None:
@@ -185,6 +192,7 @@ def run_step(
             manifest = _run_and_commit(
                 step, key, config, inputs, store, open_tracker, prepare, device, code or {}
             )
+        store.clear_leftovers(config.dataset, step.name, key)
         report = StepReport(**store.report(config.dataset, step.name, key))
     return StepResult(manifest, report, was_reused, time.monotonic() - started)
 
@@ -207,7 +215,7 @@ def _run_and_commit(
     readers = {entry: store.open(ref) for entry, ref in used.items()}
     pending = store.begin(config.dataset, step.name, key)
     tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
-    with tracking as tracker:
+    with pending.discarded_on_error(), tracking as tracker:
         run = importlib.import_module(f"sicsrec.steps.{step.name}").run
         context = prepare(inputs=readers, pending=pending, tracker=tracker, device=device)
         report: StepReport = run(context)

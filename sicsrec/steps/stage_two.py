@@ -8,6 +8,8 @@ what one would deploy.
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,11 @@ from sicsrec.models.base import SequenceModel
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.tracking import Tracker
 from sicsrec.training.job import Job, Validation
 from sicsrec.training.plots import plot_curves
 from sicsrec.training.processes import fit_in_processes
-from sicsrec.training.sequential import REFIT, FitSettings
+from sicsrec.training.sequential import REFIT, FitSettings, FitState
 
 VALID_CUTOFFS = (5, 10)
 
@@ -57,42 +60,55 @@ class StageTwoData:
         )
 
 
-def fit_and_save(
-    context: StepContext, model: SequenceModel, section: SequenceModelConfig, stage: StageTwoData
-) -> StepReport:
-    """Fit a model under the step's settings, write it as output ``model``, and report."""
+def fit_model(
+    context: StepContext,
+    model: SequenceModel,
+    section: SequenceModelConfig,
+    stage: StageTwoData,
+    *,
+    work: Path,
+    tracker: Tracker,
+) -> FitState:
+    """Fit a model under a section's settings; it is left with the weights of its best epoch.
+
+    Args:
+        context: of the running step.
+        model: on its device.
+        section: how it is trained.
+        stage: what it is trained on, and the validation targets that choose the epoch.
+        work: folder of the checkpoint.
+        tracker: receives losses and metrics.
+    """
     settings = _fit_settings(section, context.seed)
     _compare_with_candidates(model, section, stage.train)
 
     validation = Validation(stage.valid, VALID_CUTOFFS, context.config.evaluate.remove_seen)
-    started = time.monotonic()
-    state = fit_in_processes(
+    return fit_in_processes(
         Job(model, stage.train, validation, settings),
         context.n_processes,
-        work=context.work,
-        tracker=context.tracker,
+        work=work,
+        tracker=tracker,
         progress=context.progress,
     )
+
+
+def fit_and_save(
+    context: StepContext, model: SequenceModel, section: SequenceModelConfig, stage: StageTwoData
+) -> StepReport:
+    """Fit a model under the step's settings, write it as output ``model``, and report."""
+    started = time.monotonic()
+    state = fit_model(context, model, section, stage, work=context.work, tracker=context.tracker)
     seconds = time.monotonic() - started
     save_model(model, context.output("model"))
     context.tracker.log_figure(
         "curves", plot_curves(state.log, section.selection_metric, state.best_epoch)
     )
     n_targets = int(np.maximum(stage.train.lengths - 1, 0).sum())
-    best = state.log[state.best_epoch - 1]
     return StepReport(
         rows=n_targets,
         rows_of="training targets",
         content={
-            "best_epoch": state.best_epoch,
-            "epochs": state.epoch,
-            "valid": {
-                name.removeprefix("valid/"): value
-                for name, value in best.items()
-                if name.startswith("valid/")
-            },
-            "parameters": count_parameters(model, trainable_only=False),
-            "trainable_parameters": count_parameters(model, trainable_only=True),
+            **fit_report(state, model),
             "processes": context.n_processes,
             "seconds_per_epoch": seconds / max(1, state.epoch),
             "log": state.log,
@@ -155,6 +171,22 @@ def _compare_with_candidates(
     if model.n_items > section.sampled_softmax_above:
         counts = target_counts(histories, model.n_items)
         model.candidates = CandidateSampler(section.n_sampled, counts)
+
+
+def fit_report(state: FitState, model: SequenceModel) -> dict[str, Any]:
+    """Return what a report says of a fit."""
+    best = state.log[state.best_epoch - 1]
+    return {
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "valid": {
+            name.removeprefix("valid/"): value
+            for name, value in best.items()
+            if name.startswith("valid/")
+        },
+        "parameters": count_parameters(model, trainable_only=False),
+        "trainable_parameters": count_parameters(model, trainable_only=True),
+    }
 
 
 def target_counts(train: Histories, n_items: int) -> Int[Tensor, " items"]:

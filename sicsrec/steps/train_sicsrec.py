@@ -126,9 +126,9 @@ def read_all_vectors(folder: Path, catalog: ItemCatalog) -> list[ItemVectors]:
 
 
 def choose_vectors(
-    vectors: list[ItemVectors], modalities: Sequence[str] | None
+    vectors: list[ItemVectors], modalities: Sequence[str] | None, reader: str = "train_sicsrec"
 ) -> list[ItemVectors]:
-    """Return the vectors of these modalities, all for None.
+    """Return the vectors of these modalities, all for None; ``reader`` is who asks in an error.
 
     Raises:
         DataError: if no item has a vector of a modality that is named.
@@ -138,9 +138,7 @@ def choose_vectors(
     chosen = [entry for entry in vectors if entry.modality in modalities]
     for modality in modalities:
         if not any(entry.present.any() for entry in chosen if entry.modality == modality):
-            raise DataError(
-                f"train_sicsrec.modalities names {modality}, but no item has a vector of it"
-            )
+            raise DataError(f"{reader}.modalities names {modality}, but no item has a vector of it")
     return chosen
 
 

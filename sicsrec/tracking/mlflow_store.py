@@ -116,21 +116,21 @@ class MlflowStore:
     ) -> "PipelineRun":
         """Start the run of a whole pipeline.
 
-        Runs of the same experiment that a dead process of this host left open are closed first.
-
         Raises:
             TrackingError: if the store cannot be reached: nothing is under way yet.
         """
         try:
             experiment_id = self._experiment(experiment)
-            self._close_abandoned(experiment_id)
             run = self._create(experiment_id, name, params or {}, tags or {}, _now())
         except _ERRORS as err:
-            raise TrackingError(
-                f"MLflow at {self.uri} cannot record a run: {err}\nStart it, or unset "
-                "MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
-            ) from err
+            raise self._away(err) from err
         return PipelineRun(self, run.info.run_id, experiment_id)
+
+    def _away(self, error: Exception) -> TrackingError:
+        return TrackingError(
+            f"MLflow at {self.uri} cannot record a run: {error}\nStart it, or unset "
+            "MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
+        )
 
     def attach(self, run_id: str, experiment_id: str | None = None) -> "PipelineRun":
         """Return the pipeline run of this id, e.g. in another process than the one that began.
@@ -141,6 +141,17 @@ class MlflowStore:
         """
         known = experiment_id or str(self.client.get_run(run_id).info.experiment_id)
         return PipelineRun(self, run_id, known)
+
+    def resume(self, run_id: str) -> "PipelineRun | None":
+        """Open a run again that ended, e.g. with its process; None where it is gone."""
+        try:
+            run = self.attach(run_id)
+            tags = [RunTag(key, value) for key, value in process_tags().items()]
+            self.client.log_batch(run_id, tags=tags)
+            self.client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return None
+        return run
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -162,14 +173,48 @@ class MlflowStore:
                 self.client.set_experiment_tag(found.experiment_id, tag, kind)
         return str(found.experiment_id)
 
-    def _close_abandoned(self, experiment_id: str) -> None:
+    def close_abandoned(self) -> None:
+        """Close the runs, parents and children, that dead processes of this host left open.
+
+        Raises:
+            TrackingError: if the store cannot be reached: nothing is under way yet.
+        """
+        try:
+            self._close_all_abandoned()
+        except _ERRORS as err:
+            raise self._away(err) from err
+
+    def _close_all_abandoned(self) -> None:
         host = process_tags()[HOST_TAG]
         condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
-        for run in self.client.search_runs([experiment_id], condition, max_results=1000):
+        experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        for run in self.client.search_runs(experiments, condition, max_results=1000):
             if is_abandoned(run.data.tags):
                 self.client.set_tag(run.info.run_id, "error", "the process was killed")
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
+
+    def marked_runs(self, tag: str) -> set[str]:
+        """Return the ids of all runs that carry a tag with the value ``true``."""
+        experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        found: set[str] = set()
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                experiments, f"tags.`{tag}` = 'true'", max_results=1000, page_token=token
+            )
+            found |= {str(run.info.run_id) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def mark(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record short words on a run; one that MLflow does not have any more is passed over."""
+        try:
+            entries = [RunTag(key, _short(value)) for key, value in tags.items()]
+            self.client.log_batch(run_id, tags=entries)
+        except MlflowException as err:
+            logger.warning("cannot mark the MLflow run %s: %s", run_id, err)
 
     def _create(
         self,
@@ -243,6 +288,11 @@ class _RecordedRun:
         """End the run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
         now = _now()
         self._send("the end", lambda client, run_id: client.set_terminated(run_id, status, now))
+
+
+def tags_of_child(run_id: str) -> dict[str, str]:
+    """Return the tags that put a run below another one."""
+    return {MLFLOW_PARENT_RUN_ID: run_id}
 
 
 class PipelineRun(_RecordedRun):

@@ -3,11 +3,16 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from sicsrec.tracking.mlflow_store import MlflowStore
+
+if TYPE_CHECKING:
+    from tests.flows.runs import Launcher
 
 SMALL = [
     "ingest.reader.n_items=60",
@@ -30,6 +35,15 @@ SMALL = [
 def prefect_server() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=90):
         yield
+
+
+@pytest.fixture(scope="session")
+def launcher(prefect_server: None) -> "Iterator[Launcher]":
+    """Starts runs of the command line in processes of their own, in little time."""
+    from tests.flows.runs import launching
+
+    with launching(heavy=False, PREFECT_API_URL=str(PREFECT_API_URL.value())) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

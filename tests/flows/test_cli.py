@@ -159,4 +159,4 @@ def test_stopped_run_says_goodbye(home: Path) -> None:
 def test_every_command_has_help() -> None:
     command = typer.main.get_command(app)
     names = set(command.commands)  # type: ignore[attr-defined]
-    assert names == {"run", "compare", "status", "plan", "config", "steps", "ui", "serve"}
+    assert names == {"run", "compare", "status", "gc", "plan", "config", "steps", "ui", "serve"}

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from sicsrec.models.content_encoder import ContentEncoder
+from sicsrec.models.gru4rec import Gru4Rec
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 
@@ -78,7 +80,7 @@ def transformer(x: list[Tensor], tower) -> list[Tensor]:
     return x
 
 
-def position(model: IdEncoder, t: int, n: int) -> Tensor:
+def position(model: IdEncoder | ContentEncoder, t: int, n: int) -> Tensor:
     """The learned position of token t of n."""
     place = t if model.positions == "from_start" else n - 1 - t
     return model.position_embedding.weight[place]
@@ -92,8 +94,30 @@ def id_states(model: IdEncoder, items: list[int]) -> list[Tensor]:
     return transformer(embedded, model.transformer)
 
 
-def content_of(model: SICSRec, item: int) -> Tensor:
-    total = torch.zeros(model.fusion.out_features)
+def gru_states(model: Gru4Rec, items: list[int]) -> list[Tensor]:
+    """Cell by cell, every layer from an empty state."""
+    x = [model.item_embedding.weight[item] for item in items]
+    for layer in range(model.gru.num_layers):
+        w_x, w_h, b_x, b_h = model.gru.all_weights[layer]
+        h, states = torch.zeros(model.gru.hidden_size), []
+        for token in x:
+            (xr, xz, xn), (hr, hz, hn) = (w_x @ token + b_x).chunk(3), (w_h @ h + b_h).chunk(3)
+            reset, update = 1 / (1 + torch.exp(-(xr + hr))), 1 / (1 + torch.exp(-(xz + hz)))
+            h = (1 - update) * torch.tanh(xn + reset * hn) + update * h
+            states.append(h)
+        x = states
+    return [linear(h, model.output) for h in x]
+
+
+def content_encoder_states(model: ContentEncoder, items: list[int]) -> list[Tensor]:
+    inputs = [
+        content_of(model, item) + position(model, t, len(items)) for t, item in enumerate(items)
+    ]
+    return transformer(inputs, model.transformer)
+
+
+def content_of(model: SICSRec | ContentEncoder, item: int) -> Tensor:
+    total = torch.zeros(model.item_vectors().shape[1])
     for module in model.content_embedding.adapters.values():
         if module.present[item]:
             hidden = linear(module.table.weight[item], module.inner)

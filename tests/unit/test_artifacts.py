@@ -310,3 +310,98 @@ def test_damaged_commit_is_made_anew_by_the_next_run(tmp_path):
     assert not again.was_reused
     assert digest_file(path) == digest
     assert run_step("ingest", config, {}, store).was_reused
+
+
+DYING_PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from sicsrec.artifacts import ArtifactStore
+from tests.flows.dying import Death, arm
+from tests.unit.test_artifacts import KEY, commit
+
+root, before = Path(sys.argv[1]), sys.argv[2]
+
+def forked(work):
+    pid = os.fork()
+    if not pid:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def dying(store, number):
+    arm(Death(str(store.root), number=number))
+    commit(store, "new")
+
+for number in range(1, 1000):
+    store = ArtifactStore(root / str(number))
+    if before:
+        commit(store, before)
+    status = forked(lambda: dying(store, number))
+    # A refresh that was killed leaves the old commit, the new one, or none: never half of one.
+    manifest = store.find("d", "split", KEY)
+    if manifest is not None:
+        store.verify(manifest)
+    else:
+        assert forked(lambda: commit(store, "new")) == 0, number
+    store.clear_leftovers("d", "split", KEY)
+    manifest = store.find("d", "split", KEY)
+    store.verify(manifest)
+    assert [path.name for path in (store.root / "d" / "split").iterdir()] == [KEY], number
+    if status == 0:
+        break
+    assert status == -signal.SIGKILL, status
+print(number)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "old", "new"])
+def test_commit_killed_at_every_one_of_its_moments(tmp_path, before):
+    done = subprocess.run(
+        [sys.executable, "-c", DYING_PROGRAM, str(tmp_path), before],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+
+
+LIMITED_PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import DiskFullError
+from sicsrec.steps.runner import run_step
+
+root, config, limit = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    run_step("ingest", PipelineConfig.model_validate(config), {}, ArtifactStore(root))
+except DiskFullError as err:
+    print(err)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 5_000])
+def test_files_that_cannot_be_made_longer_give_one_clear_error(tmp_path, limit):
+    """The limit on the size of files stands for a full disk; both stop real writes."""
+    root = tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED_PROGRAM, str(root), json.dumps(CONFIG), str(limit)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in (str(root), "ingest", "Free space", "run the same command again", "Cause: "):
+        assert words in done.stdout
+    store, config = ArtifactStore(root), PipelineConfig.model_validate(CONFIG)
+    assert store.manifests("t", "ingest") == []
+    # What had been written gives its space back at once.
+    assert not list(root.glob("t/ingest/.*.partial/data"))
+    result = run_step("ingest", config, {}, store)
+    fresh = run_step("ingest", config, {}, ArtifactStore(tmp_path / "fresh"))
+    assert {name: ref.digest for name, ref in result.refs.items()} == {
+        name: ref.digest for name, ref in fresh.refs.items()
+    }

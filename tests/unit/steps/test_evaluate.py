@@ -15,6 +15,7 @@ from sicsrec.steps import evaluate
 from sicsrec.steps.context import StepContext
 from sicsrec.steps.evaluate import MODELS, SICSREC, SICSREC_BLENDED, WITH_VALID
 from sicsrec.steps.runner import StepResult, run_step
+from sicsrec.steps.trained_rivals import NAMES
 from tests.unit.steps.tiny_store import (
     COLD_ITEM,
     N_ITEMS,
@@ -30,6 +31,8 @@ from tests.unit.steps.tiny_store import (
     make_tiny_store,
 )
 
+UNTRAINED = [model for model in MODELS if model not in NAMES.values()]
+"""What is ranked where no further rival is asked for."""
 N_RANKED = N_USERS - 1  # user 1 has two interactions only
 METRICS = ["hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr"]
 
@@ -62,8 +65,8 @@ def test_results_list_every_model_on_both_splits(evaluated) -> None:
     result, _, _ = evaluated
     rows = result.report.content["results"]
     assert [(row["split"], row["model"]) for row in rows] == [
-        ("valid", model) for model in MODELS if not model.endswith(WITH_VALID)
-    ] + [("test", model) for model in MODELS]
+        ("valid", model) for model in UNTRAINED if not model.endswith(WITH_VALID)
+    ] + [("test", model) for model in UNTRAINED]
     for row in rows:
         assert row["users"] == N_RANKED
         assert set(row) == {"model", "split", "users"} | {
@@ -289,7 +292,7 @@ def test_users_with_an_empty_context_count(tmp_path: Path) -> None:
     result = run_step("evaluate", make_config(), tiny.refs, tiny.store)
     assert result.report.content["splits"]["test"]["empty_contexts"] == 1
     frame = per_user(tiny, result).filter(pl.col("user_id") == "u05", pl.col("split") == "test")
-    assert frame["history_length"].to_list() == [0] * len(MODELS)
+    assert frame["history_length"].to_list() == [0] * len(UNTRAINED)
     ranks = dict(zip(frame["model"], frame["rank"], strict=True))
     # Without a history all scores of the trained models are equal, which earns nothing.
     assert ranks["SICSRec"] == ranks["ID encoder"] == N_ITEMS

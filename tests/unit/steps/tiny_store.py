@@ -24,6 +24,7 @@ from sicsrec.config import (
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories
 from sicsrec.data.split import leave_one_out
+from sicsrec.data.vectors import write_vectors
 from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
@@ -177,6 +178,17 @@ def make_tiny_store(root: Path, model_sees: tuple[str, ...] = ("train", "valid")
             "train": (("train",), split.train.write),
             "valid": (("train", "valid"), split.valid.write),
             "test": (everything, split.test.write),
+        },
+    )
+    text = np.random.default_rng(0).normal(size=(N_ITEMS, 4)).astype(np.float32)
+    everyone = np.arange(1, N_ITEMS + 1)
+    tiny.commit(
+        "encode_items",
+        {
+            "vectors": (
+                ("train",),
+                lambda folder: write_vectors(folder, "text", make_catalog(), everyone, text),
+            )
         },
     )
     torch.manual_seed(2)

@@ -1,0 +1,310 @@
+"""A search for better values of a configuration: trials are runs up to the model that is judged.
+
+A trial never reaches ``evaluate``, the one step that opens the test targets, so nothing is chosen
+by them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from flows.configuration import (
+    ResolvedConfig,
+    extend_preset,
+    parse_mapping,
+    parse_override,
+    resolve_config,
+)
+from flows.selection import select_steps
+from flows.series import count_cached, run_in_series
+from flows.server import MLFLOW_URL
+from flows.session import RunRequest, prefect_session
+from flows.terminal import trial_table
+from sicsrec.artifacts import make_key
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ConfigError, SicsrecError
+from sicsrec.steps import STEPS, get_step
+from sicsrec.steps.runner import step_identity
+from sicsrec.tuning.ranges import Range, parse_ranges
+from sicsrec.tuning.study import Proposal, Study, TrialRow, best_of, open_study
+from tasks.outcome import RunOutcome
+from tasks.settings import Settings
+
+METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
+"""Validation metrics that a search may go by."""
+
+_HEADER = "# Found by `sicsrec search`"
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What the user asked for."""
+
+    preset: str
+    data: str | None
+    overrides: Sequence[str]
+    seed: int | None
+    ranges: str
+    """Name of shipped ranges, or path of a file."""
+    metric: str
+    n_trials: int
+    output: Path | None
+    """Where the winner is written; None: below the home."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search that can begin."""
+
+    request: SearchRequest
+    resolved: ResolvedConfig
+    ranges: tuple[Range, ...]
+    last_step: str
+    """The step whose model is judged, the last of every trial."""
+    name: str
+    """Equal for requests whose trials are comparable, however many they are."""
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """What a search found."""
+
+    rows: list[TrialRow]
+    winner: TrialRow
+    preset: Path
+    """The file that holds the winner."""
+    mlflow_experiment_id: str
+    mlflow_run_id: str
+
+
+def range_names() -> tuple[str, ...]:
+    """Return the names of the ranges that are part of the package."""
+    folder = resources.files("flows") / "ranges"
+    names = (Path(entry.name) for entry in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+
+
+def load_ranges(name: str) -> tuple[Range, ...]:
+    """Read ranges.
+
+    Args:
+        name: of shipped ranges, or path of a YAML file.
+
+    Raises:
+        ConfigError: if there is no such file, or it holds something else.
+    """
+    if name in range_names():
+        text = (resources.files("flows") / "ranges" / f"{name}.yaml").read_text("utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text("utf-8")
+    else:
+        raise ConfigError(
+            f"--ranges {name}: there is no such file, and the ranges that are part of the package "
+            f"are {', '.join(range_names())}"
+        )
+    return parse_ranges(parse_mapping(text, name), name)
+
+
+def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
+    """Resolve the preset and try the ends of every range on it, before anything runs.
+
+    Raises:
+        ConfigError: if the metric, a range or the configuration cannot be used, or the file to be
+            written is somebody else's.
+    """
+    if request.metric not in METRICS:
+        raise ConfigError(f"--metric {request.metric}: known are {', '.join(METRICS)}")
+    ranges = load_ranges(request.ranges)
+    resolved = _resolve(request, {})
+    for entry in ranges:
+        for value in entry.ends():
+            try:
+                _resolve(request, dict.fromkeys(entry.paths, value))
+            except ConfigError as err:
+                raise ConfigError(f"range of {entry.name}, at {value!r}: {err}") from err
+    sections = {path.split(".")[0] for entry in ranges for path in entry.paths}
+    last_step = "pretrain_id" if sections == {"pretrain_id"} else "train_sicsrec"
+    name = _name(request, resolved.config, ranges)
+    plan = SearchPlan(request, resolved, ranges, last_step, name)
+    path = _preset_path(plan, settings)
+    if path.exists() and not path.read_text("utf-8").startswith(_HEADER):
+        raise ConfigError(f"--output {path}: this file is not a search's; name another one")
+    return plan
+
+
+def _resolve(request: SearchRequest, values: Mapping[str, Any]) -> ResolvedConfig:
+    return resolve_config(
+        request.preset,
+        data=request.data,
+        overrides=_overrides(request, values),
+        seed=request.seed,
+    )
+
+
+def _overrides(request: SearchRequest, values: Mapping[str, Any]) -> list[str]:
+    """Return the changes to the preset that a trial of these values runs with."""
+    # Trials are judged as validation sees them; training them once more would double the time.
+    # JSON is YAML, so any value keeps its type.
+    tried = [f"{path}={json.dumps(value)}" for path, value in values.items()]
+    return ["refit=false", *request.overrides, *tried]
+
+
+def _name(request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range]) -> str:
+    """Return a name that changes with all that trials depend on, but not with their number."""
+    values = config.model_dump(mode="json", exclude={"ingest", "evaluate", "export"})
+    for entry in ranges:
+        for path in entry.paths:
+            section, _, key = path.partition(".")
+            # Where the search starts makes no trial another one.
+            _leave_out(values[section], key)
+    identity = {
+        "config": values,
+        "remove_seen": config.evaluate.remove_seen,
+        "data": step_identity(get_step("ingest"), config, {}),
+        "versions": {step.name: step.version for step in STEPS},
+        "ranges": [entry.model_dump(mode="json") for entry in ranges],
+        "metric": request.metric,
+    }
+    return f"{config.dataset}-{Path(request.ranges).stem}-{make_key(identity)[:8]}"
+
+
+def _leave_out(section: Any, path: str) -> None:
+    name, _, rest = path.partition(".")
+    if rest and isinstance(section.get(name), dict):
+        _leave_out(section[name], rest)
+    elif not rest:
+        section.pop(name, None)
+
+
+def _preset_path(plan: SearchPlan, settings: Settings) -> Path:
+    return plan.request.output or settings.home / "searches" / f"{plan.name}.yaml"
+
+
+def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path) -> FinishedSearch:
+    """Carry out the trials that are missing, and write the best one as a preset.
+
+    A trial that fails does not stop the others. A search that was killed goes on with the trial it
+    was at; what its steps had finished is reused.
+
+    Raises:
+        SicsrecError: if no trial ended well, another process carries out the same search, or the
+            temporary server does not start.
+    """
+    folder, config = settings.home / "searches", plan.resolved.config
+    with (
+        open_study(folder, plan.name, plan.ranges, config.seed) as study,
+        prefect_session(settings, console, log),
+    ):
+        from tasks.search import recorded_search
+
+        metric = f"valid/{plan.request.metric}"
+        params = {"metric": metric, "ranges": plan.request.ranges} | {
+            entry.name: _in_words(entry) for entry in plan.ranges
+        }
+        with recorded_search(plan.name, config, params, study.recall("mlflow_run")) as record:
+            study.remember("mlflow_run", record.run.run_id)
+            while len(study.rows()) < plan.request.n_trials:
+                proposal = study.propose(_own_values(plan))
+                tags = record.tags_of_trial(proposal.number)
+                _run_trial(plan, study, proposal, tags, console)
+                record.log_trials(study.rows(), metric)
+            rows = study.rows()
+            winner = best_of(rows)
+            if winner is None:
+                reasons = "; ".join(dict.fromkeys(row.note for row in rows))
+                raise SicsrecError(f"no trial ended well: {reasons}")
+            record.log_winner(winner, metric)
+            path = _preset_path(plan, settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_preset(plan, rows, winner, record.run.run_id), "utf-8")
+            return FinishedSearch(rows, winner, path, record.run.experiment_id, record.run.run_id)
+
+
+def _run_trial(
+    plan: SearchPlan, study: Study, proposal: Proposal, tags: dict[str, str], console: Console
+) -> None:
+    from tasks.search import record_trial
+
+    request, metric = plan.request, f"valid/{plan.request.metric}"
+    figures: dict[str, float] = {}
+
+    def describe(outcome: RunOutcome) -> str:
+        figures.update(record_trial(outcome, plan.resolved.config, plan.last_step))
+        return f"{metric} {figures[metric]:.4f}, {count_cached(outcome)}"
+
+    asked = RunRequest(
+        request.preset,
+        request.data,
+        _overrides(request, proposal.values),
+        [],
+        plan.last_step,
+        request.seed,
+        tags=tags,
+    )
+    steps = select_steps(plan.resolved.config, plan.last_step)
+    heading = f"trial {proposal.number} of {request.n_trials}"
+    left = run_in_series(asked, steps, heading, console, describe)
+    if isinstance(left, str):
+        study.tell_failed(proposal, left)
+    else:
+        study.tell(proposal, figures[metric])
+
+
+def _own_values(plan: SearchPlan) -> dict[str, Any]:
+    """Return the preset's values of what is searched."""
+    values = dict.fromkeys((p for entry in plan.ranges for p in entry.paths), None)
+    for path, value, _ in plan.resolved.rows():
+        if path in values:
+            values[path] = value
+    return values
+
+
+def _in_words(entry: Range) -> str:
+    if entry.interval is None:
+        return ", ".join(json.dumps(choice) for choice in entry.choices)
+    interval = entry.interval
+    how = ", log" if interval.log else f", step {interval.step:g}" if interval.step else ""
+    return f"{interval.low:g} to {interval.high:g}{how}"
+
+
+def _preset(
+    plan: SearchPlan, rows: Sequence[TrialRow], winner: TrialRow, mlflow_run_id: str
+) -> str:
+    """Return the winner as a file that runs, with its origin in comments."""
+    request = plan.request
+    given = dict(parse_override(text) for text in request.overrides)
+    seed = {} if request.seed is None else {"seed": request.seed}
+    values = extend_preset(request.preset, given | seed | winner.values)
+    first = rows[0]
+    is_own = first.value is not None and first.values == _own_values(plan)
+    lines = [
+        f"{_HEADER}, {datetime.now().astimezone():%Y-%m-%d}: search {plan.name},",
+        f"# trial {winner.number} of {len(rows)}, ranges {Path(request.ranges).name}, seed "
+        f"{plan.resolved.config.seed}, MLflow run {mlflow_run_id}.",
+        f"# Validation {request.metric} {winner.value:.4f}"
+        + (f"; the preset's own values have {first.value:.4f}." if is_own else "."),
+        "# Chosen on the validation part alone: no test target was opened.",
+    ]
+    body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return "\n".join([*lines, body])
+
+
+def print_search(
+    finished: FinishedSearch, plan: SearchPlan, settings: Settings, console: Console
+) -> None:
+    """Print the best trials, the file and where the search is recorded."""
+    console.print(trial_table(finished.rows, plan.request.metric))
+    run = f"sicsrec run {finished.preset}"
+    data = f" --data {plan.request.data}" if plan.request.data else ""
+    path = f"#/experiments/{finished.mlflow_experiment_id}/runs/{finished.mlflow_run_id}"
+    where = settings.mlflow_uri or f"sicsrec ui, then {MLFLOW_URL}"
+    for label, text in (("Winner  ", run + data), ("MLflow  ", f"{where}/{path}")):
+        console.print(Text(label, style="bold"), Text(text), sep="", soft_wrap=True)

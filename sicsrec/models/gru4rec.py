@@ -1,0 +1,97 @@
+"""The rival GRU4Rec: a recurrent encoder over item embeddings (Hidasi et al., arXiv 1511.06939)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.candidates import sampled_cross_entropy
+from sicsrec.models.layers import initialise
+from sicsrec.models.losses import next_item_cross_entropy
+
+
+class Gru4Rec(SequenceModel):
+    """A stack of GRU layers over item embeddings.
+
+    ``h_t = W GRU(e_1 ... e_t)``, score of item i after token t: ``h_t · e_i``; trained by the cross
+    entropy over all items at all positions, where the paper samples negatives within a batch and
+    has item vectors of the output apart from those of the input.
+
+    Args:
+        n_items: N; the embedding table has one more row, for padding, which nothing reads.
+        width: D, of embeddings and hidden states.
+        n_layers: GRU layers.
+        dropout: of the embeddings and between the layers.
+        max_history_length: most recent items that are read.
+
+    Initial values: embeddings and W N(0, 0.02), the GRU's those of torch, U(-1/√D, 1/√D).
+    """
+
+    kind = "gru4rec"
+
+    def __init__(
+        self, *, n_items: int, width: int, n_layers: int, dropout: float, max_history_length: int
+    ) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.max_history_length = max_history_length
+        self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.input_dropout = nn.Dropout(dropout)
+        # torch warns of dropout between layers where there is but one.
+        between = dropout if n_layers > 1 else 0.0
+        self.gru = nn.GRU(width, width, n_layers, batch_first=True, dropout=between)
+        self.output = nn.Linear(width, width)
+        self.apply(initialise)
+        with torch.no_grad():
+            self.item_embedding.weight[0].zero_()
+
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`SequenceModel.settings`."""
+        return {
+            "n_items": self.n_items,
+            "width": self.item_embedding.embedding_dim,
+            "n_layers": self.gru.num_layers,
+            "dropout": self.input_dropout.p,
+            "max_history_length": self.max_history_length,
+        }
+
+    def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
+        """Return the hidden states of all tokens; every segment begins with an empty state.
+
+        A GRU carries its state along a row, so the segments of the packed rows are laid out one per
+        row first. What torch then reads is packed by time, so the layout costs no computation.
+        """
+        is_token = batch.segments > 0
+        place = batch.positions[is_token]
+        sequence = (place == 0).long().cumsum(0) - 1
+        lengths = torch.bincount(sequence)
+        embedded = self.input_dropout(self.item_embedding(batch.items[is_token]))
+        apart = embedded.new_zeros(len(lengths), int(lengths.max()), embedded.shape[1])
+        apart = apart.index_put((sequence, place), embedded)
+        by_time: PackedSequence = pack_padded_sequence(
+            apart, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, _ = pad_packed_sequence(self.gru(by_time)[0], batch_first=True)
+        hidden = embedded.new_zeros(*batch.items.shape, embedded.shape[1])
+        hidden[is_token] = self.output(states[sequence, place])
+        return hidden
+
+    def item_vectors(self) -> Float[Tensor, "items width"]:
+        """Return the item embeddings without the padding row."""
+        return self.item_embedding.weight[1:]
+
+    def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
+        """Return the cross entropy over all items, or over candidates that stand for them."""
+        user, targets = scored_tokens(self.encode(batch), batch)
+        share = self.peers.share(len(targets))
+        if self.candidates is None:
+            table = self.item_embedding.weight
+            loss = next_item_cross_entropy(user, table, targets, n_padding=1)
+        else:
+            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
+            vectors = self.item_embedding(items)
+            loss = sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
+        return {"loss": share.weigh(loss)}

@@ -1,0 +1,308 @@
+"""What a store may give up: decided per dataset by what runs, lineage and age say, then removed.
+
+Kept is what the newest good runs are made of, with everything that went into it; a good run is one
+that ended without an error, and runs are told apart by preset and last step. While a run uses a
+dataset, all of it is kept. Removing starts with a rename, so a process that is killed while it
+removes leaves whole artifacts and folders that are on their way out, which go the next time.
+"""
+
+import logging
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from sicsrec.artifacts import ArtifactStore, Manifest
+from sicsrec.errors import ArtifactCorruptError, ConfigError
+from sicsrec.runs import RunEntry, RunRegister
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED_FOR = timedelta(days=1)
+"""How long checkpoints of a step that was cut off are kept for the run that goes on with them."""
+
+_KEY = re.compile(r"[0-9a-f]{16}")
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.removed")
+_LOCK = re.compile(r"\.[0-9a-f]{16}\.lock")
+_CACHE = ".cache"
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """What is kept."""
+
+    n_runs: int = 1
+    """Good runs kept per dataset, preset and last step."""
+    older_than: timedelta = timedelta(0)
+    """Nothing younger goes, except what is of no use to anybody."""
+    with_caches: bool = False
+    """Whether what steps keep beyond one key, e.g. answers that were paid for, may go."""
+    pinned_runs: Collection[str] = ()
+    """Ids of MLflow runs, of pipelines or steps, whose artifacts are kept."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something may go."""
+
+    kind: Literal["artifact", "torn", "unfinished", "leftover", "cache"]
+    is_removable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoredThing:
+    """One artifact or leftover of a store."""
+
+    dataset: str
+    step: str
+    name: str
+    n_bytes: int
+    changed: datetime
+    verdict: Verdict
+    path: Path = field(repr=False)
+    tracked_as: str | None = None
+    """Id of the MLflow run that recorded it."""
+
+
+def list_things(
+    store: ArtifactStore, policy: RetentionPolicy, datasets: Collection[str] = ()
+) -> list[StoredThing]:
+    """Return everything in the store and what ``policy`` says of it; nothing is changed.
+
+    Args:
+        store: the store.
+        policy: what is kept.
+        datasets: names; all of the store when empty.
+
+    Raises:
+        ConfigError: if a dataset is not in the store.
+    """
+    return [
+        thing
+        for dataset in _datasets(store, datasets)
+        for thing in _judge(store, policy, dataset, RunRegister(store.root, dataset).is_in_use())
+    ]
+
+
+def remove_things(
+    store: ArtifactStore, policy: RetentionPolicy, datasets: Collection[str] = ()
+) -> Iterator[StoredThing]:
+    """Remove what ``policy`` does not keep, one dataset after the other, and yield what went.
+
+    Nobody can start to use a dataset while it is worked on; whoever wants to waits. What is kept is
+    decided within that time, so a run that has just begun is seen.
+
+    Args:
+        store: the store.
+        policy: what is kept.
+        datasets: names; all of the store when empty.
+
+    Raises:
+        ConfigError: if a dataset is not in the store.
+    """
+    for dataset in _datasets(store, datasets):
+        register = RunRegister(store.root, dataset)
+        with register.closed():
+            if register.is_in_use():
+                continue
+            for thing in _judge(store, policy, dataset, is_in_use=False):
+                if thing.verdict.is_removable:
+                    _remove(thing)
+                    yield thing
+            _clear_records(store, register, dataset)
+
+
+def _datasets(store: ArtifactStore, wanted: Collection[str]) -> list[str]:
+    there = sorted(path.name for path in store.root.glob("*") if path.is_dir())
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise ConfigError(
+            f"there is no dataset {', '.join(unknown)} in {store.root}; there are: "
+            f"{', '.join(there) or 'none'}"
+        )
+    return [name for name in there if not wanted or name in wanted]
+
+
+def _judge(
+    store: ArtifactStore, policy: RetentionPolicy, dataset: str, is_in_use: bool
+) -> list[StoredThing]:
+    folders = [
+        path
+        for path in sorted((store.root / dataset).glob("*/*"))
+        if path.is_dir() and not path.parent.name.startswith(".")
+    ]
+    commits, torn = _read_commits(store, dataset, folders)
+    kept = _kept(commits, RunRegister(store.root, dataset).entries(), policy)
+    now = datetime.now(UTC)
+    things = []
+    for path in folders:
+        place = path.parent.name, path.name
+        manifest = commits.get(place)
+        changed = _changed(path) if manifest is None else datetime.fromisoformat(manifest.started)
+        verdict: Verdict | None
+        if manifest is not None:
+            verdict = _judge_commit(kept.get(place), now - changed, policy)
+        elif place in torn:
+            verdict = Verdict("torn", True, torn[place])
+        else:
+            verdict = _judge_other(path.name, now - changed, policy)
+        if verdict is None:
+            continue
+        if is_in_use:
+            verdict = Verdict(verdict.kind, False, "a run that uses this dataset is in progress")
+        tracked_as = manifest.tracking.get("mlflow_run_id") if manifest else None
+        things.append(StoredThing(dataset, *place, _size(path), changed, verdict, path, tracked_as))
+    return things
+
+
+def _judge_commit(reason: str | None, age: timedelta, policy: RetentionPolicy) -> Verdict:
+    if reason is not None:
+        return Verdict("artifact", False, reason)
+    if age < policy.older_than:
+        return Verdict("artifact", False, "younger than --older-than")
+    return Verdict("artifact", True, "no kept run is made of it")
+
+
+def _judge_other(name: str, age: timedelta, policy: RetentionPolicy) -> Verdict | None:
+    if _LEFTOVER.fullmatch(name):
+        return Verdict("leftover", True, "was being removed when a process was killed")
+    if _UNFINISHED.fullmatch(name):
+        if age > max(UNFINISHED_FOR, policy.older_than):
+            return Verdict("unfinished", True, "cut off, and no run went on with it")
+        return Verdict("unfinished", False, "cut off not long ago; the next run goes on with it")
+    if name == _CACHE:
+        goes = policy.with_caches and age >= policy.older_than
+        return Verdict("cache", goes, "serves all runs; goes with --caches only")
+    return None
+
+
+def _read_commits(
+    store: ArtifactStore, dataset: str, folders: list[Path]
+) -> tuple[dict[tuple[str, str], Manifest], dict[tuple[str, str], str]]:
+    """Return manifests of whole commits, and why others are torn, by step and key."""
+    commits, torn = {}, {}
+    for path in folders:
+        if not _KEY.fullmatch(path.name):
+            continue
+        place = path.parent.name, path.name
+        try:
+            manifest = store.find(dataset, *place)
+        except ArtifactCorruptError:
+            torn[place] = "its manifest cannot be read"
+            continue
+        if manifest is None:
+            torn[place] = "it has no manifest"
+        elif missing := _first_missing(path, manifest):
+            torn[place] = f"{missing} is missing or cut short"
+        else:
+            commits[place] = manifest
+    return commits, torn
+
+
+def _first_missing(folder: Path, manifest: Manifest) -> str | None:
+    """Compare sizes; digests are compared by the run that reuses the artifact."""
+    for output, entry in manifest.outputs.items():
+        for file in entry.files:
+            path = folder / "data" / output / file.path
+            if not path.is_file() or path.stat().st_size != file.n_bytes:
+                return f"{output}/{file.path}"
+    return None
+
+
+def _kept(
+    commits: dict[tuple[str, str], Manifest], entries: list[RunEntry], policy: RetentionPolicy
+) -> dict[tuple[str, str], str]:
+    """Return the steps and keys that are kept, with the reason."""
+    kept: dict[tuple[str, str], str] = {}
+    good: dict[tuple[str, str], list[RunEntry]] = defaultdict(list)
+    for entry in entries:
+        if entry.ended is not None:
+            good[entry.preset, entry.last_step].append(entry)
+    for (preset, last_step), runs in good.items():
+        for number, entry in enumerate(reversed(runs[-policy.n_runs :]), start=1):
+            which = "newest run" if number == 1 else f"run {number}, counted from the newest,"
+            reason = f"{which} of {preset or 'this dataset'} up to {last_step}"
+            _keep(set(entry.steps.items()), reason, commits, kept)
+    for entry in entries:
+        if entry.id in policy.pinned_runs:
+            _keep(set(entry.steps.items()), "its MLflow run is marked to be kept", commits, kept)
+    for place, manifest in commits.items():
+        if manifest.tracking.get("mlflow_run_id") in policy.pinned_runs:
+            _keep({place}, "its MLflow run is marked to be kept", commits, kept)
+    if not good and commits:
+        _keep(_newest_without_runs(commits, policy.n_runs), "newest artifact", commits, kept)
+    return kept
+
+
+def _newest_without_runs(
+    commits: dict[tuple[str, str], Manifest], n_runs: int
+) -> set[tuple[str, str]]:
+    """Return the newest commits that nothing else was made of, in stores without known runs."""
+    used = {(entry["step"], entry["key"]) for m in commits.values() for entry in m.inputs.values()}
+    ends: dict[str, list[Manifest]] = defaultdict(list)
+    for place, manifest in commits.items():
+        if place not in used:
+            ends[manifest.step].append(manifest)
+    return {
+        (manifest.step, manifest.key)
+        for found in ends.values()
+        for manifest in sorted(found, key=lambda m: m.started)[-n_runs:]
+    }
+
+
+def _keep(
+    places: set[tuple[str, str]],
+    reason: str,
+    commits: dict[tuple[str, str], Manifest],
+    kept: dict[tuple[str, str], str],
+) -> None:
+    """Add places and all that they were made of."""
+    waiting = list(places)
+    while waiting:
+        place = waiting.pop()
+        if place in kept or place not in commits:
+            continue
+        kept[place] = reason
+        waiting += [(e["step"], e["key"]) for e in commits[place].inputs.values()]
+
+
+def _remove(thing: StoredThing) -> None:
+    path = thing.path
+    if thing.verdict.kind in {"artifact", "torn"}:
+        # One rename: whoever looks finds a whole artifact or none.
+        leftover = path.with_name(f".{path.name}.removed")
+        if leftover.exists():
+            shutil.rmtree(leftover)
+        path = path.rename(leftover)
+    if path.exists():
+        shutil.rmtree(path)
+    logger.info(
+        "removed %s of %s/%s: %s", thing.name, thing.dataset, thing.step, thing.verdict.reason
+    )
+
+
+def _clear_records(store: ArtifactStore, register: RunRegister, dataset: str) -> None:
+    """Forget good runs of which nothing is left, and locks, which nobody can hold now."""
+    for entry in register.entries():
+        places = [store.folder(dataset, step, key) for step, key in entry.steps.items()]
+        if entry.ended is not None and not any(path.exists() for path in places):
+            register.forget(entry.id)
+    register.clear_dead_locks()
+    for path in (store.root / dataset).glob("*/.*.lock"):
+        if _LOCK.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> datetime:
+    newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    return datetime.fromtimestamp(newest, UTC)
+
+
+def _size(path: Path) -> int:
+    return sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,1 @@
+"""Search for better values: ranges, trials that outlive the process, table and picture."""

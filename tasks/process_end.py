@@ -1,0 +1,73 @@
+"""Flow runs whose process was killed do not stay "Running" in Prefect for ever.
+
+A flow run carries labels with host, process and start of the process, see
+:mod:`sicsrec.tracking.liveness`. Only runs of processes of this host that are gone are touched.
+"""
+
+import logging
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from sicsrec.tracking.liveness import is_abandoned, process_tags
+
+logger = logging.getLogger("sicsrec.tasks")
+
+_PAGE = 100
+_MESSAGE = "The process was killed; run the same again, what was finished is reused."
+
+
+def sign_flow_run() -> None:
+    """Write on the running flow run, if there is one, which process carries it out."""
+    if flow_run.id is None:
+        return
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(flow_run.id, {**process_tags()})
+
+
+def crash_abandoned_flow_runs() -> list[str]:
+    """Mark flow runs as crashed whose process of this host is gone; return their names."""
+    found = []
+    with get_client(sync_client=True) as client:
+        for run in _open_flow_runs(client):
+            if is_abandoned({name: str(value) for name, value in run.labels.items()}):
+                _crash(client, run)
+                found.append(run.name)
+    for name in found:
+        logger.info("marked the Prefect run %s of a killed process as crashed", name)
+    return found
+
+
+def _open_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    states = FlowRunFilterState(
+        type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+    )
+    runs: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=states), limit=_PAGE, offset=len(runs)
+    ):
+        runs += page
+    return runs
+
+
+def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    states = TaskRunFilterState(
+        type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    )
+    for task in client.read_task_runs(
+        flow_run_filter=mine, task_run_filter=TaskRunFilter(state=states)
+    ):
+        client.set_task_run_state(task.id, Crashed(message=_MESSAGE), force=True)
+    client.set_flow_run_state(run.id, Crashed(message=_MESSAGE), force=True)

@@ -1,0 +1,65 @@
+"""Runs of the command line on a disk that is full, a small one in memory."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.runs import OVERRIDES, Launcher, artifacts_of, left_behind, new_home
+
+EARLY = ("run", *OVERRIDES, "--until", "split")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"only root may mount a disk: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path, free: int) -> Path:
+    """Write a file that leaves ``free`` bytes."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(folder).free - free)
+    return ballast
+
+
+@pytest.mark.parametrize("free", [
+    pytest.param(n, marks=[] if n == 160_000 else pytest.mark.slow)
+    for n in (4_096, 40_000, 100_000, 160_000, 200_000, 240_000)
+])  # fmt: skip
+def test_full_disk_is_named_and_the_next_run_makes_up_for_it(
+    launcher: Launcher, small_disk: Path, empty_database: Path, tmp_path: Path, free: int
+) -> None:
+    home = new_home(small_disk / "home", empty_database)
+    ballast = fill(small_disk, free)
+    failed = launcher.start(home, *EARLY, output=tmp_path / "said.txt")
+    assert failed.wait() == 1
+    said = " ".join(failed.said().replace("│", " ").split())
+    assert "The disk is full" in said
+    assert "Free space there" in said
+    assert "Traceback" not in said
+    ballast.unlink()
+    again = launcher.start(home, *EARLY, output=tmp_path / "said again.txt")
+    assert again.wait() == 0, again.said()
+    assert left_behind(home) == []
+
+    whole = new_home(tmp_path / "undisturbed", empty_database)
+    undisturbed = launcher.start(whole, *EARLY)
+    assert undisturbed.wait() == 0, undisturbed.said()
+    assert artifacts_of(home) == artifacts_of(whole)

@@ -1,0 +1,77 @@
+"""The Prefect server, or a process that serves deployments, is killed in the middle of a run."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.flows.runs import OVERRIDES, REPOSITORY, artifacts_of, left_behind, new_home
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SICSREC = [sys.executable, "-c", "from flows.cli import app; app()"]
+EARLY = [*OVERRIDES, "--until", "sample_pairs"]
+
+
+def environment(home: Path, **further: str) -> dict[str, str]:
+    """Return an environment without the settings of the tests' own Prefect server."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return own | {"SICSREC_HOME": str(home), "COLUMNS": "80"} | further
+
+
+def start(arguments: list[str], output: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    with output.open("ab") as stream:
+        return subprocess.Popen(
+            [*SICSREC, *arguments],
+            cwd=REPOSITORY, env=variables, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], output: Path, seconds: float = 600.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+
+
+def children(pid: int, words: str) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if words in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def undisturbed(folder: Path, empty_database: Path) -> dict[str, dict[str, str]]:
+    home = new_home(folder / "undisturbed", empty_database)
+    output = folder / "undisturbed.txt"
+    assert start(["run", *EARLY], output, environment(home)).wait() == 0, output.read_text()
+    return artifacts_of(home)
+
+
+def test_run_whose_temporary_server_is_killed_says_so_and_goes_on_next_time(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    home, output = new_home(tmp_path / "home", empty_database), tmp_path / "said.txt"
+    run = start(["run", *EARLY], output, environment(home))
+    wait_for(lambda: "ingest: ran" in output.read_text(), output)
+    (server,) = children(run.pid, "flows.server_process")
+    server.kill()
+    assert run.wait() == 1
+    said = " ".join(output.read_text().replace("│", " ").split())
+    assert "Prefect server" in said
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+
+    again = tmp_path / "again.txt"
+    assert start(["run", *EARLY], again, environment(home)).wait() == 0, again.read_text()
+    assert left_behind(home) == []
+    assert artifacts_of(home) == undisturbed(tmp_path, empty_database)

@@ -1,0 +1,263 @@
+"""Searches under a real Prefect server, recorded in a real MLflow database."""
+
+import io
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from prefect.settings import PREFECT_API_URL
+from rich.console import Console
+
+from flows import search
+from flows.configuration import resolve_config
+from flows.search import (
+    FinishedSearch,
+    SearchRequest,
+    load_ranges,
+    plan_search,
+    print_search,
+    range_names,
+    run_search,
+)
+from flows.selection import select_steps
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.errors import ConfigError, NotApplicableError
+from sicsrec.steps import get_step
+from sicsrec.tracking.mlflow_store import database_uri
+from tasks.settings import Settings
+from tests.flows.conftest import SMALL
+
+RANGES = """
+train_sicsrec.temperature: {low: 0.05, high: 0.2, log: true}
+train_sicsrec.modalities: [null, [text]]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _keep_signal_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def request_(home: Path) -> SearchRequest:
+    ranges = home / "mine.yaml"
+    ranges.write_text(RANGES, encoding="utf-8")
+    return SearchRequest("demo", None, SMALL, 1, str(ranges), "ndcg_at_10", 2, None)
+
+
+def settings_of(home: Path, server: str | None = None) -> Settings:
+    return Settings(home, "cpu", None, server)
+
+
+def carry_out(home: Path, request: SearchRequest) -> tuple[FinishedSearch, str]:
+    """Search and return what was found and what a terminal of 80 columns shows."""
+    settings = settings_of(home, PREFECT_API_URL.value())
+    console = Console(file=io.StringIO(), width=80)
+    plan = plan_search(request, settings)
+    finished = run_search(plan, settings, console, home / "log.txt")
+    print_search(finished, plan, settings, console)
+    assert isinstance(console.file, io.StringIO)
+    return finished, console.file.getvalue()
+
+
+def runs_of(home: Path) -> list[Run]:
+    client = MlflowClient(database_uri(home))
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def n_made(home: Path, step: str) -> int:
+    return len(ArtifactStore(home / "artifacts").manifests("demo", step))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_killed_search_goes_on_sees_no_test_target_and_leaves_a_preset(
+    home: Path, request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = search.run_in_series
+
+    def killed_at_the_second(asked, steps, heading, *args):
+        if heading.startswith("trial 2"):
+            raise KeyboardInterrupt
+        return real(asked, steps, heading, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "run_in_series", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(home, request_)
+    [parent] = [
+        run
+        for run in runs_of(home)
+        if "best.trial" not in run.data.tags and str(run.info.run_name).startswith("search ")
+    ]
+    assert parent.info.status == "KILLED"
+
+    finished, text = carry_out(home, request_)
+    assert [row.number for row in finished.rows] == [1, 2]
+    assert "trial 1 of 2" not in text, "a finished trial must not run again"
+    assert "7 steps, 6 of them cached" in text
+    assert "2 trials, best by validation" in text
+    own = resolve_config("demo", overrides=SMALL).config.train_sicsrec
+    assert finished.rows[0].values == {
+        "train_sicsrec.temperature": own.temperature,
+        "train_sicsrec.modalities": None,
+    }
+    assert (n_made(home, "pretrain_id"), n_made(home, "train_sicsrec")) == (1, 2)
+
+    runs = runs_of(home)
+    [parent] = [run for run in runs if str(run.info.run_name).startswith("search ")]
+    assert parent.info.run_id == finished.mlflow_run_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["valid/ndcg_at_10"] == finished.winner.value
+    trials = {run.data.tags["trial"]: run for run in runs if "trial" in run.data.tags}
+    assert set(trials) == {"1", "2"}
+    for row in finished.rows:
+        run = trials[str(row.number)]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.metrics["valid/ndcg_at_10"] == row.value
+        assert float(run.data.params["train_sicsrec.temperature"]) == pytest.approx(
+            row.values["train_sicsrec.temperature"]
+        )
+    client = MlflowClient(database_uri(home))
+    kept = [
+        f.path
+        for kind in ("tables", "figures")
+        for f in client.list_artifacts(parent.info.run_id, kind)
+    ]
+    assert kept == ["tables/trials.json", "figures/trials.png"]
+
+    # No figure of the test part exists anywhere: neither computed nor recorded.
+    assert n_made(home, "evaluate") == 0
+    named = {name for run in runs for name in run.data.metrics}
+    assert any(name.startswith("valid/") for name in named)
+    # What describes the split itself, and no model, is all that is named after the part.
+    named_test = {name for name in named if "test" in name.split("/")}
+    assert named_test == {"test/cold_target_share", "test/users"}
+
+    preset = finished.preset.read_text(encoding="utf-8")
+    assert f"# trial {finished.winner.number} of 2" in preset
+    assert f"# Validation ndcg_at_10 {finished.winner.value:.4f}; the preset's own" in preset
+    resolved = resolve_config(str(finished.preset))
+    best = finished.winner.values
+    assert resolved.config.train_sicsrec.temperature == best["train_sicsrec.temperature"]
+    expected = resolve_config("demo", overrides=SMALL, seed=1).config
+    changed = expected.train_sicsrec.model_copy(
+        update={
+            "temperature": best["train_sicsrec.temperature"],
+            "modalities": resolved.config.train_sicsrec.modalities,
+        }
+    )
+    assert resolved.config.refit, "trials are not trained twice, what is run with the winner is"
+    assert resolved.config == expected.model_copy(update={"train_sicsrec": changed})
+
+    again, text = carry_out(home, replace(request_, n_trials=1))
+    assert again.rows == finished.rows
+    assert "trial " not in text.split("2 trials")[0]
+
+
+@pytest.mark.parametrize("ranges", range_names())
+def test_no_trial_declares_an_input_that_has_seen_the_test_part(
+    home: Path, request_: SearchRequest, ranges: str
+) -> None:
+    plan = plan_search(replace(request_, ranges=ranges), settings_of(home))
+    steps = select_steps(plan.resolved.config, plan.last_step)
+    assert steps[-1] == ("pretrain_id" if ranges == "step-one" else "train_sicsrec")
+    reading = {name for name in steps for entry in get_step(name).inputs if "test" in entry.may_see}
+    assert reading == {"split"}
+
+
+@pytest.mark.parametrize("preset", ["demo", "bili_food", "movielens-100k"])
+@pytest.mark.parametrize("ranges", range_names())
+def test_shipped_ranges_hold_the_values_of_shipped_presets(preset: str, ranges: str) -> None:
+    own = {
+        path: value
+        for path, value, _ in resolve_config(
+            preset, data=None if preset == "demo" else "/data"
+        ).rows()
+    }
+    for entry in load_ranges(ranges):
+        assert all(entry.holds(own[path]) for path in entry.paths), entry.name
+
+
+def test_what_trials_depend_on_makes_another_search(home: Path, request_: SearchRequest) -> None:
+    def name(**changes) -> str:
+        return plan_search(replace(request_, **changes), settings_of(home)).name
+
+    assert name() == name(n_trials=50, output=home / "x.yaml")
+    assert name() == name(overrides=[*SMALL, "train_sicsrec.temperature=0.1"])
+    others = [
+        name(overrides=[*SMALL, "train_sicsrec.alpha=0.4"]),
+        name(overrides=[*SMALL, "ingest.reader.n_users=90"]),
+        name(overrides=[*SMALL, "evaluate.remove_seen=true"]),
+        name(seed=2),
+        name(metric="mrr"),
+        name(ranges="step-one"),
+    ]
+    assert len({name(), *others}) == 7
+
+
+def test_a_file_of_ones_own_stays_the_base_of_the_preset(
+    home: Path, request_: SearchRequest
+) -> None:
+    mine = home / "base.yaml"
+    mine.write_text("extends: demo\nseed: 5\ntrain_sicsrec: {alpha: 0.4}\n", encoding="utf-8")
+    values = search.extend_preset(str(mine), {"train_sicsrec.temperature": 0.07})
+    assert values == {
+        "extends": "demo",
+        "seed": 5,
+        "train_sicsrec": {"alpha": 0.4, "temperature": 0.07},
+    }
+    assert mine.read_text(encoding="utf-8").startswith("extends"), "the file itself stays"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "loss"}, "--metric loss: known are hr_at_5"),
+        ({"ranges": "nowhere"}, "--ranges nowhere: there is no such file"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(
+    home: Path, request_: SearchRequest, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_search(replace(request_, **changes), settings_of(home))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train_sicsrec.alphas: [1, 2]", "range of train_sicsrec.alphas, at 1: .*did you mean"),
+        ("train_sicsrec.dropout: {low: 0.1, high: 1.5}", "at 1.5: .*train_sicsrec.dropout"),
+        ("pretrain_id.width: [8, 16]", "pretrain_id.width is 8 but train_sicsrec.width is 16"),
+    ],
+)
+def test_ranges_are_tried_on_the_configuration_first(
+    home: Path, request_: SearchRequest, text: str, message: str
+) -> None:
+    Path(request_.ranges).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"(?s){message}"):
+        plan_search(request_, settings_of(home))
+
+
+def test_a_value_that_asks_for_missing_data_is_refused(home: Path, request_: SearchRequest) -> None:
+    given = [*SMALL, "encode_items.source={kind: given, text: text.npy}"]
+    Path(request_.ranges).write_text("train_sicsrec.modalities: [[text], [image]]", "utf-8")
+    with pytest.raises(ConfigError, match=r"range of train_sicsrec\.modalities") as caught:
+        plan_search(replace(request_, overrides=given), settings_of(home))
+    assert isinstance(caught.value.__cause__, NotApplicableError)
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(home: Path, request_: SearchRequest) -> None:
+    mine = home / "mine-too.yaml"
+    mine.write_text(yaml.safe_dump({"extends": "demo"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="this file is not a search's"):
+        plan_search(replace(request_, output=mine), settings_of(home))

@@ -1,0 +1,288 @@
+"""What ``sicsrec gc`` keeps and what it removes; every rule, on a store made by hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sicsrec.artifacts import ArtifactStore, Manifest
+from sicsrec.errors import ConfigError
+from sicsrec.retention import RetentionPolicy, list_things, remove_things
+from sicsrec.runs import RunRegister
+
+NOW = datetime.now(UTC)
+
+
+class World:
+    """A store whose steps are committed at will."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = ArtifactStore(root)
+        self.register = RunRegister(root, "d")
+
+    def commit(self, step: str, key: str, *inputs: str, days: float = 0.0, run: str = "") -> str:
+        """Commit ``step`` under a key of one repeated digit; ``inputs`` are ``step/digit``."""
+        key = key * 16
+        pending = self.store.begin("d", step, key)
+        (pending.output("out") / "file").write_text(f"{step} {key}")
+        self.store.commit(
+            pending,
+            Manifest(
+                "d", step, 1, key, {}, None,
+                {name: {"step": name.split("/")[0], "key": name.split("/")[1] * 16}
+                 for name in inputs},
+                {}, pending.describe({"out": ()}), (NOW - timedelta(days=days)).isoformat(), 1.0,
+                {}, {}, {"mlflow_run_id": run},
+            ),
+            {},
+        )  # fmt: skip
+        return f"{step}/{key[0]}"
+
+    def good_run(self, name: str, *made: str, preset: str = "d") -> None:
+        last = made[-1].split("/")[0]
+        with self.register.recording(name, preset, last):
+            for place in made:
+                step, key = place.split("/")
+                self.register.note_step(name, step, key * 16)
+        time.sleep(0.002)  # runs are ordered by their start, in milliseconds
+
+    def going(self, **policy: object) -> set[str]:
+        """Return what a dry run would remove."""
+        things = list_things(self.store, RetentionPolicy(**policy))  # type: ignore[arg-type]
+        return {f"{t.step}/{t.name.strip('.')[0]}" for t in things if t.verdict.is_removable}
+
+    def reasons(self, **policy: object) -> dict[str, str]:
+        things = list_things(self.store, RetentionPolicy(**policy))  # type: ignore[arg-type]
+        return {f"{t.step}/{t.name.strip('.')[0]}": t.verdict.reason for t in things}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "artifacts")
+
+
+def test_newest_good_run_and_all_it_was_made_of_are_kept(world: World) -> None:
+    first = world.commit("ingest", "a")
+    old, new = world.commit("split", "b", first), world.commit("split", "c", first)
+    world.good_run("one", first, old)
+    # The run names what it made last; what went into it is found by the manifests.
+    world.good_run("two", new)
+    assert world.going() == {old}
+    assert world.reasons()[first] == "newest run of d up to split"
+    assert world.going(n_runs=2) == set()
+
+
+def test_runs_of_other_presets_and_of_fewer_steps_do_not_push_each_other_out(world: World) -> None:
+    full, other = world.commit("ingest", "a"), world.commit("ingest", "b")
+    part = world.commit("ingest", "c")
+    end = world.commit("export", "d", full)
+    world.good_run("full", full, end)
+    world.good_run("other", other, preset="mine.yaml")
+    world.good_run("part", part)
+    assert world.going() == set()
+
+
+def test_what_no_run_is_known_of_is_kept_by_lineage(world: World) -> None:
+    first = world.commit("ingest", "a", days=9)
+    world.commit("split", "c", first)
+    older = world.commit("ingest", "b", days=3)
+    assert world.going() == set()
+    world.commit("ingest", "e", days=1)
+    assert world.going() == {older}
+
+
+def test_age_marks_and_datasets(world: World) -> None:
+    kept = world.commit("ingest", "a")
+    old = world.commit("ingest", "b", days=10, run="of-step")
+    young = world.commit("ingest", "c", days=2)
+    world.good_run("good", kept)
+    assert world.going() == {old, young}
+    assert world.going(older_than=timedelta(days=5)) == {old}
+    assert world.going(pinned_runs={"of-step"}) == {young}
+    with pytest.raises(ConfigError, match=r"no dataset e in .*there are: d"):
+        list_things(world.store, RetentionPolicy(), ["e"])
+
+
+def test_marked_run_of_a_pipeline_keeps_its_steps(world: World) -> None:
+    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    world.good_run("marked", first)
+    world.good_run("newest", second)
+    assert world.going() == {first}
+    assert world.going(pinned_runs={"marked"}) == set()
+
+
+def test_torn_artifacts_and_leftovers_go_whatever_their_age(world: World) -> None:
+    places = [world.commit("ingest", key) for key in "abc"]
+    world.good_run("good", *places)
+    steps = world.store.root / "d" / "ingest"
+    (steps / ("a" * 16) / "data" / "out" / "file").unlink()
+    (steps / ("b" * 16) / "manifest.json").chmod(0o644)
+    (steps / ("b" * 16) / "manifest.json").write_text("{")
+    (steps / f".{'f' * 16}.removed" / "data").mkdir(parents=True)
+    (steps / "notes of somebody").mkdir()
+    assert world.going(older_than=timedelta(days=99)) == {"ingest/a", "ingest/b", "ingest/f"}
+    gone = list(remove_things(world.store, RetentionPolicy()))
+    assert len(gone) == 3
+    left = {path.name for path in steps.iterdir()}
+    assert left == {"c" * 16, "notes of somebody"}
+
+
+def test_checkpoints_are_kept_for_a_day_and_caches_until_they_are_named(world: World) -> None:
+    place = world.commit("ingest", "a")
+    world.good_run("good", place)
+    pending = world.store.begin("d", "ingest", "b" * 16)
+    checkpoint = pending.work / "checkpoint.pt"
+    checkpoint.write_text("x")
+    pending.cache.mkdir()
+    (pending.cache / "responses.jsonl").write_text("{}")
+    assert world.going() == set()
+    assert world.going(with_caches=True) == {"ingest/c"}
+    long_ago = time.time() - 2 * 86400
+    for path in (checkpoint, pending.work, pending.folder):
+        os.utime(path, (long_ago, long_ago))
+    assert world.going() == {"ingest/b"}
+    assert world.going(older_than=timedelta(days=5)) == set()
+
+
+def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
+    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    world.good_run("good", second)
+    with world.register.using():
+        assert world.going() == set()
+        assert world.reasons()[first] == "a run that uses this dataset is in progress"
+        assert list(remove_things(world.store, RetentionPolicy())) == []
+    assert [thing.name for thing in remove_things(world.store, RetentionPolicy())] == ["a" * 16]
+    assert [entry.id for entry in world.register.entries()] == ["good"]
+
+
+def test_run_that_failed_is_no_good_run_and_one_of_which_nothing_is_left_is_forgotten(
+    world: World,
+) -> None:
+    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    world.good_run("old", first)
+    world.good_run("good", second)
+    with suppress(ValueError), world.register.recording("bad", "d", "ingest"):
+        world.register.note_step("bad", "ingest", "a" * 16)
+        raise ValueError
+    assert world.going() == {first}
+    list(remove_things(world.store, RetentionPolicy()))
+    assert [entry.id for entry in world.register.entries()] == ["good"]
+    assert world.register.killed() == []
+
+
+USER = """
+import sys
+from pathlib import Path
+from sicsrec.runs import RunRegister
+
+with RunRegister(Path(sys.argv[1]), "d").recording("theirs", "d", "ingest"):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_use_ends_with_the_process_that_is_killed(world: World) -> None:
+    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    world.good_run("good", second)
+    process = subprocess.Popen(
+        [sys.executable, "-c", USER, str(world.store.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    assert world.register.killed() == []
+    assert world.going() == set()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [entry.id for entry in world.register.killed()] == ["theirs"]
+    assert world.going() == {first}
+
+
+RUNNING = """
+import sys
+from pathlib import Path
+from tests.unit.test_retention import World
+
+world = World(Path(sys.argv[1]))
+for number in range(15):
+    with world.register.using():
+        place = world.commit("ingest", "a")
+        (manifest,) = world.store.manifests("d", "ingest")
+        other = world.commit("split", "b", place)
+        world.store.verify(manifest)
+        path = world.store.open(manifest.refs()["ingest/out"]).path("file")
+        assert path.read_text() == "ingest " + "a" * 16
+print("done")
+"""
+
+
+def test_removing_beside_runs_takes_nothing_from_them(world: World) -> None:
+    # A good run of something else, so that nothing of the runs below is kept for its own sake.
+    world.good_run("good", world.commit("export", "f"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNNING, str(world.store.root)], stdout=subprocess.PIPE, text=True
+    )
+    n_gone = 0
+    while process.poll() is None:
+        n_gone += len(list(remove_things(world.store, RetentionPolicy())))
+    assert process.communicate()[0] == "done\n"
+    assert process.returncode == 0
+    assert n_gone > 0
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from sicsrec.retention import RetentionPolicy, remove_things
+from tests.flows.dying import Death, arm
+from tests.unit.test_retention import World
+
+root = Path(sys.argv[1])
+for number in range(1, 1000):
+    world = World(root / str(number))
+    first = world.commit("ingest", "a")
+    old, new = world.commit("split", "b", first), world.commit("split", "c", first)
+    world.good_run("one", first, old)
+    world.good_run("two", first, new)
+    pid = os.fork()
+    if not pid:
+        arm(Death(str(world.store.root), number=number))
+        list(remove_things(world.store, RetentionPolicy()))
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for step in ("ingest", "split"):
+        for manifest in world.store.manifests("d", step):
+            world.store.verify(manifest)
+    list(remove_things(world.store, RetentionPolicy()))
+    assert world.going() == set()
+    names = {path.parent.name + "/" + path.name[0] for path in (root / str(number)).glob("d/*/*")}
+    assert {n for n in names if not n.startswith(".runs")} == {first, new}, (number, names)
+    if status == 0:
+        break
+    assert status == -signal.SIGKILL
+print(number)
+"""
+
+
+def test_removing_killed_at_every_one_of_its_moments_leaves_a_good_store(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
+
+
+def test_entry_that_cannot_be_read_is_passed_over(world: World) -> None:
+    world.good_run("good", world.commit("ingest", "a"))
+    (world.register.folder / "torn.json").write_text("{")
+    (world.register.folder / "other.json").write_text(json.dumps({"a": 1}))
+    assert [entry.id for entry in world.register.entries()] == ["good"]

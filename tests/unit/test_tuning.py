@@ -1,0 +1,143 @@
+"""Ranges and studies: what may be tried, what is proposed, what outlives the process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sicsrec.errors import ConfigError
+from sicsrec.tuning.plots import plot_trials, trial_table
+from sicsrec.tuning.ranges import parse_ranges
+from sicsrec.tuning.study import Proposal, Study, best_of, open_study
+
+RANGES = parse_ranges(
+    {
+        "pretrain_id.dropout": {"low": 0.1, "high": 0.7, "step": 0.1},
+        "train_sicsrec.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "pretrain_id.width, train_sicsrec.width": {"low": 16, "high": 64, "step": 16},
+        "train_sicsrec.modalities": [None, ["text"], ["text", "image"]],
+    },
+    "mine.yaml",
+)
+OWN = {
+    "pretrain_id.dropout": 0.5,
+    "train_sicsrec.learning_rate": 0.001,
+    "pretrain_id.width": 32,
+    "train_sicsrec.width": 32,
+    "train_sicsrec.modalities": None,
+}
+
+
+def value_of(proposal: Proposal) -> float:
+    return 1 - abs(proposal.values["pretrain_id.dropout"] - 0.2)
+
+
+def carry_out(folder: Path, n_trials: int, own: dict[str, Any] = OWN) -> list[dict[str, Any]]:
+    """Make the trials that are missing, and return the values of all."""
+    with open_study(folder, "s", RANGES, seed=3) as study:
+        while len(study.rows()) < n_trials:
+            proposal = study.propose(own)
+            study.tell(proposal, value_of(proposal))
+        return [row.values for row in study.rows()]
+
+
+def test_the_first_trial_has_the_own_values_and_all_lie_in_their_ranges(tmp_path: Path) -> None:
+    values = carry_out(tmp_path, 4)
+    assert values[0] == OWN
+    for tried in values:
+        assert tried["pretrain_id.dropout"] in {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
+        assert 1e-4 <= tried["train_sicsrec.learning_rate"] <= 1e-2
+        assert tried["pretrain_id.width"] == tried["train_sicsrec.width"]
+        assert tried["pretrain_id.width"] in {16, 32, 48, 64}
+        assert isinstance(tried["pretrain_id.width"], int)
+        assert tried["train_sicsrec.modalities"] in (None, ["text"], ["text", "image"])
+    assert len({tried["train_sicsrec.learning_rate"] for tried in values}) == 4
+
+
+def test_own_values_outside_a_range_are_not_tried(tmp_path: Path) -> None:
+    [values] = carry_out(tmp_path, 1, OWN | {"pretrain_id.dropout": 0.0})
+    assert values["pretrain_id.dropout"] >= 0.1
+
+
+def test_a_study_killed_within_a_trial_proposes_what_an_undisturbed_one_does(
+    tmp_path: Path,
+) -> None:
+    undisturbed = carry_out(tmp_path / "one", 12)
+    carry_out(tmp_path / "two", 2)
+    with open_study(tmp_path / "two", "s", RANGES, seed=3) as study:
+        cut_off = study.propose(OWN)  # and nothing is told: the process ends here
+    assert cut_off.number == 3
+    assert cut_off.values == undisturbed[2]
+    assert carry_out(tmp_path / "two", 11) == undisturbed[:11]
+    assert carry_out(tmp_path / "two", 12) == undisturbed
+    assert carry_out(tmp_path / "two", 5) == undisturbed, "there is nothing left to do"
+
+
+def test_another_seed_proposes_other_values(tmp_path: Path) -> None:
+    with open_study(tmp_path, "s", RANGES, seed=4) as study:
+        study.tell(study.propose(OWN), 0.5)
+        other = study.propose(OWN).values
+    assert other != carry_out(tmp_path / "three", 2)[1]
+
+
+def test_failures_count_as_trials_and_are_explained(tmp_path: Path) -> None:
+    with open_study(tmp_path, "s", RANGES, seed=3) as study:
+        study.tell_failed(study.propose(OWN), "DataError: no vectors")
+        proposal = study.propose(OWN)
+        assert proposal.number == 2
+        study.tell(proposal, 0.25)
+    with open_study(tmp_path, "s", RANGES, seed=3) as study:
+        rows = study.rows()
+    assert [(row.number, row.value, row.note) for row in rows] == [
+        (1, None, "DataError: no vectors"),
+        (2, 0.25, ""),
+    ]
+    assert best_of(rows) == rows[1]
+    assert best_of(rows[:1]) is None
+    table = trial_table(rows, "valid/mrr")
+    assert table["valid/mrr"].to_list() == [None, 0.25]
+    [axes] = plot_trials(rows, "valid/mrr").axes
+    assert axes.lines[1].get_xydata().tolist() == [[2.0, 0.25]]
+
+
+def test_of_equal_trials_the_earliest_wins(tmp_path: Path) -> None:
+    with open_study(tmp_path, "s", RANGES, seed=3) as study:
+        for value in (0.1, 0.3, 0.3):
+            study.tell(study.propose(OWN), value)
+        winner = best_of(study.rows())
+    assert winner is not None
+    assert winner.number == 2
+
+
+def test_words_are_kept_and_one_process_at_a_time_works(tmp_path: Path) -> None:
+    with open_study(tmp_path, "s", RANGES, seed=3) as study:
+        assert study.recall("run") is None
+        study.remember("run", "abc")
+        with (
+            pytest.raises(ConfigError, match="carried out by another process"),
+            open_study(tmp_path, "s", RANGES, seed=3),
+        ):
+            pass
+    with open_study(tmp_path, "s", RANGES, seed=3) as study:
+        assert isinstance(study, Study)
+        assert study.recall("run") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "holds no range"),
+        ({"evaluate.remove_seen": [True, False]}, "'evaluate.remove_seen' cannot be searched"),
+        ({"split.valid_share": {"low": 0.1, "high": 0.2}}, "cannot be searched"),
+        ({"pretrain_id": [1, 2]}, "'pretrain_id' cannot be searched"),
+        ({"pretrain_id.dropout": {"low": 0.5, "high": 0.1}}, r"low \(0.5\) must be below high"),
+        ({"pretrain_id.dropout": {"low": 0, "high": 1, "log": True}}, "needs a low above 0"),
+        ({"pretrain_id.dropout": {"low": 0.1}}, r"pretrain_id.dropout: write \{low: ..., high"),
+        ({"pretrain_id.dropout": [0.1]}, "at least two choices"),
+        ({"pretrain_id.dropout": 0.1}, "found 0.1"),
+        ({"pretrain_id.dropout, pretrain_id.dropout": [0.1, 0.2]}, "given twice"),
+    ],
+)
+def test_what_is_no_range_is_refused(values, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_ranges(values, "mine.yaml")
