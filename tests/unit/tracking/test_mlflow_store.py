@@ -84,12 +84,12 @@ def test_interrupted_run_is_killed(store: MlflowStore) -> None:
     assert read(store, run.run_id).info.status == "KILLED"
 
 
-def test_next_run_closes_what_a_dead_process_left_open(store: MlflowStore) -> None:
+def test_what_a_dead_process_left_open_is_closed(store: MlflowStore) -> None:
     dead, alive = store.begin("films", "dead"), store.begin("films", "alive")
     store.client.set_tag(dead.run_id, STARTED_TAG, "1.00")
-    with store.begin("films", "next").closing():
-        assert read(store, dead.run_id).info.status == "KILLED"
-        assert read(store, alive.run_id).info.status == "RUNNING"
+    store.close_abandoned()
+    assert read(store, dead.run_id).info.status == "KILLED"
+    assert read(store, alive.run_id).info.status == "RUNNING"
 
 
 def test_attached_run_is_the_same(store: MlflowStore) -> None:
