@@ -152,6 +152,37 @@ def compare(
 
 
 @app.command()
+def report(
+    dataset: Annotated[
+        str | None, typer.Argument(help="Of this data set.", metavar="[DATASET]")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """Say where the page on the newest run lies; it is made when it is not there."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.reports import newest_report
+
+        page = newest_report(settings, dataset)
+        console.print(Text(str(page)), soft_wrap=True)
+        if opens:
+            typer.launch(str(page))
+
+
+@app.command()
+def results(
+    dataset: Annotated[str, typer.Argument(help="Of this data set.", metavar="[DATASET]")] = "demo",
+) -> None:
+    """Show what every evaluated configuration reached, mean and interval over its seeds."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from flows.results import results_views
+
+        for view in results_views(settings, dataset):
+            console.print(view)
+
+
+@app.command()
 def search(
     preset: Preset = "demo",
     data: Data = None,

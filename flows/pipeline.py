@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from prefect import flow
 from prefect.runtime import deployment, flow_run
@@ -22,7 +22,10 @@ from tasks.outcome import RunOutcome, StepOutcome
 from tasks.page import failed_run, publish_run
 from tasks.record import RunRecord, recorded_run
 from tasks.registration import register_model
+from tasks.report import report
 from tasks.settings import Settings
+
+logger = logging.getLogger("sicsrec.flow")
 
 
 def _run_name() -> str:
@@ -84,7 +87,11 @@ def sicsrec(
             outcomes = _run_stages(config, run)
             registered = register_model(config, refs_of(outcomes), run)
             outcome = RunOutcome(
-                tuple(outcomes), run.mlflow_experiment_id, run.mlflow_run_id, registered
+                tuple(outcomes),
+                run.mlflow_experiment_id,
+                run.mlflow_run_id,
+                registered,
+                _report(outcomes, run),
             )
             publish_run(config.dataset, outcome)
     except SicsrecError as err:
@@ -92,6 +99,18 @@ def sicsrec(
         # of a step's error is in the log of its task.
         return cast("RunOutcome", failed_run(err))
     return outcome
+
+
+def _report(outcomes: list[StepOutcome], run: RunRecord) -> str | None:
+    """Make the page on a run that reached its end; failing at it fails no finished run."""
+    if "export" not in run.steps:
+        return None
+    state: Any = report(refs_of(outcomes), run, return_state=True)
+    if state.is_failed():
+        logger.warning("no report was made, all steps are done: %s", state.message)
+        return None
+    page: str = state.result()
+    return page
 
 
 def _run_stages(config: PipelineConfig, run: RunRecord) -> list[StepOutcome]:

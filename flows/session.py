@@ -174,7 +174,13 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
             )
     if not places and outcome.steps:
         places.append(("Output", _near(Path(outcome.steps[-1].folder)), ""))
-    run_path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
+    if outcome.report is not None:
+        places.append(("Report", _near(Path(outcome.report)), ""))
+    # Without the last part MLflow opens its pages around the tools for language models.
+    run_path = (
+        f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
+        "?workflowType=machine_learning"
+    )
     if settings.mlflow_page is None:
         places.append(("MLflow", "sicsrec ui", f"{MLFLOW_URL}/{run_path}"))
     else:

@@ -17,7 +17,7 @@ from sicsrec.steps.trouble import explained
 from tasks.cluster import open_cluster
 from tasks.outcome import Refs, StepOutcome, current_observer
 from tasks.page import BothProgress, PageProgress, artifact_key, publish_step
-from tasks.record import RunRecord, open_step_record, record_step
+from tasks.record import RunRecord, git_commit, open_step_record, record_step
 from tasks.settings import Settings, read_secret
 
 
@@ -38,7 +38,7 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
             refs,
             store,
             refresh=name in run.refresh,
-            open_tracker=open_step_record(config, run),
+            open_tracker=open_step_record(config, refs, run),
             progress=BothProgress(
                 observer.progress, PageProgress(artifact_key(config.dataset, name, "progress"))
             ),
@@ -46,8 +46,9 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
             n_processes=settings.n_processes,
             open_cluster=partial(open_cluster, settings.dask),
             read_secret=read_secret,
+            code={"git_commit": git_commit()} if git_commit() else None,
         )
-        record_step(result, run)
+        record_step(result, config, run)
     manifest = result.manifest
     outcome = StepOutcome(
         name=name,

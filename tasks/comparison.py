@@ -15,7 +15,6 @@ from sicsrec.evaluation.variants import (
     variant_table,
 )
 from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED
-from sicsrec.tracking.mlflow_store import MlflowTracker
 from tasks.record import open_store
 from tasks.settings import Settings
 
@@ -59,7 +58,7 @@ def record_comparison(
     run = open_store().begin(config.dataset, f"comparison {name}", {}, tags)
     with run.closing():
         rows = compare_variants(files, (SICSREC, SICSREC_BLENDED), resampling)
-        tracker = MlflowTracker(run.store, run.run_id, run.experiment_id)
+        tracker = run.tracker()
         tracker.log_table("variants", variant_table(rows))
         if has_differences(rows):
             figure = plot_differences(rows, next(iter(per_user)), METRICS)

@@ -41,6 +41,8 @@ class RunOutcome:
     mlflow_run_id: str
     registered: str = ""
     """What became of the model in MLflow, in one line; empty where none was to be registered."""
+    report: str | None = None
+    """Path of the page on the run; None where none was made."""
 
 
 class Observer(Protocol):

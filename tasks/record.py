@@ -8,22 +8,36 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run, task_run
 
 from sicsrec.artifacts import canonical_json
 from sicsrec.config import PipelineConfig
+from sicsrec.evaluation.names import tracked_metrics
 from sicsrec.runs import RunRegister, registers
-from sicsrec.steps import Step
+from sicsrec.steps import Step, inputs_of
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
 from sicsrec.tracking.liveness import is_abandoned
-from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun
+from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun, UsedData
+from tasks.outcome import Refs
 from tasks.page import prefect_links
 from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from sicsrec.report.build import Report
+
+_CONTEXTS = {
+    "ingest/interactions": "whole log",
+    "split/train": "training",
+    "split/valid": "validation",
+    "split/test": "test",
+}
+"""What the parts of the log are used for."""
+_TRAINING_STEPS = ("align_encoders", "pretrain_id", "train_sicsrec")
+_DESCRIBED = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10")
 KEEP_TAG = "sicsrec.keep"
 """Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
@@ -58,45 +72,104 @@ def recorded_run(
     settings = Settings.from_environment()
     sign_flow_run()
     tags = {
-        "dataset": config.dataset,
+        **describing_tags(config),
         "config_digest": config_digest(config),
         "prefect.flow_run_id": str(flow_run.id or ""),
         **prefect_links(),
-        "git.commit": _git_commit(),
-        "judge": config.sample_pairs.judge.kind if config.has_stage_one else "none",
-        "text_encoder": _encoder_name(config, "text"),
-        "image_encoder": _encoder_name(config, "image"),
-        "protocol": f"{config.split.strategy}, "
-        + ("seen items removed" if config.evaluate.remove_seen else "seen items kept"),
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
     _forget_killed(settings.store_root)
     register = RunRegister(settings.store_root, config.dataset)
     with run.closing(), register.recording(run.run_id, preset, steps[-1]):
+        run.describe(describe_run(tags, config.seed, steps))
         yield RunRecord(run.run_id, run.experiment_id, steps, refresh)
 
 
-def open_step_record(config: PipelineConfig, run: RunRecord) -> OpenTracker:
+def describing_tags(config: PipelineConfig) -> dict[str, str]:
+    """Return what a person searches, filters and groups runs by."""
+    return {
+        "dataset": config.dataset,
+        # Runs of one configuration differ in nothing but the seed: MLflow can group by it.
+        "configuration": config_digest(config.model_copy(update={"seed": 0})),
+        "git.commit": git_commit(),
+        "judge": config.sample_pairs.judge.kind if config.has_stage_one else "none",
+        "text_encoder": _encoder_name(config, "text"),
+        "image_encoder": _encoder_name(config, "image"),
+        "protocol": f"{config.split.strategy}, "
+        + ("seen items removed" if config.evaluate.remove_seen else "seen items kept"),
+    }
+
+
+def describe_run(
+    tags: Mapping[str, str],
+    seed: int,
+    steps: Sequence[str],
+    results: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return the description of a pipeline run in Markdown.
+
+    Args:
+        tags: of the run.
+        seed: of the run.
+        steps: names of its steps.
+        results: rows of the result table, once there are any.
+    """
+    lines = [
+        f"SICSRec on **{tags['dataset']}**, seed {seed}, {tags['protocol']}; as far as "
+        f"`{steps[-1]}`.",
+        "",
+        f"Judge {tags['judge']}, texts by {tags['text_encoder']}, covers by "
+        f"{tags['image_encoder']}; configuration `{tags['configuration']}`"
+        + (f", commit `{tags['git.commit'][:12]}`." if tags["git.commit"] else "."),
+    ]
+    if results:
+        names = [name for name in _DESCRIBED if results[0].get(name) is not None]
+        titles = [name.replace("_at_", "@").upper() for name in names]
+        lines += [
+            "",
+            f"| test, {results[0]['users']:,} users | {' | '.join(titles)} | NDCG@10 interval |",
+            "|---|" + "---|" * (len(names) + 1),
+            *(
+                f"| {row['model']} | {' | '.join(f'{row[name]:.4f}' for name in names)} | "
+                f"{row['ndcg_at_10_low']:.4f} to {row['ndcg_at_10_high']:.4f} |"
+                for row in results
+            ),
+        ]
+    return "\n".join(lines)
+
+
+def open_step_record(config: PipelineConfig, refs: Refs, run: RunRecord) -> OpenTracker:
     """Return what opens the child run of a step that really runs."""
 
     def open_tracker(step: Step, key: str) -> AbstractContextManager[Tracker]:
         section = getattr(config, step.name).model_dump(mode="json")
         params = flatten(section) | ({"seed": config.seed} if step.is_seeded else {})
+        used = [
+            UsedData(
+                entry.name,
+                refs[entry.name].digest,
+                _CONTEXTS.get(entry.name, entry.name.split("/")[1]),
+                {"dataset": config.dataset, "output": entry.name, "key": refs[entry.name].key},
+            )
+            for entry in inputs_of(step, config)
+        ]
         tags = {
-            "dataset": config.dataset,
+            **describing_tags(config),
             "step": step.name,
             "step_version": str(step.version),
             "key": key,
             "prefect.task_run_id": str(task_run.id or ""),
             **prefect_links(),
         }
-        return _attach(run).step(step.name, params, tags)
+        return _attach(run).step(
+            step.name, params, tags, used, watches_system=step.name in _TRAINING_STEPS
+        )
 
     return open_tracker
 
 
-def record_step(result: StepResult, run: RunRecord) -> None:
+def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> None:
     """Record a step's numbers: a reused step is linked, the final results go to the parent."""
     step = result.manifest.step
     root = Settings.from_environment().store_root
@@ -108,25 +181,44 @@ def record_step(result: StepResult, run: RunRecord) -> None:
     if result.was_reused:
         parent.link_reused(step, made_by)
     else:
-        parent.log_report(made_by, report_metrics(result.report.content))
+        parent.log_report(step, report_metrics(result.report.content))
+    parent.log_inputs(_parts_of_the_log(result))
     if step == "evaluate":
-        parent.log_metrics(final_metrics(result.report.content.get("results", [])))
+        content = result.report.content
+        results = content.get("results", [])
+        parent.log_metrics(tracked_metrics(results, content.get("cohorts", [])))
+        test = [row for row in results if row["split"] == "test"]
+        parent.describe(describe_run(describing_tags(config), config.seed, run.steps, test))
 
 
-def final_metrics(results: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the test and validation numbers of SICSRec from the result table.
+def record_report(page: "Report", run: RunRecord) -> None:
+    """Record a page, its pictures and its tables on the parent run; one that was there is named."""
+    parent = _attach(run)
+    if page.was_reused:
+        parent.set_tags({"reused.report": page.key})
+        return
+    parent.set_tags({"report": page.key})
+    tracker = parent.tracker()
+    for section in page.sections:
+        for plot in section.plots:
+            tracker.log_figure(plot.name, plot.figure)
+        for table in section.tables:
+            tracker.log_table(table.name, table.frame)
+    tracker.log_file(page.path)
 
-    Example:
-        >>> final_metrics([{"model": "SICSRec", "split": "test", "users": 3, "hr_at_10": 0.5}])
-        {'test/hr_at_10': 0.5}
-    """
-    return {
-        f"{row['split']}/{name}": float(value)
-        for row in results
-        if str(row["model"]).lower() == "sicsrec"
-        for name, value in row.items()
-        if isinstance(value, float)
-    }
+
+def _parts_of_the_log(result: StepResult) -> list[UsedData]:
+    """Return what a step made that is data a person would look for: the parts of the log."""
+    return [
+        UsedData(
+            name,
+            ref.digest,
+            _CONTEXTS[name],
+            {"dataset": ref.dataset, "output": name, "key": ref.key},
+        )
+        for name, ref in result.refs.items()
+        if name in _CONTEXTS
+    ]
 
 
 def report_metrics(content: Mapping[str, Any]) -> dict[str, float]:
@@ -214,11 +306,11 @@ def _store(home: Path, uri: str | None) -> MlflowStore:
 
 
 def _attach(run: RunRecord) -> PipelineRun:
-    return open_store().attach(run.mlflow_run_id)
+    return open_store().attach(run.mlflow_run_id, run.mlflow_experiment_id)
 
 
 @lru_cache(maxsize=1)
-def _git_commit() -> str:
+def git_commit() -> str:
     """Return the commit of the checkout this code runs from, empty for an installed package."""
     folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
-from sicsrec.tracking.mlflow_store import MlflowTracker, PipelineRun, tags_of_child
+from sicsrec.tracking.mlflow_store import PipelineRun, tags_of_child
 from sicsrec.tuning.plots import plot_trials, trial_table
 from sicsrec.tuning.study import TrialRow
 from tasks.outcome import RunOutcome
@@ -27,7 +27,7 @@ class SearchRecord:
 
     def log_trials(self, rows: Sequence[TrialRow], metric: str) -> None:
         """Record the trials so far as table and picture."""
-        tracker = MlflowTracker(self.run.store, self.run.run_id, self.run.experiment_id)
+        tracker = self.run.tracker()
         tracker.log_table("trials", trial_table(rows, metric))
         if any(row.value is not None for row in rows):
             tracker.log_figure("trials", plot_trials(rows, metric))

@@ -69,6 +69,11 @@ class Settings:
         return self.home / "artifacts"
 
     @property
+    def report_folder(self) -> Path:
+        """Folder of the pages on runs."""
+        return self.home / "reports"
+
+    @property
     def log_folder(self) -> Path:
         """Folder of the log files, one per run."""
         return self.home / "logs"
@@ -89,6 +94,9 @@ class Settings:
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
+            # A server that is away is tried again by the outbox, not inside a call for minutes.
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
             # Its lines then go where those of all others go, not to the terminal besides.
             "MLFLOW_CONFIGURE_LOGGING": "false",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

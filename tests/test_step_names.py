@@ -53,6 +53,7 @@ def test_there_is_no_further_task() -> None:
         "process_end",
         "record",
         "registration",
+        "report",
         "search",
         "settings",
     }

@@ -7,7 +7,6 @@ context is ranked by whatever scores the model gives then; both are counted in t
 is left out.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -25,12 +24,12 @@ from sicsrec.evaluation.cohorts import LABELS, find_cohorts
 from sicsrec.evaluation.comparison import (
     Protocol,
     RankedSplit,
-    Row,
     cohort_rows,
     difference_rows,
     per_user_frame,
     result_rows,
 )
+from sicsrec.evaluation.names import MAIN, tracked_metrics
 from sicsrec.evaluation.plots import plot_cohorts, plot_results
 from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets_both_ways
 from sicsrec.evaluation.rivals import (
@@ -44,7 +43,7 @@ from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.steps.trained_rivals import NAMES, train_rivals
 
-SICSREC = "SICSRec"
+SICSREC = MAIN
 ID_ENCODER = "ID encoder"
 POPULARITY = "popularity"
 TRANSITIONS = "transitions"
@@ -250,24 +249,11 @@ def _compare(
         frame = pl.DataFrame(rows, infer_schema_length=None)
         frame.write_parquet(folder / f"{'metrics' if name == 'results' else name}.parquet")
         context.tracker.log_table(name, frame)
-    context.tracker.log_metrics(_tracked(content["results"], protocol.metrics))
+    context.tracker.log_metrics(tracked_metrics(content["results"], content["cohorts"]))
     context.tracker.log_figure("results", plot_results(content["results"], models, PLOTTED))
     of_test = [row for row in content["cohorts"] if row["split"] == "test"]
     context.tracker.log_figure("cohorts", plot_cohorts(of_test, models, LABELS, "ndcg_at_10"))
     return content
-
-
-def _tracked(results: list[Row], metrics: list[str]) -> dict[str, float]:
-    """Name every metric as the tracker does: SICSRec's plainly, the others' under a prefix."""
-    prefixes = {SICSREC: "", SICSREC_BLENDED: "blended/"}
-    prefixes |= {name + WITH_VALID: f"refit/{prefix}" for name, prefix in prefixes.items()}
-    named = {}
-    for row in results:
-        slug = re.sub(r"[^a-z0-9]+", "_", row["model"].lower()).strip("_")
-        prefix = prefixes.get(row["model"], f"rivals/{slug}/")
-        for metric in metrics:
-            named[f"{prefix}{row['split']}/{metric}"] = row[metric]
-    return named
 
 
 def _write_per_user(

@@ -141,6 +141,7 @@ def run_step(
     n_processes: int = 1,
     open_cluster: OpenCluster = nullcontext,
     read_secret: ReadSecret = no_secrets,
+    code: Mapping[str, str] | None = None,
 ) -> StepResult:
     """Run one step, or reuse its commit when configuration, code version and inputs are unchanged.
 
@@ -160,6 +161,8 @@ def run_step(
             step really runs. Not part of the key: what comes out is the same.
         read_secret: gives the value of a secret that the configuration names; by default none is
             known.
+        code: what is known of the code beside the version of the package, e.g. its commit; kept in
+            the manifest.
 
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
@@ -187,7 +190,7 @@ def run_step(
                 read_secret=read_secret,
             )
             manifest = _run_and_commit(
-                step, key, config, inputs, store, open_tracker, prepare, device
+                step, key, config, inputs, store, open_tracker, prepare, device, code or {}
             )
         store.clear_leftovers(config.dataset, step.name, key)
         report = StepReport(**store.report(config.dataset, step.name, key))
@@ -203,6 +206,7 @@ def _run_and_commit(
     open_tracker: OpenTracker | None,
     prepare: Callable[..., StepContext],
     device: str,
+    code: Mapping[str, str],
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
     device = _find_device() if device == "auto" else device
@@ -235,7 +239,7 @@ def _run_and_commit(
             outputs=_describe_outputs(step, config, pending, used),
             started=started_at.isoformat(timespec="milliseconds"),
             seconds=round(time.monotonic() - started, 3),
-            code={"sicsrec": importlib.metadata.version("sicsrec")},
+            code={"sicsrec": importlib.metadata.version("sicsrec"), **code},
             environment={"python": platform.python_version(), "device": device},
             tracking=tracker.identity(),
         )

@@ -1,30 +1,46 @@
 """Pipeline runs and steps in MLflow: one parent run per pipeline run, one child per step that ran.
 
 The only importer of MLflow. Runs are always named by their id; MLflow's fluent functions keep the
-active run in module state, which threads and task runners mix up.
+active run in module state, which threads and task runners mix up. After the parent has begun no
+store that is away stops anything: see :mod:`sicsrec.tracking.outbox`.
 """
 
+import io
 import json
 import logging
+import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import polars as pl
 from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+)
 
 from sicsrec.errors import TrackingError
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
+from sicsrec.tracking.outbox import Outbox
+from sicsrec.tracking.sampling import sampled
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +52,44 @@ _SIGN_OF_LIFE_SECONDS = 10.0
 _MAX_VALUE_LENGTH = 500
 """Longer parameter values are cut; the manifest in the store has them whole."""
 
+_MAX_NOTE_LENGTH = 7900
+_MAX_DIGEST_LENGTH = 36
+
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow open an experiment in the view for training, not in the one for language models."""
+
+_SAMPLE_SECONDS = 5.0
+_PATIENCE_SECONDS = 60.0
+
+_ERRORS = (MlflowException, OSError)
+"""What MLflow raises when a server is away or refuses something; the errors of its HTTP client are
+OSErrors."""
+
 
 def database_uri(home: Path) -> str:
     """Return the tracking URI of the database under ``home``."""
     return f"sqlite:///{(home / 'mlflow' / 'mlflow.db').resolve()}"
+
+
+@dataclass(frozen=True)
+class UsedData:
+    """Data that a run used."""
+
+    name: str
+    digest: str
+    """Ours, of the content; MLflow keeps the first 36 digits."""
+    context: str
+    """What it was used for: ``training``, ``validation``, ``test``, ..."""
+    source: Mapping[str, str]
+    """Where it comes from, in words a person searches by."""
+
+
+@dataclass
+class _RunHandle:
+    """A run that exists in MLflow as soon as its record was sent."""
+
+    name: str
+    run_id: str | None = None
 
 
 class MlflowStore:
@@ -48,18 +98,24 @@ class MlflowStore:
     Args:
         home: root of everything the pipeline keeps; database and files lie in ``home/mlflow``.
         uri: another tracking URI, e.g. of a server; then MLflow decides where files lie.
+        patience_seconds: how long the end of a run waits for a server that is away.
 
     Raises:
         TrackingError: if ``uri`` names a server that does not answer.
     """
 
-    def __init__(self, home: Path, uri: str | None = None) -> None:
+    def __init__(
+        self, home: Path, uri: str | None = None, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> None:
         self.uri = uri or database_uri(home)
+        self.patience_seconds = patience_seconds
         self._artifacts = None if uri else (home / "mlflow" / "artifacts").resolve()
         if uri is not None and uri.startswith(("http://", "https://")):
             _check_server(uri)
         with _first_touch(home / "mlflow", guarded=uri is None):
             self.client = MlflowClient(self.uri)
+        self.outbox = Outbox(lambda: self.client.search_experiments(max_results=1), _ERRORS)
+        self._children: dict[tuple[str, str], _RunHandle] = {}
 
     def begin(
         self,
@@ -71,11 +127,23 @@ class MlflowStore:
         """Start the run of a whole pipeline.
 
         Runs that dead processes of this host left open are closed first.
+
+        Raises:
+            TrackingError: if the store cannot be reached: nothing is under way yet.
         """
-        self.close_abandoned()
-        experiment_id = self._experiment(experiment)
-        run = self._create(experiment_id, name, params or {}, tags or {})
+        try:
+            self.close_abandoned()
+            experiment_id = self._experiment(experiment)
+            run = self._create(experiment_id, name, params or {}, tags or {}, _now())
+        except _ERRORS as err:
+            raise self._away(err) from err
         return PipelineRun(self, run.info.run_id, experiment_id)
+
+    def _away(self, error: Exception) -> TrackingError:
+        return TrackingError(
+            f"MLflow at {_without_password(self.uri)} cannot record a run: {error}\n"
+            "Start it, or unset MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
+        )
 
     def count_experiments(self) -> int:
         """Return how many data sets have runs.
@@ -89,36 +157,59 @@ class MlflowStore:
             raise TrackingError(f"the store {_without_password(self.uri)}: {err}") from err
         return len(found)
 
+    def attach(self, run_id: str, experiment_id: str | None = None) -> "PipelineRun":
+        """Return the pipeline run of this id, e.g. in another process than the one that began.
+
+        Args:
+            run_id: of the run.
+            experiment_id: of its experiment; looked up when it is not known.
+        """
+        known = experiment_id or str(self.client.get_run(run_id).info.experiment_id)
+        return PipelineRun(self, run_id, known)
+
     def resume(self, run_id: str) -> "PipelineRun | None":
         """Open a run again that ended, e.g. with its process; None where it is gone."""
         try:
             run = self.attach(run_id)
+            tags = [RunTag(key, value) for key, value in process_tags().items()]
+            self.client.log_batch(run_id, tags=tags)
+            self.client.update_run(run_id, status="RUNNING")
         except MlflowException:
             return None
-        _set_tags(self.client, run_id, process_tags())
-        self.client.update_run(run_id, status="RUNNING")
         return run
-
-    def attach(self, run_id: str) -> "PipelineRun":
-        """Return the pipeline run of this id, e.g. in another process than the one that began."""
-        return PipelineRun(self, run_id, self.client.get_run(run_id).info.experiment_id)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = None if self._artifacts is None else (self._artifacts / name).as_uri()
-        try:
-            return str(self.client.create_experiment(name, artifact_location=location))
-        except MlflowException:
-            # Another process may have made it in between; any other failure shows here again.
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
+        if found is None:
+            location = None if self._artifacts is None else (self._artifacts / name).as_uri()
+            try:
+                return str(
+                    self.client.create_experiment(
+                        name, artifact_location=location, tags=_EXPERIMENT_KIND
+                    )
+                )
+            except MlflowException:
+                # Another process may have made it in between; any other failure shows here again.
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        for tag, kind in _EXPERIMENT_KIND.items():
+            if tag not in found.tags:
+                self.client.set_experiment_tag(found.experiment_id, tag, kind)
+        return str(found.experiment_id)
 
     def close_abandoned(self) -> None:
-        """Close the runs, parents and children, that dead processes of this host left open."""
+        """Close the runs, parents and children, that dead processes of this host left open.
+
+        Raises:
+            TrackingError: if the store cannot be reached: nothing is under way yet.
+        """
+        try:
+            self._close_all_abandoned()
+        except _ERRORS as err:
+            raise self._away(err) from err
+
+    def _close_all_abandoned(self) -> None:
         host = process_tags()[HOST_TAG]
         condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
         experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
@@ -145,7 +236,8 @@ class MlflowStore:
     def mark(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Record short words on a run; one that MLflow does not have any more is passed over."""
         try:
-            _set_tags(self.client, run_id, tags)
+            entries = [RunTag(key, _short(value)) for key, value in tags.items()]
+            self.client.log_batch(run_id, tags=entries)
         except MlflowException as err:
             logger.warning("cannot mark the MLflow run %s: %s", run_id, err)
 
@@ -155,9 +247,13 @@ class MlflowStore:
         name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
+        started: int,
     ) -> Run:
         run = self.client.create_run(
-            experiment_id, tags={**tags, **process_tags(), MLFLOW_RUN_NAME: name}, run_name=name
+            experiment_id,
+            start_time=started,
+            tags={**tags, **process_tags(), MLFLOW_RUN_NAME: name},
+            run_name=name,
         )
         entries = [Param(key, _short(value)) for key, value in params.items()]
         for start in range(0, len(entries), _BATCH):
@@ -165,24 +261,80 @@ class MlflowStore:
         return run
 
 
+class _RecordedRun:
+    """Sends records of one run; nothing here raises because a store is away."""
+
+    def __init__(self, store: MlflowStore, handle: _RunHandle, experiment_id: str) -> None:
+        self.store = store
+        self.experiment_id = experiment_id
+        self._handle = handle
+
+    def _send(self, what: str, record: Callable[[MlflowClient, str], object]) -> None:
+        handle, client = self._handle, self.store.client
+
+        def send() -> None:
+            # Where MLflow refused the run itself, which was said, there is nothing to add to.
+            if handle.run_id is not None:
+                record(client, handle.run_id)
+
+        self.store.outbox.send(f"{what} of {handle.name}", send)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See :meth:`sicsrec.tracking.Tracker.log_metrics`."""
+        now = _now()
+        entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        for start in range(0, len(entries), _BATCH):
+            some = entries[start : start + _BATCH]
+            self._send("metrics", lambda c, run_id, some=some: c.log_batch(run_id, metrics=some))  # type: ignore[misc]
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See :meth:`sicsrec.tracking.Tracker.set_tags`."""
+        entries = [RunTag(key, _short(value)) for key, value in tags.items()]
+        self._send("tags", lambda client, run_id: client.log_batch(run_id, tags=entries))
+
+    def log_inputs(self, used: Sequence[UsedData]) -> None:
+        """Record which data the run used, by our own digests."""
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=data.name,
+                    digest=data.digest[:_MAX_DIGEST_LENGTH],
+                    source_type="sicsrec",
+                    source=json.dumps(dict(data.source)),
+                ),
+                tags=[InputTag(MLFLOW_DATASET_CONTEXT, data.context)],
+            )
+            for data in used
+        ]
+        if inputs:
+            self._send("data", lambda client, run_id: client.log_inputs(run_id, inputs))
+
+    def end(self, status: str) -> None:
+        """End the run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        now = _now()
+        self._send("the end", lambda client, run_id: client.set_terminated(run_id, status, now))
+
+
 def tags_of_child(run_id: str) -> dict[str, str]:
     """Return the tags that put a run below another one."""
     return {MLFLOW_PARENT_RUN_ID: run_id}
 
 
-class PipelineRun:
+class PipelineRun(_RecordedRun):
     """The parent run of one pipeline run."""
 
     def __init__(self, store: MlflowStore, run_id: str, experiment_id: str) -> None:
-        self.store = store
+        super().__init__(store, _RunHandle("the pipeline run", run_id), experiment_id)
         self.run_id = run_id
-        self.experiment_id = experiment_id
 
     @contextmanager
     def closing(self) -> Iterator[Self]:
         """End the run when the block ends: finished, failed with the error as a tag, or killed."""
-        with _closing(self.store.client, self.run_id):
-            yield self
+        try:
+            with _ended(self):
+                yield self
+        finally:
+            self.store.outbox.flush(self.store.patience_seconds)
 
     @contextmanager
     def step(
@@ -190,66 +342,103 @@ class PipelineRun:
         name: str,
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
+        used: Sequence[UsedData] = (),
+        *,
+        watches_system: bool = False,
     ) -> Iterator["MlflowTracker"]:
-        """Open a child run for one step that really runs, and end it with the block."""
-        run = self.store._create(
-            self.experiment_id,
-            name,
-            params or {},
-            {**(tags or {}), MLFLOW_PARENT_RUN_ID: self.run_id},
+        """Open a child run for one step that really runs, and end it with the block.
+
+        Args:
+            name: of the step.
+            params: its parameters.
+            tags: its tags.
+            used: the data it uses.
+            watches_system: whether processor, memory, disk and network are recorded.
+        """
+        handle, started = _RunHandle(name), _now()
+        all_tags = {**(tags or {}), MLFLOW_PARENT_RUN_ID: self.run_id}
+
+        def create() -> None:
+            run = self.store._create(self.experiment_id, name, params or {}, all_tags, started)
+            handle.run_id = run.info.run_id
+
+        self.store.outbox.send(f"the run of {name}", create)
+        self.store._children[self.run_id, name] = handle
+        tracker = MlflowTracker(self.store, handle, self.experiment_id)
+        tracker.log_inputs(used)
+        watching: AbstractContextManager[None] = (
+            sampled(_SystemMonitors().look, tracker.log_metrics, _SAMPLE_SECONDS)
+            if watches_system
+            else nullcontext()
         )
-        with _closing(self.store.client, run.info.run_id):
-            yield MlflowTracker(self.store, run.info.run_id, self.experiment_id)
+        with _ended(tracker), watching:
+            yield tracker
+
+    def tracker(self) -> "MlflowTracker":
+        """Return what records tables and pictures on the parent itself."""
+        return MlflowTracker(self.store, self._handle, self.experiment_id)
 
     def link_reused(self, step: str, made_by: str) -> None:
         """Note on the parent which earlier run made the output that a step reused."""
-        self.store.client.set_tag(self.run_id, f"reused.{step}", made_by or "unknown")
+        self.set_tags({f"reused.{step}": made_by or "unknown"})
 
-    def log_report(self, run_id: str, metrics: Mapping[str, float]) -> None:
+    def log_report(self, step: str, metrics: Mapping[str, float]) -> None:
         """Record the numbers of a finished step's report on its child run."""
-        _log_metrics(self.store.client, run_id, metrics, step=0)
+        handle = self.store._children.get((self.run_id, step))
+        if handle is not None:
+            _RecordedRun(self.store, handle, self.experiment_id).log_metrics(metrics)
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Record the pipeline's final numbers on the parent."""
-        _log_metrics(self.store.client, self.run_id, metrics, step=0)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Record short words on the parent."""
-        _set_tags(self.store.client, self.run_id, tags)
+    def describe(self, text: str) -> None:
+        """Put a description in Markdown on the run's page, in place of an earlier one."""
+        note = text[:_MAX_NOTE_LENGTH]
+        self._send("description", lambda c, run_id: c.set_tag(run_id, MLFLOW_RUN_NOTE, note))
 
 
-class MlflowTracker:
+class MlflowTracker(_RecordedRun):
     """Records one step in its child run; see :class:`sicsrec.tracking.Tracker`."""
 
-    def __init__(self, store: MlflowStore, run_id: str, experiment_id: str) -> None:
-        self.store = store
-        self.run_id = run_id
-        self.experiment_id = experiment_id
+    def __init__(self, store: MlflowStore, handle: _RunHandle, experiment_id: str) -> None:
+        super().__init__(store, handle, experiment_id)
         self._tables: list[dict[str, str]] = []
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """See :meth:`sicsrec.tracking.Tracker.log_metrics`."""
-        _log_metrics(self.store.client, self.run_id, metrics, step or 0)
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run; None while the store that gives it is away."""
+        return self._handle.run_id
 
     def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_table`."""
         # The layout that MLflow's page shows as a table; its own function goes through pandas.
         path = f"tables/{name}.json"
         content = {"columns": frame.columns, "data": [list(row) for row in frame.rows()]}
-        self.store.client.log_text(self.run_id, json.dumps(content, default=str), path)
+        text = json.dumps(content, default=str)
         self._tables.append({"path": path, "type": "table"})
-        self.store.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps(self._tables))
+        tables = json.dumps(self._tables)
+        self._send(f"table {name}", lambda client, run_id: client.log_text(run_id, text, path))
+        self._send("tables", lambda c, run_id: c.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, tables))
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
-        self.store.client.log_figure(self.run_id, figure, f"figures/{name}.png")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        content = buffer.getvalue()
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See :meth:`sicsrec.tracking.Tracker.set_tags`."""
-        _set_tags(self.store.client, self.run_id, tags)
+        def upload(client: MlflowClient, run_id: str) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"{name}.png"
+                path.write_bytes(content)
+                client.log_artifact(run_id, str(path), "figures")
+
+        self._send(f"picture {name}", upload)
+
+    def log_file(self, path: Path) -> None:
+        """Record a file that stays where it is until the run has ended."""
+        self._send(f"file {path.name}", lambda c, run_id: c.log_artifact(run_id, str(path)))
 
     def identity(self) -> dict[str, str]:
         """See :meth:`sicsrec.tracking.Tracker.identity`."""
+        if self.run_id is None:
+            return {}
         return {"mlflow_run_id": self.run_id, "mlflow_experiment_id": self.experiment_id}
 
 
@@ -275,6 +464,27 @@ def _without_password(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+class _SystemMonitors:
+    """What MLflow records of a machine, under the names that its page shows apart."""
+
+    def __init__(self) -> None:
+        self._monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        # Neither a library nor a card is there on most machines; MLflow says so by raising.
+        try:
+            self._monitors.append(GPUMonitor())
+        except (ImportError, RuntimeError) as err:
+            logger.debug("no GPU is watched: %s", err)
+
+    def look(self) -> dict[str, float]:
+        """Return the numbers of this moment."""
+        numbers: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            numbers |= {f"system/{name}": v for name, v in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        return numbers
+
+
 @contextmanager
 def _first_touch(folder: Path, *, guarded: bool) -> Iterator[None]:
     """Let one process at a time create or migrate the database, and keep the logging as it was.
@@ -297,34 +507,21 @@ def _first_touch(folder: Path, *, guarded: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _closing(client: MlflowClient, run_id: str) -> Iterator[None]:
+def _ended(run: _RecordedRun) -> Iterator[None]:
+    status = "KILLED"
     try:
         yield
-    except BaseException as err:
-        failed = isinstance(err, Exception)
-        try:
-            if failed:
-                _set_tags(client, run_id, {"error": f"{type(err).__name__}: {err}"})
-            client.set_terminated(run_id, "FAILED" if failed else "KILLED")
-        except (MlflowException, OSError) as second:
-            # On a full disk or without a server; what was wrong first is what people must see. The
-            # next run of this host closes the record.
-            logger.warning("cannot note in MLflow how the run %s ended: %s", run_id, second)
+        status = "FINISHED"
+    except Exception as err:
+        status = "FAILED"
+        run.set_tags({"error": f"{type(err).__name__}: {err}"})
         raise
-    client.set_terminated(run_id, "FINISHED")
+    finally:
+        run.end(status)
 
 
-def _log_metrics(
-    client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int
-) -> None:
-    now = int(time.time() * 1000)
-    entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-    for start in range(0, len(entries), _BATCH):
-        client.log_batch(run_id, metrics=entries[start : start + _BATCH])
-
-
-def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    client.log_batch(run_id, tags=[RunTag(key, _short(value)) for key, value in tags.items()])
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _short(value: object) -> str:

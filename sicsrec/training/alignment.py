@@ -23,7 +23,7 @@ from sicsrec.errors import DataError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.training.alignment_loop import Learner, fit_encoders
-from sicsrec.training.alignment_plots import plot_modalities
+from sicsrec.training.alignment_plots import place_modalities, plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.item_inputs import tabulate_inputs
 from sicsrec.training.objective import Objective
@@ -105,6 +105,7 @@ def align(
         )
         moving = tuple(_moving_weights(towers))
         after, epochs = before, []
+        places: dict[str, Any] = {}
         if any(tower.encoder.trained_parameters() for tower in towers.values()):
             _check_enough(material)
             epochs = _fit(towers, material, config, n_items, seed, work, tracker, progress)
@@ -116,6 +117,7 @@ def align(
             )
             if min(after.text.shape) > 1:
                 tracker.log_figure("modalities", plot_modalities(before, after))
+                places = {"before": place_modalities(before), "after": place_modalities(after)}
     for tower in towers.values():
         tower.encoder.eval()
     report = {
@@ -123,6 +125,7 @@ def align(
         "epochs": epochs,
         "before": before.numbers,
         "after": after.numbers,
+        "places": places,
     }
     adapters = {name: tower.adapter for name, tower in towers.items()}
     return AlignmentResult(adapters, moving if epochs else (), report)

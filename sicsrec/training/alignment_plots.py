@@ -1,5 +1,7 @@
 """Pictures of alignment."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -35,12 +37,38 @@ def plot_modalities(before: Quality, after: Quality) -> Figure:
     return figure
 
 
-def _draw_modalities(axes: Axes, quality: Quality) -> None:
+def place_modalities(quality: Quality) -> dict[str, list[Any]]:
+    """Return where some items' texts and images lie, as plain lists for a report.
+
+    Args:
+        quality: with at least two items that have text and image.
+
+    Returns:
+        ``items`` (item indices), ``text`` and ``image`` (a point each), and ``variance``, the
+        shares of the variance that the two directions hold.
+    """
+    rows, text, image, shares = _places(quality)
+    return {
+        "items": quality.items[rows].tolist(),
+        "text": np.round(text, 4).tolist(),
+        "image": np.round(image, 4).tolist(),
+        "variance": np.round(shares, 4).tolist(),
+    }
+
+
+def _places(
+    quality: Quality,
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the rows that are drawn, their texts' and images' points, the shares of variance."""
     rows = np.unique(
         np.linspace(0, len(quality.text) - 1, min(_MAX_ITEMS, len(quality.text))).astype(np.intp)
     )
     points, shares = _project(np.concatenate([quality.text, quality.image]))
-    text, image = points[rows], points[len(quality.text) + rows]
+    return rows, points[rows], points[len(quality.text) + rows], shares
+
+
+def _draw_modalities(axes: Axes, quality: Quality) -> None:
+    _, text, image, shares = _places(quality)
     lines = LineCollection(
         list(np.stack([text, image], axis=1)), colors="grey", alpha=0.3, linewidths=0.6
     )

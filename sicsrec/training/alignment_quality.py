@@ -30,6 +30,8 @@ class Quality:
     """[sample, width] adapter outputs of items with text and image."""
     image: NDArray[np.float32]
     """[sample, width] the same of their images."""
+    items: NDArray[np.int32]
+    """[sample] their item indices, ascending."""
 
 
 def measure_quality(
@@ -86,10 +88,10 @@ def measure_quality(
             adapted[modality] = tower.adapter(vectors)[is_both]
     nothing = np.zeros((0, 0), dtype=np.float32)
     if len(adapted) < 2 or not len(shown):
-        return Quality(numbers, nothing, nothing)
+        return Quality(numbers, nothing, nothing, items[:0])
     text, image = adapted["text"], adapted["image"]
     numbers |= _cross_modal(text, image, np.isin(shown, both_aside))
-    return Quality(numbers, text.cpu().numpy(), image.cpu().numpy())
+    return Quality(numbers, text.cpu().numpy(), image.cpu().numpy(), shown)
 
 
 def _encode(tower: Tower, items: NDArray[np.int32]) -> Float[Tensor, "items width"]:

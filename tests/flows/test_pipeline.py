@@ -1,5 +1,6 @@
 """The flow under a real temporary Prefect server, recorded in a real MLflow database."""
 
+import shutil
 import time
 import uuid
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from prefect.client.schemas.sorting import LogSort, TaskRunSort
 from prefect.logging.handlers import APILogHandler
 
 from flows.pipeline import sicsrec
+from flows.reports import newest_report
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tasks.outcome import RunOutcome
+from tasks.settings import Settings
 from tests.flows.conftest import SMALL
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -97,7 +100,7 @@ def mlflow_runs(home: Path) -> tuple[Run, dict[str, Run]]:
 def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     first = run()
     assert first.reused() == dict.fromkeys(STEP_NAMES, False)
-    assert first.task_states() == dict.fromkeys(STEP_NAMES, "Completed")
+    assert first.task_states() == dict.fromkeys((*STEP_NAMES, "report"), "Completed")
     parent, children = mlflow_runs(home)
     assert set(children) == set(STEP_NAMES)
     assert {entry.info.status for entry in (parent, *children.values())} == {"FINISHED"}
@@ -108,9 +111,25 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     assert 0.0 <= parent.data.metrics["test/ndcg_at_10"] <= 1.0
     assert any(name.startswith("report/") for name in children["ingest"].data.metrics)
 
+    assert first.outcome.report is not None
+    page = Path(first.outcome.report)
+    assert newest_report(Settings.from_environment(), "demo") == page
+    assert "| SICSRec |" in parent.data.tags["mlflow.note.content"]
+    assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} == {
+        "ingest/interactions", "split/train", "split/valid", "split/test",
+    }  # fmt: skip
+    assert "system/cpu_utilization_percentage" in children["train_sicsrec"].data.metrics
+    assert children["train_sicsrec"].data.metrics["valid/ndcg_at_10"] >= 0.0
+    client = MlflowClient(database_uri(home))
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    logged = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    assert logged == {"figures", "tables", "report.html"}
+
     second = run()
+    assert second.outcome.report == first.outcome.report
     assert second.reused() == dict.fromkeys(STEP_NAMES, True)
-    assert second.task_states() == dict.fromkeys(STEP_NAMES, "Cached")
+    assert second.task_states() == {**dict.fromkeys(STEP_NAMES, "Cached"), "report": "Completed"}
     again, none = mlflow_runs(home)
     assert none == {}
     assert again.data.tags["reused.export"] == children["export"].info.run_id
@@ -122,6 +141,13 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
 
     changed = run(overrides=["export.top_k=3"])
     assert [name for name, reused in changed.reused().items() if not reused] == ["export"]
+
+    shutil.rmtree(home / "reports")
+    (home / "reports").write_text("in the way")
+    without = run()
+    assert without.state.is_completed()
+    assert without.outcome.report is None
+    assert without.task_states()["report"] == "Failed"
 
 
 def test_run_ends_at_until_and_logs_reach_prefect_once(home: Path) -> None:

@@ -1,18 +1,29 @@
 import pytest
 
 from flows.configuration import resolve_config
-from tasks.record import config_digest, final_metrics, flatten, report_metrics
+from tasks.record import config_digest, describe_run, describing_tags, flatten, report_metrics
 
 RESULTS = [
-    {"model": "popularity", "split": "test", "users": 9, "ndcg_at_10": 0.1},
-    {"model": "SICSRec", "split": "test", "users": 9, "ndcg_at_10": 0.3, "mrr": None},
-    {"model": "SICSRec", "split": "valid", "users": 9, "ndcg_at_10": 0.4},
+    {"model": model, "split": "test", "users": 9, "ndcg_at_10": value}
+    | {"ndcg_at_10_low": value - 0.05, "ndcg_at_10_high": value + 0.05}
+    for model, value in (("popularity", 0.1), ("SICSRec", 0.3))
 ]
 
 
-def test_final_metrics_are_those_of_sicsrec() -> None:
-    assert final_metrics(RESULTS) == {"test/ndcg_at_10": 0.3, "valid/ndcg_at_10": 0.4}
-    assert final_metrics([]) == {}
+def test_description_says_what_the_run_was_and_what_came_out() -> None:
+    tags = describing_tags(resolve_config("demo").config)
+    text = describe_run(tags, 7, ("ingest", "evaluate"), RESULTS)
+    assert text.startswith("SICSRec on **demo**, seed 7, leave_one_out, seen items kept; as far as")
+    assert "| SICSRec | 0.3000 | 0.2500 to 0.3500 |" in text
+    assert "| test, 9 users |" not in describe_run(tags, 7, ("ingest",))
+
+
+def test_seeds_of_one_configuration_carry_the_same_tag() -> None:
+    first, second, other = (
+        describing_tags(resolve_config("demo", seed=seed, overrides=overrides).config)
+        for seed, overrides in ((1, []), (2, []), (1, ["train_sicsrec.alpha=0.9"]))
+    )
+    assert first["configuration"] == second["configuration"] != other["configuration"]
 
 
 def test_report_metrics_are_numbers_under_names_that_mlflow_takes() -> None:

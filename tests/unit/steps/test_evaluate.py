@@ -158,12 +158,18 @@ def test_metrics_have_the_trackers_names(evaluated) -> None:
         "transitions_train_valid": "transitions (train + valid)",
         "id_encoder": "ID encoder",
     }.items():
-        name = f"rivals/{slug}/test/hr_at_5"
+        name = f"test/{slug}/hr_at_5"
         assert tracker.metrics[name] == rows["test", model]["hr_at_5"]
-    assert tracker.metrics["blended/test/mrr"] == rows["test", SICSREC_BLENDED]["mrr"]
+    assert tracker.metrics["test/sicsrec_blended/mrr"] == rows["test", SICSREC_BLENDED]["mrr"]
     refit = rows["test", SICSREC + WITH_VALID]["mrr"]
-    assert tracker.metrics["refit/test/mrr"] == refit
-    assert len(tracker.metrics) == 17 * len(METRICS)
+    assert tracker.metrics["test/sicsrec_train_valid/mrr"] == refit
+    cold = next(
+        row
+        for row in result.report.content["cohorts"]
+        if (row["split"], row["model"], row["cohort"]) == ("test", SICSREC, "cold_target")
+    )
+    assert tracker.metrics["test/cold_targets/hr_at_10"] == cold["hr_at_10"]
+    assert len(tracker.metrics) == (17 + 2 * 2 + 6) * len(METRICS)
 
 
 def test_differences_are_paired_and_of_test(evaluated) -> None:

@@ -50,7 +50,7 @@ COLD_ITEM = "v12"
 def make_config(**sections: Any) -> PipelineConfig:
     return PipelineConfig(
         dataset="tiny",
-        seed=5,
+        seed=sections.get("seed", 5),
         refit=sections.get("refit", True),
         ingest=IngestConfig(path="/nowhere", reader=NineRecReaderConfig()),
         encode_items=EncodeItemsConfig(source=GivenSourceConfig(text="given.npy")),

@@ -30,7 +30,7 @@ def test_parent_and_child_keep_what_was_recorded(store: MlflowStore) -> None:
             tracker.log_metrics({"train/loss": 1.0}, step=2)
             tracker.set_tags({"word": "value"})
             child_id = tracker.identity()["mlflow_run_id"]
-        run.log_report(child_id, {"report/rows": 7.0})
+        run.log_report("ingest", {"report/rows": 7.0})
         run.log_metrics({"test/ndcg_at_10": 0.5})
         run.link_reused("split", "0123")
     parent, child = read(store, run.run_id), read(store, child_id)
@@ -84,12 +84,12 @@ def test_interrupted_run_is_killed(store: MlflowStore) -> None:
     assert read(store, run.run_id).info.status == "KILLED"
 
 
-def test_next_run_closes_what_a_dead_process_left_open(store: MlflowStore) -> None:
+def test_what_a_dead_process_left_open_is_closed(store: MlflowStore) -> None:
     dead, alive = store.begin("films", "dead"), store.begin("films", "alive")
     store.client.set_tag(dead.run_id, STARTED_TAG, "1.00")
-    with store.begin("films", "next").closing():
-        assert read(store, dead.run_id).info.status == "KILLED"
-        assert read(store, alive.run_id).info.status == "RUNNING"
+    store.close_abandoned()
+    assert read(store, dead.run_id).info.status == "KILLED"
+    assert read(store, alive.run_id).info.status == "RUNNING"
 
 
 def test_attached_run_is_the_same(store: MlflowStore) -> None:

@@ -1,0 +1,27 @@
+"""The newest report, for the command line."""
+
+from pathlib import Path
+
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.errors import DataError
+from sicsrec.steps.lineage import newest_run
+from tasks.report import build_page
+from tasks.settings import Settings
+
+
+def newest_report(settings: Settings, dataset: str | None) -> Path:
+    """Return the page on the newest run of a data set, or of the newest run at all.
+
+    Raises:
+        DataError: if there is no run, naming the data sets there are.
+    """
+    store = ArtifactStore(settings.store_root)
+    names = sorted(path.name for path in settings.store_root.glob("[!.]*") if path.is_dir())
+    runs = [newest_run(store, name) for name in names if dataset in (None, name)]
+    finished = [run for run in runs if run]
+    if not finished:
+        known = f"; there are runs of {', '.join(names)}" if names else ""
+        raise DataError(f"there is no run of {dataset or 'any data set'}{known}")
+    newest = max(finished, key=lambda run: list(run.values())[-1].started)
+    refs = {name: ref for manifest in newest.values() for name, ref in manifest.refs().items()}
+    return build_page(refs, settings).path

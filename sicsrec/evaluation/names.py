@@ -1,0 +1,69 @@
+"""What the figures of an evaluation are called wherever they are recorded.
+
+``<part>/<metric>`` is the model itself, ``<part>/<model>/<metric>`` another one,
+``<part>/<group>/<metric>`` the model for one group of users: ``test/ndcg_at_10``,
+``test/id_encoder/ndcg_at_10``, ``test/cold_targets/hr_at_10``. Runs that are compared have the same
+columns.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAIN = "SICSRec"
+"""The model that needs no name."""
+
+GROUP_NAMES = {
+    "warm_target": "warm_targets",
+    "cold_target": "cold_targets",
+    "head_target": "head_targets",
+    "tail_target": "tail_targets",
+    "short_history": "short_histories",
+    "long_history": "long_histories",
+}
+"""Cohort to what it is called in the plural."""
+
+Row = Mapping[str, Any]
+
+
+def slug(model: str) -> str:
+    """Return a model's name as a part of a metric's name.
+
+    Example:
+        >>> slug("transitions (train + valid)")
+        'transitions_train_valid'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
+
+
+def tracked_metrics(results: Sequence[Row], cohorts: Sequence[Row] = ()) -> dict[str, float]:
+    """Name the figures of the tables of an evaluation.
+
+    Args:
+        results: rows as :func:`sicsrec.evaluation.comparison.result_rows` returns them. The ends
+            of intervals are kept for :data:`MAIN` alone.
+        cohorts: rows as :func:`sicsrec.evaluation.comparison.cohort_rows` returns them, of which
+            the test part of :data:`MAIN` is kept.
+
+    Example:
+        >>> tracked_metrics([{"model": "SICSRec", "split": "test", "users": 3, "hr_at_10": 0.5}])
+        {'test/hr_at_10': 0.5}
+    """
+    named: dict[str, float] = {}
+    for row in results:
+        is_main = row["model"] == MAIN
+        place = row["split"] if is_main else f"{row['split']}/{slug(row['model'])}"
+        named |= _numbers(row, place, with_ends=is_main)
+    for row in cohorts:
+        if row["model"] == MAIN and row["split"] == "test":
+            group = GROUP_NAMES.get(row["cohort"], row["cohort"])
+            named |= _numbers(row, f"test/{group}", with_ends=False)
+    return named
+
+
+def _numbers(row: Row, place: str, *, with_ends: bool) -> dict[str, float]:
+    return {
+        f"{place}/{name}": float(value)
+        for name, value in row.items()
+        if isinstance(value, float) and (with_ends or not name.endswith(("_low", "_high")))
+    }

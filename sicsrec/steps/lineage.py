@@ -1,0 +1,58 @@
+"""Which finished steps a finished step was made of."""
+
+from sicsrec.artifacts import ArtifactStore, Manifest
+from sicsrec.errors import ArtifactMissingError
+from sicsrec.steps import STEP_NAMES
+
+
+def trace_lineage(store: ArtifactStore, last: Manifest) -> dict[str, Manifest]:
+    """Return a step's manifest and those of all steps it was made of, by step, in order.
+
+    Args:
+        store: where they lie.
+        last: the step to begin with.
+
+    Raises:
+        ArtifactMissingError: if one of them is not in the store any more.
+    """
+    found = {last.step: last}
+    waiting = [last]
+    while waiting:
+        for entry in waiting.pop().inputs.values():
+            if entry["step"] in found:
+                continue
+            manifest = store.find(last.dataset, entry["step"], entry["key"])
+            if manifest is None:
+                raise ArtifactMissingError(
+                    f"{last.step} {last.key} was made of {entry['step']} {entry['key']}, which is "
+                    "not in the store any more"
+                )
+            found[manifest.step] = manifest
+            waiting.append(manifest)
+    return {step: found[step] for step in STEP_NAMES if step in found}
+
+
+def newest_run(store: ArtifactStore, dataset: str) -> dict[str, Manifest]:
+    """Return the steps of the run that got furthest and, of these, the newest.
+
+    Returns:
+        Manifests by step, in order; empty when nothing of the dataset is finished.
+
+    Raises:
+        ArtifactMissingError: if a step that it was made of is not in the store any more.
+    """
+    for step in reversed(STEP_NAMES):
+        if manifests := store.manifests(dataset, step):
+            return _with_siblings(store, trace_lineage(store, manifests[-1]))
+    return {}
+
+
+def _with_siblings(store: ArtifactStore, run: dict[str, Manifest]) -> dict[str, Manifest]:
+    """Add what was made of the same steps without leading to the last one, such as figures."""
+    found = dict(run)
+    for step in (name for name in STEP_NAMES if name not in run):
+        for manifest in store.manifests(next(iter(run.values())).dataset, step):
+            made_of = [(entry["step"], entry["key"]) for entry in manifest.inputs.values()]
+            if all(name in found and found[name].key == key for name, key in made_of):
+                found[step] = manifest
+    return {step: found[step] for step in STEP_NAMES if step in found}

@@ -1,0 +1,37 @@
+"""Looking at something again and again while a block runs, in a thread."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+Look = Callable[[], Mapping[str, float]]
+"""Returns the numbers of this moment."""
+Publish = Callable[[Mapping[str, float], int], None]
+"""Takes numbers and the number of the look, from 0."""
+
+
+@contextmanager
+def sampled(look: Look, publish: Publish, every_seconds: float) -> Iterator[None]:
+    """Publish what ``look`` returns every so often inside the block, and once at its end.
+
+    Args:
+        look: called from another thread, never twice at the same time.
+        publish: called from the same thread; must not raise.
+        every_seconds: between two looks.
+    """
+    is_over = threading.Event()
+
+    def watch() -> None:
+        count = 0
+        while not is_over.wait(every_seconds):
+            publish(look(), count)
+            count += 1
+        publish(look(), count)
+
+    thread = threading.Thread(target=watch, name="system-metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
