@@ -22,6 +22,7 @@ _HEAVY = (
 
 _MODULES = (
     "flows.cli", "flows.session", "flows.pipeline", "flows.views", "sicsrec.tracking.mlflow_store",
+    "sqlalchemy",
     *(f"sicsrec.steps.{name}" for name in (
         "ingest", "split", "sample_pairs", "align_encoders", "encode_items", "pretrain_id",
         "train_sicsrec", "evaluate", "export",

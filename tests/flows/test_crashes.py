@@ -75,7 +75,7 @@ def test_killed_run_is_made_up_for_by_the_next(
     pattern: str,
 ) -> None:
     home = new_home(tmp_path / "home", empty_database)
-    death = Death(under=str(home), pattern=pattern, number=25 if "commit " in pattern else 1)
+    death = Death(under=str(home), pattern=pattern, number=10 if "commit " in pattern else 1)
     assert crash_and_run_again(launcher, home, death, EARLY) == undisturbed
 
 
