@@ -84,6 +84,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
         logging_to(log, console),
         prefect_server(settings.prefect_api_url, server_log) as server,
     ):
+        api_url = settings.prefect_api_url if server is None else server.api_url
         try:
             # Imported while the server starts: each of the two takes seconds.
             importlib.import_module("flows.pipeline")
@@ -98,9 +99,8 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             yield
         except BaseException as err:
             logger.exception("the run ended with an error")
-            api_url = os.environ["PREFECT_API_URL"]
             is_ours = isinstance(err, SicsrecError) or not isinstance(err, Exception)
-            if is_ours or is_answering(api_url):
+            if is_ours or api_url is None or is_answering(api_url):
                 raise
             raise SicsrecError(
                 f"the Prefect server {api_url} stopped answering during the run. What was finished "
@@ -108,7 +108,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
                 + ("" if server is None else f". What the server printed is in {server_log}")
             ) from err
         finally:
-            if is_answering(os.environ["PREFECT_API_URL"]):
+            if api_url is not None and is_answering(api_url):
                 _send_last_log_lines()
 
 

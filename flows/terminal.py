@@ -320,8 +320,12 @@ def format_age(moment: str) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-class _LogFile(logging.FileHandler):
-    """A file that a full disk does not turn into a traceback per line on the terminal."""
+class LogFile(logging.FileHandler):
+    """A file that a full disk does not turn into a traceback per line on the terminal.
+
+    Prefect takes handlers away that were there before it, unless one looks like a user's: its name
+    must not begin with an underscore.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Pass over lines that cannot be written; the run itself says that the disk is full."""
@@ -336,7 +340,7 @@ def logging_to(log: Path, console: Console) -> Iterator[None]:
     On a terminal these are warnings, as the bars show the rest; elsewhere progress as well.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    to_file = _LogFile(log, encoding="utf-8")
+    to_file = LogFile(log, encoding="utf-8")
     to_file.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
-from sicsrec.evaluation.promotion import judge_files
-from sicsrec.steps.model_parts import NEEDED, make_model_parts
 from sicsrec.tracking.models import ModelFiles, ModelRegistry, RegisteredModel
 from tasks.record import RunRecord, config_digest, open_store
 from tasks.settings import Settings
 
 logger = logging.getLogger("sicsrec.tasks")
+
+_NEEDED = ("export/model", "evaluate/per_user", "ingest/interactions")
+"""Outputs without which no model can be registered."""
 
 
 def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run: RunRecord) -> str:
@@ -34,7 +35,7 @@ def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run:
     wanted = config.export.register_model
     if not (settings.mlflow_uri is None if wanted is None else wanted):
         return ""
-    if not set(NEEDED) <= set(refs):
+    if not set(_NEEDED) <= set(refs):
         return ""
     try:
         model = _register(config, refs, run, settings)
@@ -54,6 +55,10 @@ def _register(
     found = registry.find(key)
     if found is not None and found.decision:
         return found
+    # These import torch, which a run that reuses everything need not wait for.
+    from sicsrec.evaluation.promotion import judge_files
+    from sicsrec.steps.model_parts import make_model_parts
+
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=work) as name:
         folder = Path(name)

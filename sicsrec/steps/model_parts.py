@@ -14,9 +14,6 @@ from sicsrec.recommender import ITEMS_FILE
 from sicsrec.recommender.service import write_histories
 from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED
 
-NEEDED = ("export/model", "evaluate/per_user", "ingest/interactions")
-"""Outputs without which no model can be registered."""
-
 _EXAMPLE_ITEMS = 3
 
 
@@ -37,7 +34,7 @@ def make_model_parts(
 
     Args:
         store: where the outputs lie.
-        refs: references of at least :data:`NEEDED`.
+        refs: references of the export and of what it was evaluated by.
         config: says what ranks.
         work: an empty folder.
 

@@ -6,6 +6,7 @@ whose weights are safetensors; nothing is pickled. It holds the model folder of 
 it, and a copy of the library, so that its requirements name public packages alone.
 """
 
+import os
 import importlib.metadata
 import logging
 import tempfile
@@ -227,8 +228,11 @@ class ModelRegistry:
 def _as_default_store(uri: str) -> Iterator[None]:
     """Make a store that of the process: MLflow saves models and looks up the source of a version
     there, whatever store its client was made for.
+
+    Setting it sets the environment variable too, which other stores of this process are made by, so
+    that is what is put back.
     """
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
         yield

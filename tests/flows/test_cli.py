@@ -161,5 +161,5 @@ def test_every_command_has_help() -> None:
     names = set(command.commands)  # type: ignore[attr-defined]
     assert names == {
         *("run", "compare", "status", "gc", "plan", "config", "steps", "ui", "serve", "doctor"),
-        "search",
+        *("search", "report", "results", "recommend", "export"),
     }

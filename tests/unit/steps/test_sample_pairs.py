@@ -65,7 +65,7 @@ class Careless:
 
 
 def test_unusable_answers_are_counted_and_kept_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_pairs, "_make_judge", lambda context, catalog: Careless())
+    monkeypatch.setattr(sample_pairs, "_make_judge", lambda *_: Careless())
     world = World(tmp_path, sample_pairs={"max_unusable_share": 0.9})
     content = world.run("sample_pairs").content
     assert set(content["answers"]["unusable"]) == {"names_anchor", "unreadable"}
@@ -77,7 +77,7 @@ def test_unusable_answers_are_counted_and_kept_out(tmp_path, monkeypatch):
 
 
 def test_too_many_unusable_answers_stop_the_step_with_their_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_pairs, "_make_judge", lambda context, catalog: Careless())
+    monkeypatch.setattr(sample_pairs, "_make_judge", lambda *_: Careless())
     world = World(tmp_path)
     with pytest.raises(DataError, match=r"names_anchor.*max_unusable_share"):
         sample_pairs.run(world.context("sample_pairs"))

@@ -64,7 +64,7 @@ def test_the_figures_of_selection_are_those_of_the_table(evaluated) -> None:
 def test_epochs_are_recorded_apart_from_results(evaluated) -> None:
     tracker = evaluated[1]
     assert "rivals/gru4rec/epochs/train/loss" in tracker.metrics
-    assert "rivals/content_encoder/test/hr_at_10" in tracker.metrics
+    assert "test/content_encoder/hr_at_10" in tracker.metrics
     assert "train/loss" not in tracker.metrics
 
 

@@ -27,9 +27,8 @@ def _quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_server_that_is_away_at_the_start_is_one_clear_error(tmp_path: Path) -> None:
-    store = MlflowStore(tmp_path, f"http://127.0.0.1:{free_port()}")
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI"):
-        store.begin("films", "nobody there")
+        MlflowStore(tmp_path, f"http://127.0.0.1:{free_port()}")
 
 
 @pytest.mark.slow
@@ -37,8 +36,8 @@ def test_run_outlives_a_server_that_dies_and_comes_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
-    store = MlflowStore(tmp_path, f"http://127.0.0.1:{port}", patience_seconds=240.0)
     with server(tmp_path, port):
+        store = MlflowStore(tmp_path, f"http://127.0.0.1:{port}", patience_seconds=240.0)
         run = store.begin("films", "in a storm")
     with run.closing():
         # Away: the run of a step begins, trains, draws and ends.
