@@ -6,9 +6,9 @@ whose weights are safetensors; nothing is pickled. It holds the model folder of 
 it, and a copy of the library, so that its requirements name public packages alone.
 """
 
-import os
 import importlib.metadata
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress

@@ -61,7 +61,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         verdict = judge_files(files.validation, registry.champion_validation(root))
         model = registry.decide(model, promoted=verdict.promoted, reason=verdict.reason)
     table = tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # which setting it sets too
     mlflow.set_tracking_uri(store.uri)
     yield Logged(store, registry, files, run.run_id, model, pl.read_parquet(table))
     mlflow.set_tracking_uri(before)
