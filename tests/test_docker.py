@@ -63,7 +63,8 @@ def test_images_run_as_a_normal_user_and_start_our_command():
     assert users == ["sicsrec"]
     assert names.index("USER") > max(i for i, name in enumerate(names) if name == "COPY")
     assert {stage[-1]: stage[0] for stage in stages[1:]} == {"cpu": "base", "gpu": "base"}
-    assert ("ENTRYPOINT", '["sicsrec"]') in instructions()
+    assert ("CMD", '["sicsrec", "run"]') in instructions()
+    assert "ENTRYPOINT" not in {name for name, _ in instructions()}, "pools give whole commands"
     assert "sicsrec" in PROJECT["scripts"]
 
 
