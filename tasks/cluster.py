@@ -4,6 +4,7 @@ Dask sends calls as pickles, so whoever reaches its scheduler runs what he likes
 several machines belongs into a network of its own, or behind Dask's TLS (``tls://`` addresses).
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,11 +43,13 @@ def open_cluster(where: str | None) -> Iterator[Cluster | None]:
         )
     if local:
         with (
+            _environment_kept(),
             dask.LocalCluster(
                 n_workers=int(local[1]),
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                # Without an address Dask serves its status to all interfaces, at one fixed port.
+                dashboard_address="127.0.0.1:0",
             ) as cluster,
             dask.Client(cluster, set_as_default=False) as client,
         ):
@@ -58,6 +61,19 @@ def open_cluster(where: str | None) -> Iterator[Cluster | None]:
         raise ConfigError(f"no Dask scheduler answers at SICSREC_DASK = {where}: {err}") from err
     with client:
         yield _cluster_of(client)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put the environment back: Dask sets the workers' number of threads in this process too, and
+    whatever it starts later, a training for one, would compute with one.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _cluster_of(client: Any) -> Cluster:

@@ -118,3 +118,11 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
 def test_without_a_setting_there_is_none():
     with open_cluster(None) as opened:
         assert opened is None
+
+
+def test_the_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = dict(os.environ)
+    with open_cluster("local:1"):
+        pass
+    assert dict(os.environ) == before
