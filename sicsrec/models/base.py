@@ -1,8 +1,9 @@
 """What all sequence models share: a vector per token and per user, and one scoring rule."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 
 from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
 from sicsrec.data.sequences import Histories
-from sicsrec.models.candidates import CandidateSampler
+from sicsrec.models.candidates import CandidateSampler, sampled_cross_entropy
+from sicsrec.models.losses import next_item_cross_entropy
 from sicsrec.models.peers import ALONE, Peers
+
+PositionOrder = Literal["from_start", "from_end"]
+"""Which token of a sequence has position 0: the oldest, or the most recent one."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class TokenBatch:
                 for values in (batch.items, batch.positions, batch.segments, batch.targets)
             )
         )
+
+    def positions_in(self, order: PositionOrder) -> Int[Tensor, "rows length"]:
+        """Return the position of every token in its own sequence."""
+        return self.positions if order == "from_start" else self.positions_from_end()
 
     def positions_from_end(self) -> Int[Tensor, "rows length"]:
         """Return how many tokens follow each token in its own sequence; 0 at padding."""
@@ -75,6 +84,30 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return the parts of the loss by name; ``loss`` is what is minimised."""
+
+    def next_item_loss(
+        self,
+        batch: TokenBatch,
+        all_vectors: Callable[[], Float[Tensor, "rows width"]],
+        vectors_of: Callable[[Int[Tensor, " some"]], Float[Tensor, "some width"]],
+        n_padding: int = 0,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the cross entropy over all items, or over candidates that stand for them.
+
+        Args:
+            batch: with targets.
+            all_vectors: gives the vectors of all items, asked for where there are no candidates.
+            vectors_of: gives those of some item indices.
+            n_padding: first rows of ``all_vectors`` that are no items.
+        """
+        user, targets = scored_tokens(self.encode(batch), batch)
+        share = self.peers.share(len(targets))
+        if self.candidates is None:
+            loss = next_item_cross_entropy(user, all_vectors(), targets, n_padding=n_padding)
+        else:
+            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
+            loss = sampled_cross_entropy(user, vectors_of(items), targets, items, log_inclusion)
+        return {"loss": share.weigh(loss)}
 
     @torch.no_grad()
     def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:

@@ -71,6 +71,7 @@ class ContentEmbedding(nn.Module):
 
     def __init__(self, *, n_items: int, vector_widths: dict[str, int], width: int) -> None:
         super().__init__()
+        self.n_items = n_items
         self.adapters = nn.ModuleDict(
             {
                 modality: ContentAdapter(n_items=n_items, vector_width=vector_width, width=width)
@@ -105,6 +106,20 @@ class ContentEmbedding(nn.Module):
             for modality, adapter in self.adapters.items()
         ]
         return F.normalize(torch.stack(adapted).sum(0), dim=-1)
+
+    def of_each(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
+        """Return c for item indices of which many are the same, adapting each distinct one once."""
+        distinct, where = torch.unique(items, return_inverse=True)
+        vectors: Float[Tensor, "*batch width"] = self(distinct)[where]
+        return vectors
+
+    def of_all(self) -> Float[Tensor, "items width"]:
+        """Return c of every item; row r is item index r + 1."""
+        device = self.tables()[0].device
+        vectors: Float[Tensor, "items width"] = self(
+            torch.arange(1, self.n_items + 1, device=device)
+        )
+        return vectors
 
     def tables(self) -> list[Tensor]:
         """Return the modalities' tables without their padding rows."""

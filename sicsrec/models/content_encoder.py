@@ -1,16 +1,13 @@
 """Rivals that know items by their content alone: a content encoder, and one on frozen features."""
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
-from sicsrec.models.candidates import sampled_cross_entropy
+from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch
 from sicsrec.models.content import ContentAdapter, ContentEmbedding
 from sicsrec.models.layers import Transformer, causal_mask, initialise
-from sicsrec.models.losses import next_item_cross_entropy
 
 
 class ContentEncoder(SequenceModel):
@@ -45,7 +42,7 @@ class ContentEncoder(SequenceModel):
         dropout: float,
         max_history_length: int,
         vector_widths: dict[str, int],
-        positions: Literal["from_start", "from_end"] = "from_start",
+        positions: PositionOrder = "from_start",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -85,28 +82,17 @@ class ContentEncoder(SequenceModel):
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return the hidden states H of all tokens."""
-        items, where = torch.unique(batch.items, return_inverse=True)
-        content = self.content_embedding(items)[where]
-        is_from_end = self.positions == "from_end"
-        places = batch.positions_from_end() if is_from_end else batch.positions
-        embedded = content + self.position_embedding(places)
+        positions = self.position_embedding(batch.positions_in(self.positions))
+        embedded = self.content_embedding.of_each(batch.items) + positions
         return self.transformer(embedded, causal_mask(batch.segments))
 
     def item_vectors(self) -> Float[Tensor, "items width"]:
         """Return c of every item."""
-        return self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
+        return self.content_embedding.of_all()
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
-        """Return the cross entropy over all items, or over candidates that stand for them."""
-        user, targets = scored_tokens(self.encode(batch), batch)
-        share = self.peers.share(len(targets))
-        if self.candidates is None:
-            loss = next_item_cross_entropy(user, self.item_vectors(), targets)
-        else:
-            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
-            vectors = self.content_embedding(items)
-            loss = sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
-        return {"loss": share.weigh(loss)}
+        """See :meth:`SequenceModel.next_item_loss`."""
+        return self.next_item_loss(batch, self.item_vectors, self.content_embedding)
 
 
 class FrozenFeatures(ContentEncoder):

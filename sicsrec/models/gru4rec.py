@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
-from sicsrec.models.candidates import sampled_cross_entropy
+from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.layers import initialise
-from sicsrec.models.losses import next_item_cross_entropy
 
 
 class Gru4Rec(SequenceModel):
@@ -84,14 +82,6 @@ class Gru4Rec(SequenceModel):
         return self.item_embedding.weight[1:]
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
-        """Return the cross entropy over all items, or over candidates that stand for them."""
-        user, targets = scored_tokens(self.encode(batch), batch)
-        share = self.peers.share(len(targets))
-        if self.candidates is None:
-            table = self.item_embedding.weight
-            loss = next_item_cross_entropy(user, table, targets, n_padding=1)
-        else:
-            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
-            vectors = self.item_embedding(items)
-            loss = sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
-        return {"loss": share.weigh(loss)}
+        """See :meth:`SequenceModel.next_item_loss`."""
+        table = self.item_embedding
+        return self.next_item_loss(batch, lambda: table.weight, table, n_padding=1)

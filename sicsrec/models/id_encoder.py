@@ -1,15 +1,13 @@
 """Step 1: the ID-modality sequence encoder alone (arXiv 2510.10556, two-step training)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
-from sicsrec.models.candidates import sampled_cross_entropy
+from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch
 from sicsrec.models.layers import Transformer, causal_mask, initialise
-from sicsrec.models.losses import next_item_cross_entropy
 
 SPARSE_GRADIENT_ABOVE = 100_000
 """Above so many items reading rows of the table leaves a gradient of these rows alone, which is
@@ -49,7 +47,7 @@ class IdEncoder(SequenceModel):
         n_heads: int,
         dropout: float,
         max_history_length: int,
-        positions: Literal["from_start", "from_end"] = "from_start",
+        positions: PositionOrder = "from_start",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -93,10 +91,7 @@ class IdEncoder(SequenceModel):
 
     def position_vectors(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return p of every token."""
-        is_from_end = self.positions == "from_end"
-        return self.position_embedding(
-            batch.positions_from_end() if is_from_end else batch.positions
-        )
+        return self.position_embedding(batch.positions_in(self.positions))
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return the hidden states H of all tokens."""
@@ -108,17 +103,9 @@ class IdEncoder(SequenceModel):
         return self.item_embedding.weight[1:]
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
-        """Return the cross entropy over all items, or over candidates that stand for them."""
-        user, targets = scored_tokens(self.encode(batch), batch)
-        share = self.peers.share(len(targets))
-        table = self.item_embedding.weight
-        if self.candidates is None:
-            loss = next_item_cross_entropy(user, table, targets, n_padding=1)
-        else:
-            items, log_inclusion = self.candidates.draw(share.gather_numbers(targets), self.peers)
-            vectors = self.item_embedding(items)
-            loss = sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
-        return {"loss": share.weigh(loss)}
+        """See :meth:`SequenceModel.next_item_loss`."""
+        table = self.item_embedding
+        return self.next_item_loss(batch, lambda: table.weight, table, n_padding=1)
 
 
 def _make_dense(table: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sicsrec.data.sequences import Histories
-from sicsrec.models.base import SequenceModel, TokenBatch, scored_tokens
+from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
@@ -115,7 +115,7 @@ class SICSRec(SequenceModel):
         two_step: bool = True,
         item_scoring: Literal["id", "id_and_content"] = "id",
         content_weight: float = 0.3,
-        positions: Literal["from_start", "from_end"] = "from_start",
+        positions: PositionOrder = "from_start",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -204,7 +204,7 @@ class SICSRec(SequenceModel):
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""
-        return self.fuse(*self.tower_states(batch, self._content_of(batch)))
+        return self.fuse(*self.tower_states(batch, self.content_embedding.of_each(batch.items)))
 
     def fuse(self, *states: Float[Tensor, "rows length width"]) -> Tensor:
         """Return o of what :meth:`tower_states` returned, [R, L, D]."""
@@ -226,14 +226,9 @@ class SICSRec(SequenceModel):
         content_states = self.content_encoder(content + positions, mask)
         return id_states, content_states, self.mix_decoder(id_states, content_states, mask)
 
-    def _content_of(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
-        """Return c of every token's item, adapting each distinct item once."""
-        items, where = torch.unique(batch.items, return_inverse=True)
-        return self.content_embedding(items)[where]
-
     def content_vectors(self) -> Float[Tensor, "items width"]:
         """Return c of every item, of unit length; row r is item index r + 1."""
-        return self.content_embedding(torch.arange(1, self.n_items + 1, device=self.device))
+        return self.content_embedding.of_all()
 
     def item_vectors(self) -> Float[Tensor, "items width"]:
         """Return v_i, or e_i under raw scoring."""
@@ -265,8 +260,7 @@ class SICSRec(SequenceModel):
         rec = share.weigh(self._loss_rec(user, targets, all_targets))
         loss, parts = rec, {"loss_rec": rec}
         if self.alpha:
-            items, where = torch.unique(targets, return_inverse=True)
-            content = share.gather(self.content_embedding(items)[where])
+            content = share.gather(self.content_embedding.of_each(targets))
             parts["loss_con"] = share.weigh(
                 content_contrast(user, content, all_targets, self.temperature, share.first)
             )

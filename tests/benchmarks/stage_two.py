@@ -33,8 +33,8 @@ TOWER = {
 class AsTheField(SICSRec):
     """SICSRec whose content is adapted anew for every token, padding included."""
 
-    def _content_of(self, batch: TokenBatch) -> Tensor:
-        return self.content_embedding(batch.items)
+    def encode(self, batch: TokenBatch) -> Tensor:
+        return self.fuse(*self.tower_states(batch, self.content_embedding(batch.items)))
 
 
 def bili_food(data: Path) -> tuple[Histories, dict[str, np.ndarray]]:
