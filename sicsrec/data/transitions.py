@@ -29,23 +29,10 @@ class TransitionCounts:
         """
         owner = np.repeat(np.arange(len(histories)), histories.lengths)
         before = np.flatnonzero(owner[:-gap] == owner[gap:])
-        return cls.from_pairs(histories.items[before], histories.items[before + gap], n_items)
-
-    @classmethod
-    def from_pairs(
-        cls, before: NDArray[np.int32], after: NDArray[np.int32], n_items: int
-    ) -> "TransitionCounts":
-        """Count pairs of item indices that stand in the same row."""
-        codes = (before.astype(np.int64) - 1) * n_items + after - 1
+        first, second = histories.items[before], histories.items[before + gap]
+        codes = (first.astype(np.int64) - 1) * n_items + second - 1
         pairs, counts = np.unique(codes, return_counts=True)
         return cls(n_items, pairs, counts.astype(np.int64))
-
-    def __add__(self, other: "TransitionCounts") -> "TransitionCounts":
-        """Return the counts of both."""
-        pairs, inverse = np.unique(np.concatenate([self.pairs, other.pairs]), return_inverse=True)
-        counts = np.zeros(len(pairs), dtype=np.int64)
-        np.add.at(counts, inverse, np.concatenate([self.counts, other.counts]))
-        return TransitionCounts(self.n_items, pairs, counts)
 
     def reversed(self) -> "TransitionCounts":
         """Return the same counts with before and after exchanged."""

@@ -77,10 +77,6 @@ def make_transitions_with_valid(train: Histories, valid: RankingSet, n_items: in
 
     It has seen the validation targets, so only its test figures mean anything.
     """
-    context = valid.histories
-    users = np.flatnonzero(context.lengths)
-    last = context.items[context.offsets[1:][users] - 1]
-    leading_to_target = TransitionCounts.from_pairs(last, valid.targets[users], n_items)
-    counts = item_counts(train, n_items) + np.bincount(valid.targets, minlength=n_items + 1)[1:]
-    transitions = TransitionCounts.from_histories(train, n_items) + leading_to_target
-    return Transitions(transitions, counts, name="transitions (train + valid)")
+    histories = train.followed_by(valid.histories.user_ids, valid.targets)
+    counts = TransitionCounts.from_histories(histories, n_items)
+    return Transitions(counts, item_counts(histories, n_items), name="transitions (train + valid)")

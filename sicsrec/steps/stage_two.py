@@ -8,6 +8,7 @@ what one would deploy.
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class StageTwoData:
     train: Histories
     valid: RankingSet
 
-    @property
+    @cached_property
     def train_and_valid(self) -> Histories:
         """Training histories, each followed by its user's validation target where there is one."""
         return self.train.followed_by(self.valid.histories.user_ids, self.valid.targets)

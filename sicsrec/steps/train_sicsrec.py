@@ -19,6 +19,7 @@ from sicsrec.data.vectors import MODALITIES, ItemVectors, read_vectors
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
+from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
@@ -142,6 +143,17 @@ def choose_vectors(
     return chosen
 
 
+def widths_of(vectors: Sequence[ItemVectors]) -> dict[str, int]:
+    """Return modality to the width of its vectors."""
+    return {entry.modality: entry.matrix.shape[1] for entry in vectors}
+
+
+def fill_content(content: ContentEmbedding, vectors: Sequence[ItemVectors]) -> None:
+    """Start the tables of all modalities at the encoders' vectors."""
+    for entry in vectors:
+        content.load_vectors(entry.modality, entry.tensor, torch.from_numpy(entry.present))
+
+
 def build_sicsrec(
     section: TrainSicsrecConfig, n_items: int, vectors: list[ItemVectors], pretrained: IdEncoder
 ) -> SICSRec:
@@ -157,7 +169,7 @@ def build_sicsrec(
         n_heads=section.n_heads,
         dropout=section.dropout,
         max_history_length=section.max_history_length,
-        vector_widths={entry.modality: entry.matrix.shape[1] for entry in vectors},
+        vector_widths=widths_of(vectors),
         fusion_dropout=section.fusion_dropout,
         adapter_rank=section.adapter_rank,
         alpha=section.alpha,
@@ -172,8 +184,5 @@ def build_sicsrec(
     )
     if section.two_step:
         model.load_id_encoder(pretrained)
-    for entry in vectors:
-        model.content_embedding.load_vectors(
-            entry.modality, torch.from_numpy(entry.matrix), torch.from_numpy(entry.present)
-        )
+    fill_content(model.content_embedding, vectors)
     return model

@@ -16,7 +16,12 @@ from sicsrec.models.content_encoder import ContentEncoder, FrozenFeatures
 from sicsrec.models.gru4rec import Gru4Rec
 from sicsrec.steps.context import StepContext
 from sicsrec.steps.stage_two import StageTwoData, fit_model, fit_report
-from sicsrec.steps.train_sicsrec import choose_vectors, read_all_vectors
+from sicsrec.steps.train_sicsrec import (
+    choose_vectors,
+    fill_content,
+    read_all_vectors,
+    widths_of,
+)
 from sicsrec.tracking import NullTracker, Tracker
 
 NAMES: dict[RivalName, str] = {
@@ -84,12 +89,10 @@ def _build(
         n_heads=section.n_heads,
         dropout=section.dropout,
         max_history_length=section.max_history_length,
-        vector_widths={entry.modality: entry.matrix.shape[1] for entry in vectors},
+        vector_widths=widths_of(vectors),
         positions=section.positions,
     )
-    for entry in vectors:
-        present = torch.from_numpy(entry.present)
-        model.content_embedding.load_vectors(entry.modality, entry.tensor, present)
+    fill_content(model.content_embedding, vectors)
     return model
 
 
