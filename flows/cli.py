@@ -97,8 +97,7 @@ def run(
 
         resolved = _resolve(preset, data, overrides, seed)
         steps = select_steps(resolved.config, until, refresh or (), step or ())
-    now = datetime.now().astimezone()
-    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-{Path(preset).stem}.log"
+    log = _log_file(settings, Path(preset).stem)
     with _clear_errors(console, log):
         from flows.session import RunRequest, print_results, run_pipeline
 
@@ -133,8 +132,7 @@ def compare(
         from flows.variants import load_variants, plan_variants
 
         plan = plan_variants(load_variants(variants), preset, data, overrides or (), seed)
-    now = datetime.now().astimezone()
-    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-compare-{Path(preset).stem}.log"
+    log = _log_file(settings, "compare", Path(preset).stem)
     with _clear_errors(console, log):
         from flows.compare import (
             ComparisonRequest,
@@ -216,8 +214,7 @@ def search(
             preset, data, overrides or [], seed, ranges, metric, n_trials, output
         )
         plan = plan_search(request, settings)
-    now = datetime.now().astimezone()
-    log = settings.log_folder / f"{now:%Y%m%d-%H%M%S}-search-{Path(preset).stem}.log"
+    log = _log_file(settings, "search", Path(preset).stem)
     with _clear_errors(console, log):
         from flows.search import print_search, run_search
 
@@ -468,6 +465,12 @@ def _resolve(
     from flows.configuration import resolve_config
 
     return resolve_config(preset, data=data, overrides=overrides or (), seed=seed)
+
+
+def _log_file(settings: "Settings", *words: str) -> Path:
+    """Return the path of a new log; its name begins with the time, so that names sort by it."""
+    now = datetime.now().astimezone()
+    return settings.log_folder / f"{'-'.join([f'{now:%Y%m%d-%H%M%S}', *words])}.log"
 
 
 @contextmanager

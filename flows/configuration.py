@@ -5,13 +5,13 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.shipped import read_shipped, shipped_names
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA
 from sicsrec.errors import ConfigError, NotApplicableError
@@ -71,9 +71,7 @@ _Loader.add_implicit_resolver(
 
 def preset_names() -> tuple[str, ...]:
     """Return the names of the presets that are part of the package."""
-    folder = resources.files("flows") / "presets"
-    names = (Path(entry.name) for entry in folder.iterdir())
-    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+    return shipped_names("presets")
 
 
 def resolve_config(
@@ -136,7 +134,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
     """Return the values and origins of a preset or file, with what it extends below."""
     names = preset_names()
     if preset in names:
-        text = (resources.files("flows") / "presets" / f"{preset}.yaml").read_text("utf-8")
+        text = read_shipped("presets", preset)
         label, where = f"preset {preset}", f"{preset}.yaml"
     else:
         path = Path(preset)

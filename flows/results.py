@@ -20,9 +20,10 @@ def results_views(settings: Settings, dataset: str) -> Iterator[RenderableType]:
     Raises:
         DataError: if there is none, naming the data sets there are.
     """
-    found = gather_results(ArtifactStore(settings.store_root), dataset)
+    store = ArtifactStore(settings.store_root)
+    found = gather_results(store, dataset)
     if not found:
-        names = sorted(path.name for path in settings.store_root.glob("[!.]*") if path.is_dir())
+        names = store.datasets()
         known = f"; there are runs of {', '.join(names)}" if names else ""
         raise DataError(f"no run of {dataset} was evaluated{known}")
     for entry in found:

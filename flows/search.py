@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from flows.selection import select_steps
 from flows.series import count_cached, run_in_series
 from flows.server import MLFLOW_URL
 from flows.session import RunRequest, prefect_session
+from flows.shipped import read_shipped_or_file, shipped_names
 from flows.terminal import trial_table
 from sicsrec.artifacts import make_key
 from sicsrec.config import PipelineConfig
@@ -87,9 +87,7 @@ class FinishedSearch:
 
 def range_names() -> tuple[str, ...]:
     """Return the names of the ranges that are part of the package."""
-    folder = resources.files("flows") / "ranges"
-    names = (Path(entry.name) for entry in folder.iterdir())
-    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+    return shipped_names("ranges")
 
 
 def load_ranges(name: str) -> tuple[Range, ...]:
@@ -101,15 +99,7 @@ def load_ranges(name: str) -> tuple[Range, ...]:
     Raises:
         ConfigError: if there is no such file, or it holds something else.
     """
-    if name in range_names():
-        text = (resources.files("flows") / "ranges" / f"{name}.yaml").read_text("utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
-    else:
-        raise ConfigError(
-            f"--ranges {name}: there is no such file, and the ranges that are part of the package "
-            f"are {', '.join(range_names())}"
-        )
+    text = read_shipped_or_file("ranges", name, "--ranges", "ranges")
     return parse_ranges(parse_mapping(text, name), name)
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 from flows.configuration import ResolvedConfig, parse_mapping, resolve_config
+from flows.shipped import read_shipped_or_file, shipped_names
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.steps import STEPS
@@ -28,9 +27,7 @@ class VariantPlan:
 
 def set_names() -> tuple[str, ...]:
     """Return the names of the sets that are part of the package."""
-    folder = resources.files("flows") / "variants"
-    names = (Path(entry.name) for entry in folder.iterdir())
-    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+    return shipped_names("variants")
 
 
 def load_variants(name: str) -> VariantSet:
@@ -42,15 +39,7 @@ def load_variants(name: str) -> VariantSet:
     Raises:
         ConfigError: if there is no such set or file, or it holds something else.
     """
-    if name in set_names():
-        text = (resources.files("flows") / "variants" / f"{name}.yaml").read_text("utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
-    else:
-        raise ConfigError(
-            f"--variants {name}: there is no such file, and the sets that are part of the package "
-            f"are {', '.join(set_names())}"
-        )
+    text = read_shipped_or_file("variants", name, "--variants", "sets")
     variants = parse_mapping(text, name)
     for variant, overrides in variants.items():
         is_list = isinstance(overrides, list) and all(isinstance(text, str) for text in overrides)

@@ -121,6 +121,23 @@ def canonical_json(value: object) -> str:
     )
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted names.
+
+    Example:
+        >>> flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]})
+        {'a.b': 1, 'a.c.d': 2, 'e': [3]}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hex."""
     digest = hashlib.sha256()
@@ -238,6 +255,10 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def datasets(self) -> list[str]:
+        """Return the names of the datasets that anything was made of."""
+        return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
 
     def folder(self, dataset: str, step: str, key: str) -> Path:
         """Return the folder of a committed step, whether or not it exists."""

@@ -119,7 +119,7 @@ def remove_things(
 
 
 def _datasets(store: ArtifactStore, wanted: Collection[str]) -> list[str]:
-    there = sorted(path.name for path in store.root.glob("*") if path.is_dir())
+    there = store.datasets()
     unknown = sorted(set(wanted) - set(there))
     if unknown:
         raise ConfigError(

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.runtime import flow_run, task_run
 
-from sicsrec.artifacts import canonical_json
+from sicsrec.artifacts import canonical_json, flatten
 from sicsrec.config import PipelineConfig
 from sicsrec.evaluation.names import tracked_metrics
+from sicsrec.report.place import Report
 from sicsrec.runs import RunRegister, registers
 from sicsrec.steps import Step, inputs_of
 from sicsrec.steps.runner import OpenTracker, StepResult
@@ -25,9 +26,6 @@ from tasks.outcome import Refs
 from tasks.page import prefect_links
 from tasks.process_end import sign_flow_run
 from tasks.settings import Settings
-
-if TYPE_CHECKING:
-    from sicsrec.report.build import Report
 
 _CONTEXTS = {
     "ingest/interactions": "whole log",
@@ -162,7 +160,7 @@ def open_step_record(config: PipelineConfig, refs: Refs, run: RunRecord) -> Open
             "prefect.task_run_id": str(task_run.id or ""),
             **prefect_links(),
         }
-        return _attach(run).step(
+        return attach(run).step(
             step.name, params, tags, used, watches_system=step.name in _TRAINING_STEPS
         )
 
@@ -176,7 +174,7 @@ def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> N
     RunRegister(root, result.manifest.dataset).note_step(
         run.mlflow_run_id, step, result.manifest.key
     )
-    parent = _attach(run)
+    parent = attach(run)
     made_by = result.manifest.tracking.get("mlflow_run_id", "")
     if result.was_reused:
         parent.link_reused(step, made_by)
@@ -191,9 +189,9 @@ def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> N
         parent.describe(describe_run(describing_tags(config), config.seed, run.steps, test))
 
 
-def record_report(page: "Report", run: RunRecord) -> None:
+def record_report(page: Report, run: RunRecord) -> None:
     """Record a page, its pictures and its tables on the parent run; one that was there is named."""
-    parent = _attach(run)
+    parent = attach(run)
     if page.was_reused:
         parent.set_tags({"reused.report": page.key})
         return
@@ -229,23 +227,6 @@ def report_metrics(content: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     return dict(list(numbers.items())[:_MAX_REPORT_METRICS])
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted names.
-
-    Example:
-        >>> flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]})
-        {'a.b': 1, 'a.c.d': 2, 'e': [3]}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
 
 
 def config_digest(config: PipelineConfig) -> str:
@@ -305,7 +286,8 @@ def _store(home: Path, uri: str | None) -> MlflowStore:
     return MlflowStore(home, uri)
 
 
-def _attach(run: RunRecord) -> PipelineRun:
+def attach(run: RunRecord) -> PipelineRun:
+    """Return the MLflow record of a pipeline run, in whatever process this is."""
     return open_store().attach(run.mlflow_run_id, run.mlflow_experiment_id)
 
 

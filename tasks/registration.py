@@ -8,7 +8,7 @@ from pathlib import Path
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.tracking.models import ModelFiles, ModelRegistry, RegisteredModel
-from tasks.record import RunRecord, config_digest, open_store
+from tasks.record import RunRecord, attach, config_digest, open_store
 from tasks.settings import Settings
 
 logger = logging.getLogger("sicsrec.tasks")
@@ -80,5 +80,5 @@ def _register(
         champion.mkdir()
         verdict = judge_files(parts.validation, registry.champion_validation(champion))
         model = registry.decide(found, promoted=verdict.promoted, reason=verdict.reason)
-    open_store().attach(run.mlflow_run_id).set_tags({"registered": model.summary})
+    attach(run).set_tags({"registered": model.summary})
     return model

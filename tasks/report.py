@@ -1,17 +1,13 @@
 """The page on a run, made when its last step is done. No step: nothing depends on it."""
 
-from typing import TYPE_CHECKING
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.report.place import Report, find_report
 from tasks.outcome import Refs
 from tasks.record import RunRecord, record_report
 from tasks.settings import Settings
-
-if TYPE_CHECKING:
-    from sicsrec.report.build import Report
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE)
@@ -25,8 +21,11 @@ def report(refs: Refs, run: RunRecord) -> str:
     return str(page.path)
 
 
-def build_page(refs: Refs, settings: Settings) -> "Report":
+def build_page(refs: Refs, settings: Settings) -> Report:
     """Build the page on these outputs, or find it."""
+    if (found := find_report(refs, settings.report_folder)) is not None:
+        return found
+    # Imports torch and all that draws, which a run that reused everything need not wait for.
     from sicsrec.report.build import build_report
 
     return build_report(refs, ArtifactStore(settings.store_root), settings.report_folder)

@@ -1,5 +1,6 @@
 """Histories as ragged arrays: the form in which models and rankings read them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,11 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         gather = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Histories(self.user_ids.gather(rows), offsets, self.items[gather])
+
+    def chunks(self, n_users: int) -> Iterator["Histories"]:
+        """Yield the histories of ``n_users`` users after the other, the last chunk maybe fewer."""
+        for start in range(0, len(self), n_users):
+            yield self.take(np.arange(start, min(start + n_users, len(self))))
 
     def select_users(self, user_ids: pl.Series) -> "Histories":
         """Return the histories of these users in this order; a user not known here gets an empty

@@ -65,7 +65,7 @@ def write_files(
         path = folder / f"recommendations.{kind}"
         some = histories.take(np.flatnonzero(histories.lengths > 0))
         with _writer(kind, path) as write, shown.stage("recommend", len(some)) as advance:
-            for chunk in _chunks(some, chunk_users):
+            for chunk in some.chunks(chunk_users):
                 found = recommend(
                     recommender.scorer, chunk, k, remove_seen=remove_seen, advance=advance
                 )
@@ -80,11 +80,6 @@ def write_files(
         return [ids_path, _write_index(recommender, folder / "items.faiss")]
     write_onnx(recommender.model, folder / "model.onnx")
     return [ids_path, folder / "model.onnx"]
-
-
-def _chunks(histories: Histories, chunk_users: int) -> Iterator[Histories]:
-    for start in range(0, len(histories), chunk_users):
-        yield histories.take(np.arange(start, min(start + chunk_users, len(histories))))
 
 
 @contextmanager
@@ -118,7 +113,7 @@ def _write_vectors(
     )
     start = 0
     with progress.stage("user vectors", len(histories)) as advance:
-        for chunk in _chunks(histories, chunk_users):
+        for chunk in histories.chunks(chunk_users):
             users[start : start + len(chunk)] = model.user_vectors(chunk).float().cpu().numpy()
             start += len(chunk)
             advance(len(chunk))

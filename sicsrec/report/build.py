@@ -1,26 +1,17 @@
-"""Builds the report of a run, or finds it built already.
-
-::
-
-    <home>/reports/<dataset>/<key>/report.html     the page
-    <home>/reports/<dataset>/<key>/about.json      what it was made of
-
-The key is a digest of the steps' keys and outputs: a run that reused everything has the same page.
-"""
+"""Builds the report of a run, unless it is where :mod:`sicsrec.report.place` looks for it."""
 
 import importlib.metadata
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sicsrec.artifacts import ArtifactRef, ArtifactStore, make_key
+from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.errors import DataError
 from sicsrec.evaluation.plots import metric_label
 from sicsrec.report.content import alignment, item_map, item_matrices, neighbours, pairs
@@ -30,6 +21,7 @@ from sicsrec.report.models import NEEDED, RunModels
 from sicsrec.report.overview import what_it_was
 from sicsrec.report.parts import Plot, Section
 from sicsrec.report.people import people
+from sicsrec.report.place import ABOUT, PAGE, VERSION, Report, find_report, report_key
 from sicsrec.report.quality import cohorts, curves, results, towers
 from sicsrec.report.raw_data import raw_data
 from sicsrec.report.run_files import RunFiles
@@ -38,28 +30,8 @@ from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED, WITH_VALID
 
 logger = logging.getLogger(__name__)
 
-PAGE, ABOUT = "report.html", "about.json"
-VERSION = 1
-"""Raised by whoever changes what a page holds; part of its key."""
 MAX_BYTES = 4_900_000
 """Of a page; a mail has to take it."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A page, and the parts it is made of when it was built just now."""
-
-    path: Path
-    key: str
-    was_reused: bool
-    sections: tuple[Section, ...] = ()
-    """Empty for a page that was there already."""
-
-
-def report_key(refs: Mapping[str, ArtifactRef]) -> str:
-    """Return the key of the report on these outputs."""
-    made_of = {name: [ref.key, ref.digest] for name, ref in refs.items()}
-    return make_key({"report": VERSION, "outputs": made_of})
 
 
 def build_report(
@@ -86,8 +58,8 @@ def build_report(
     place = folder / dataset / key
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place.parent / f".{key}.lock"):
-        if (place / PAGE).is_file():
-            return Report(place / PAGE, key, was_reused=True)
+        if (found := find_report(refs, folder)) is not None:
+            return found
         started = time.monotonic()
         files = RunFiles(store, refs)
         score = _score(files)

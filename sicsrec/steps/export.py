@@ -8,11 +8,9 @@ number of users.
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +22,6 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
-from sicsrec.models.storage import load_model
 from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
 from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
 from sicsrec.steps.context import StepContext, StepReport
@@ -55,9 +52,9 @@ def run(context: StepContext) -> StepReport:
     if not len(histories):
         raise DataError("ingest/interactions is empty, so there is nobody to recommend to")
     parts = _parts(context)
-    model = load_model(parts.model.path(), context.device)
     _write_model_folder(context, parts, catalog)
     recommender = Recommender.load(context.output("model"), context.device)
+    model = recommender.model
     n_rows, n_short = _write_recommendations(context, recommender.scorer, histories, catalog)
     _write_item_vectors(context, model, catalog)
     _write_user_vectors(context, model, histories)
@@ -77,11 +74,6 @@ def run(context: StepContext) -> StepReport:
     )
 
 
-def _chunks(histories: Histories) -> Iterator[Histories]:
-    for start in range(0, len(histories), CHUNK_USERS):
-        yield histories.take(np.arange(start, min(start + CHUNK_USERS, len(histories))))
-
-
 def _write_recommendations(
     context: StepContext, scorer: Scorer, histories: Histories, catalog: ItemCatalog
 ) -> tuple[int, int]:
@@ -93,7 +85,7 @@ def _write_recommendations(
         context.progress.stage("recommend", len(histories)) as advance,
         pq.ParquetWriter(path, RECOMMENDATIONS, compression="zstd") as writer,
     ):
-        for chunk in _chunks(histories):
+        for chunk in histories.chunks(CHUNK_USERS):
             indices, scores = recommend(
                 scorer, chunk, section.top_k, remove_seen=section.remove_seen, advance=advance
             )
@@ -119,7 +111,7 @@ def _write_user_vectors(context: StepContext, model: SequenceModel, histories: H
         context.progress.stage("user vectors", len(histories)) as advance,
         pq.ParquetWriter(path, schema, compression="zstd") as writer,
     ):
-        for chunk in _chunks(histories):
+        for chunk in histories.chunks(CHUNK_USERS):
             matrix = model.user_vectors(chunk).detach().float().cpu().numpy()
             frame = pl.DataFrame(
                 {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sicsrec.artifacts import ArtifactStore, Manifest, canonical_json
+from sicsrec.artifacts import ArtifactStore, Manifest, canonical_json, flatten
 from sicsrec.errors import ArtifactMissingError
 from sicsrec.steps.lineage import trace_lineage
 
@@ -81,19 +81,9 @@ def gather_results(store: ArtifactStore, dataset: str) -> list[ConfigurationResu
 def _flat_config(steps: Mapping[str, Manifest]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for step, manifest in steps.items():
-        flat |= _flatten(manifest.config, f"{step}.")
+        flat |= flatten(manifest.config, f"{step}.")
         external = manifest.external_inputs.items()
         flat |= {f"{step}.{name} digest": digest[:_DIGITS] for name, digest in external}
-    return flat
-
-
-def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
     return flat
 
 

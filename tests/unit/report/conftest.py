@@ -8,7 +8,8 @@ import pytest
 
 from flows.configuration import resolve_config
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
-from sicsrec.report.build import Report, build_report
+from sicsrec.report.build import build_report
+from sicsrec.report.place import Report
 from sicsrec.steps import STEP_NAMES
 from sicsrec.steps.runner import run_step
 from tests.flows.conftest import SMALL

@@ -9,7 +9,8 @@ import pytest
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import DataError
 from sicsrec.report import build
-from sicsrec.report.build import MAX_BYTES, build_report, report_key
+from sicsrec.report.build import MAX_BYTES, build_report
+from sicsrec.report.place import report_key
 from tests.unit.report.conftest import SmallRun
 
 ANCHORS = [

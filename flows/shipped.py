@@ -1,0 +1,39 @@
+"""YAML files that are part of the package: presets, sets of variants, ranges."""
+
+from importlib import resources
+from pathlib import Path
+
+from sicsrec.errors import ConfigError
+
+
+def shipped_names(kind: str) -> tuple[str, ...]:
+    """Return the names of the files of one kind, each kind being a folder."""
+    names = (Path(entry.name) for entry in (resources.files("flows") / kind).iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+
+
+def read_shipped(kind: str, name: str) -> str:
+    """Return the text of one of them."""
+    return (resources.files("flows") / kind / f"{name}.yaml").read_text("utf-8")
+
+
+def read_shipped_or_file(kind: str, name: str, option: str, what: str) -> str:
+    """Return the text of one of them, or of a file of the user's.
+
+    Args:
+        kind: folder of the shipped ones.
+        name: of a shipped one, or path of a file.
+        option: of the command line, which the message names.
+        what: what the shipped ones are called, in the plural.
+
+    Raises:
+        ConfigError: if there is neither, naming the shipped ones.
+    """
+    if name in shipped_names(kind):
+        return read_shipped(kind, name)
+    if Path(name).is_file():
+        return Path(name).read_text("utf-8")
+    raise ConfigError(
+        f"{option} {name}: there is no such file, and the {what} that are part of the package "
+        f"are {', '.join(shipped_names(kind))}"
+    )

@@ -1,0 +1,52 @@
+"""Where the report of a run lies, and whether it is there; builds nothing, so it is quick.
+
+::
+
+    <home>/reports/<dataset>/<key>/report.html     the page
+    <home>/reports/<dataset>/<key>/about.json      what it was made of
+
+The key is a digest of the steps' keys and outputs: a run that reused everything has the same page.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sicsrec.artifacts import ArtifactRef, make_key
+
+if TYPE_CHECKING:
+    from sicsrec.report.parts import Section
+
+PAGE, ABOUT = "report.html", "about.json"
+VERSION = 1
+"""Raised by whoever changes what a page holds; part of its key."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page, and the parts it is made of when it was built just now."""
+
+    path: Path
+    key: str
+    was_reused: bool
+    sections: "tuple[Section, ...]" = ()
+    """Empty for a page that was there already."""
+
+
+def report_key(refs: Mapping[str, ArtifactRef]) -> str:
+    """Return the key of the report on these outputs."""
+    made_of = {name: [ref.key, ref.digest] for name, ref in refs.items()}
+    return make_key({"report": VERSION, "outputs": made_of})
+
+
+def find_report(refs: Mapping[str, ArtifactRef], folder: Path) -> Report | None:
+    """Return the report on these outputs, at least one, if it is there.
+
+    Args:
+        refs: outputs of the run, keyed by ``step/output``.
+        folder: where reports lie.
+    """
+    key = report_key(refs)
+    page = folder / next(iter(refs.values())).dataset / key / PAGE
+    return Report(page, key, was_reused=True) if page.is_file() else None
