@@ -17,6 +17,7 @@ from flows.configuration import preset_names
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.conftest import SMALL
+from tests.flows.runs import Launcher
 
 JUDGE = [
     "--set=sample_pairs.judge.kind=openai",
@@ -127,30 +128,28 @@ def test_run_reuse_and_status_without_a_server(home: Path) -> None:
 
 
 def test_failing_run_shows_one_message_and_keeps_the_traceback_in_the_log(
-    home: Path, tmp_path: Path
+    home: Path, tmp_path: Path, launcher: Launcher
 ) -> None:
     (tmp_path / "raw").mkdir()
-    process = start("run", "bili_food", "--data", str(tmp_path / "raw"))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "Traceback" not in output
-    assert "The data cannot be used" in output
+    run = launcher.start(home, "run", "bili_food", "--data", str(tmp_path / "raw"))
+    assert run.wait() == 1
+    assert "Traceback" not in run.said()
+    assert "The data cannot be used" in run.said()
     (log,) = (home / "logs").glob("*-bili_food.log")
     assert "Traceback" in log.read_text()
 
 
-def test_stopped_run_says_goodbye(home: Path) -> None:
+def test_stopped_run_says_goodbye(home: Path, launcher: Launcher) -> None:
     # Many users make ingest long enough to be stopped in the middle of it.
-    process = start("run", "--set", "ingest.reader.n_users=50000", "--until", "ingest")
+    run = launcher.start(home, "run", "--set", "ingest.reader.n_users=50000", "--until", "ingest")
     deadline = time.monotonic() + 60
     client = MlflowClient(database_uri(home))
     while time.monotonic() < deadline and len(client.search_runs(["1"])) < 2:
         time.sleep(0.2)
     time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "What was finished is kept" in output
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait() == 130
+    assert "What was finished is kept" in run.said()
     runs = client.search_runs(["1"])
     assert len(runs) == 2
     assert {run.info.status for run in runs} == {"KILLED"}
