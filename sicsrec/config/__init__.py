@@ -318,9 +318,9 @@ class TrainSicsrecConfig(SequenceModelConfig):
     adapter_rank: Annotated[int, Field(ge=0)] = 4
     """Rank of the low-rank residual adapters in the frozen ID encoder; 0 or null: without any."""
     scoring: Literal["raw", "normalised"] = "normalised"
-    """Whether item vectors are scaled to unit length in scoring. The loss always does, so
-    ``normalised`` is the rule that was trained; ``raw`` is the reference's. Validation, test and
-    export all use the one that is set."""
+    """Whether item embeddings are scaled to unit length where user vectors are compared with them.
+    The paper does so in training only; here L_rec, validation, test and export use the one rule
+    that is set. Raw logits are smaller: the temperature that suits them is, too."""
     item_scoring: Literal["id", "id_and_content"] = "id"
     """What user vectors are compared with, in training and in ranking: ``id``: item embeddings, as
     in the paper; ``id_and_content``: norm2(e_i) + w * c_i, which places items without any

@@ -9,16 +9,27 @@ from torch.nn import functional as F
 
 
 class IdVectors(nn.Module):
-    """The paper's rule: v_i = norm2(e_i)."""
+    """v_i = norm2(e_i), the rule by which the paper trains, or v_i = e_i, by which it ranks.
+
+    Here one of them does both: an embedding's norm says how often its item is watched, which a
+    model that never saw it in training cannot weigh.
+
+    Args:
+        normalised: whether embeddings are scaled to unit length.
+    """
 
     name = "id"
+
+    def __init__(self, *, normalised: bool) -> None:
+        super().__init__()
+        self.normalised = normalised
 
     def forward(
         self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
     ) -> Float[Tensor, "items width"]:
         """Return v of the table's items; ``content``, which gives their c, is not called."""
         del content
-        return F.normalize(table, dim=-1)
+        return F.normalize(table, dim=-1) if self.normalised else table
 
 
 class IdAndContentVectors(nn.Module):

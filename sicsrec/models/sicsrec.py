@@ -80,10 +80,12 @@ class SICSRec(SequenceModel):
         temperature: τ of L_rec and L_con.
         table_penalty: λ, weight of the tables' norms.
         item_dropout: dropout of the item vectors in L_rec.
-        scoring: ``normalised``: o · norm2(e_i), as trained; ``raw``: o · e_i, as the reference.
+        scoring: what o is compared with in L_rec and in ranking: ``normalised``: norm2(e_i);
+            ``raw``: e_i.
         two_step: whether the ID encoder is frozen; otherwise all is trained from the start, and
             there are no adapters.
-        item_scoring: ``id``: v_i = norm2(e_i); ``id_and_content``: v_i = norm2(e_i) + w · c_i.
+        item_scoring: ``id``: v_i is that alone; ``id_and_content``: v_i = norm2(e_i) + w · c_i,
+            whatever ``scoring`` says.
         content_weight: the value w starts at.
         positions: see :class:`~sicsrec.models.id_encoder.IdEncoder`.
 
@@ -152,7 +154,9 @@ class SICSRec(SequenceModel):
         for module in (self.content_encoder, self.mix_decoder, self.fusion):
             module.apply(initialise)
         self.item_scoring: IdVectors | IdAndContentVectors = (
-            IdVectors() if item_scoring == "id" else IdAndContentVectors(content_weight)
+            IdVectors(normalised=scoring == "normalised")
+            if item_scoring == "id"
+            else IdAndContentVectors(content_weight)
         )
         if two_step:
             self._freeze()
@@ -231,9 +235,8 @@ class SICSRec(SequenceModel):
         return self.content_embedding.of_all()
 
     def item_vectors(self) -> Float[Tensor, "items width"]:
-        """Return v_i, or e_i under raw scoring."""
-        table = self.id_encoder.item_vectors()
-        return table if self.scoring == "raw" else self.item_scoring(table, self.content_vectors)
+        """Return v_i."""
+        return self.item_scoring(self.id_encoder.item_vectors(), self.content_vectors)
 
     @torch.no_grad()
     def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:

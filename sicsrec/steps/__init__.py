@@ -206,7 +206,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),

@@ -128,8 +128,11 @@ def content_of(model: SICSRec | ContentEncoder, item: int) -> Tensor:
 
 
 def item_vector(model: SICSRec, item: int) -> Tensor:
-    """What user vectors are compared with in training: norm2(e_i), and w * c_i where it counts."""
-    vector = unit(model.id_encoder.item_embedding.weight[item])
+    """What user vectors are compared with: norm2(e_i) or e_i, and w * c_i where it counts."""
+    embedding = model.id_encoder.item_embedding.weight[item]
+    if model.settings()["scoring"] == "raw":
+        return embedding
+    vector = unit(embedding)
     if model.settings()["item_scoring"] == "id":
         return vector
     return vector + float(model.item_scoring.weight) * content_of(model, item)
