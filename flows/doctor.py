@@ -15,7 +15,7 @@ from flows.deployments import DEPLOYMENTS, FLOW_NAME, GPU_LIMIT
 from flows.server import PREFECT_URL, is_answering
 from flows.terminal import format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.errors import SicsrecError
+from sicsrec.errors import ConfigError, SharedStoreError, SicsrecError
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def examine(settings: Settings, *, with_digests: bool = True) -> list[Check]:
         _device(settings),
         _disk(settings),
         *_store(settings, with_digests),
+        *_shared_store(settings),
         _mlflow(settings),
         *_prefect(settings),
     ]
@@ -173,6 +174,20 @@ def _store(settings: Settings, with_digests: bool) -> Iterator[Check]:
             f"{format_bytes(health.leftover_bytes)}: {_some([str(p) for p in health.leftovers])}",
             "the same run again goes on from there; otherwise they can be removed",
         )
+
+
+def _shared_store(settings: Settings) -> Iterator[Check]:
+    from tasks.shared_store import open_shared_store
+
+    try:
+        shared = open_shared_store(settings.shared_store)
+        if shared is not None:
+            found = _some(shared.look()) or "nothing there yet"
+            yield Check("shared store", "ok", f"{shared.url}: {found}")
+    except SharedStoreError as err:
+        yield Check("shared store", "warning", str(err), "runs go on with the local store alone")
+    except ConfigError as err:
+        yield Check("shared store", "problem", str(err), "see SICSREC_SHARED_STORE")
 
 
 def _mlflow(settings: Settings) -> Check:
