@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -185,34 +185,33 @@ class SharedStore:
 
     def _download(self, found: SharedArtifact, store: ArtifactStore, progress: Progress) -> None:
         manifest = found.manifest
-        where = f"{manifest.step} {manifest.key}"
-        n_files = sum(len(entry.files) for entry in manifest.outputs.values())
+        where = f"{self.url}: {manifest.step} {manifest.key}"
+        files = [(name, file) for name, entry in manifest.outputs.items() for file in entry.files]
         pending = store.begin(manifest.dataset, manifest.step, manifest.key)
         with pending.discarded_on_error():
-            with progress.stage(f"fetching {manifest.step}", n_files) as advance:
-                for output, entry in manifest.outputs.items():
-                    folder = pending.output(output)
-                    for file in entry.files:
-                        target = folder / file.path
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        source = f"{self._place_of(manifest)}/files/{file.sha256}"
-                        with self._asking(), naming_full_disk(store.root, where):
-                            try:
-                                self._files.get_file(source, str(target))
-                            except FileNotFoundError as err:
-                                raise ArtifactCorruptError(
-                                    f"{self.url}: {where}: {output}/{file.path} is missing"
-                                ) from err
-                        advance()
+            folders = {name: pending.output(name) for name in manifest.outputs}
+            with progress.stage(f"fetching {manifest.step}", len(files)) as advance:
+                for name, file in files:
+                    source = f"{self._place_of(manifest)}/files/{file.sha256}"
+                    with self._asking(), naming_full_disk(store.root, where):
+                        self._get(source, folders[name] / file.path, where)
+                    advance()
             made = pending.describe({name: e.sees for name, e in manifest.outputs.items()})
-            for output, entry in manifest.outputs.items():
-                if made[output] != entry:
-                    broken = sorted({f.path for f in set(made[output].files) ^ set(entry.files)})
+            for name, entry in manifest.outputs.items():
+                if made[name] != entry:
+                    other = {file.path for file in set(made[name].files) ^ set(entry.files)}
                     raise ArtifactCorruptError(
-                        f"{self.url}: {where}: {output}/{(broken or ['manifest'])[0]} was cut "
-                        "short or edited: its digest differs"
+                        f"{where}: {name}/{min(other, default='')} was cut short or edited: its "
+                        "digest differs"
                     )
             store.commit(pending, manifest, found.report)
+
+    def _get(self, source: str, target: Path, where: str) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._files.get_file(source, str(target))
+        except FileNotFoundError as err:
+            raise ArtifactCorruptError(f"{where}: {target.name} is missing") from err
 
     def _upload(self, manifest: Manifest, store: ArtifactStore, progress: Progress) -> None:
         place = self._place_of(manifest)
@@ -224,13 +223,12 @@ class SharedStore:
         }
         report = store.report(manifest.dataset, manifest.step, manifest.key)
         document = {"manifest": asdict(manifest), "report": report}
-        with (
-            progress.stage(f"uploading {manifest.step}", len(files)) as advance,
-            self._asking(),
-        ):
+        with progress.stage(f"uploading {manifest.step}", len(files)) as advance:
             for digest, path in files.items():
-                self._files.put_file(str(path), f"{place}/files/{digest}")
+                with self._asking():
+                    self._files.put_file(str(path), f"{place}/files/{digest}")
                 advance()
+        with self._asking():
             self._files.pipe_file(
                 f"{place}/{_COMMIT}", json.dumps(document, ensure_ascii=False).encode()
             )
