@@ -308,10 +308,12 @@ def status(
     with _clear_errors(console):
         from flows.server import close_what_was_killed
         from flows.views import status_table
+        from tasks.shared_store import open_shared_store
 
         config = _resolve(preset, data, overrides, seed).config
         close_what_was_killed(settings, settings.prefect_api_url)
-        console.print(status_table(config, settings.store_root))
+        shared = open_shared_store(settings.shared_store)
+        console.print(status_table(config, settings.store_root, shared))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from flows.deployments import DEPLOYMENTS, FLOW_NAME, GPU_LIMIT
 from flows.server import PREFECT_URL, is_answering
 from flows.terminal import format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.errors import SicsrecError
+from sicsrec.errors import ConfigError, SharedStoreError, SicsrecError
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def examine(settings: Settings, *, with_digests: bool = True) -> list[Check]:
         _device(settings),
         _disk(settings),
         *_store(settings, with_digests),
+        *_shared_store(settings),
         _mlflow(settings),
         *_prefect(settings),
     ]
@@ -175,6 +176,20 @@ def _store(settings: Settings, with_digests: bool) -> Iterator[Check]:
         )
 
 
+def _shared_store(settings: Settings) -> Iterator[Check]:
+    from tasks.shared_store import open_shared_store
+
+    try:
+        shared = open_shared_store(settings.shared_store)
+        if shared is not None:
+            found = _some(shared.look()) or "nothing there yet"
+            yield Check("shared store", "ok", f"{shared.url}: {found}")
+    except SharedStoreError as err:
+        yield Check("shared store", "warning", str(err), "runs go on with the local store alone")
+    except ConfigError as err:
+        yield Check("shared store", "problem", str(err), "see SICSREC_SHARED_STORE")
+
+
 def _mlflow(settings: Settings) -> Check:
     from tasks.record import open_store
 
@@ -223,7 +238,7 @@ def _prefect_server(api_url: str) -> Iterator[Check]:
     from prefect.exceptions import PrefectException
 
     looks: tuple[Callable[[SyncPrefectClient], Check], ...]
-    looks = (_server, _worker, _late_runs, _gpu_limit)
+    looks = (_server, _worker, _runs, _gpu_limit)
     try:
         with get_client(sync_client=True) as client:
             for look in looks:
@@ -289,10 +304,23 @@ def _is_recent(moment: Any) -> bool:
     return moment is not None and datetime.now(UTC) - moment < _ALIVE
 
 
-def _late_runs(client: "SyncPrefectClient") -> Check:
+def _runs(client: "SyncPrefectClient") -> Check:
+    """Look for runs that should have started, and for killed ones that count as running."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState
     from prefect.client.schemas.filters import FlowRunFilterStateName as StateName
 
+    from tasks.process_end import abandoned_flow_runs
+
+    killed = abandoned_flow_runs(client)
+    if killed:
+        return Check(
+            "runs",
+            "warning",
+            f"{len(killed)} were killed and still count as running: "
+            f"{_some([run.name for run in killed])}",
+            "sicsrec status, or the next run here, marks them as crashed; run the same again, what "
+            "was finished is reused",
+        )
     late = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=StateName(any_=["Late"])))
     )
@@ -303,7 +331,7 @@ def _late_runs(client: "SyncPrefectClient") -> Check:
             f"{len(late)} should have started already: {_some([run.name for run in late])}",
             "they wait for a worker, or for the runs before them",
         )
-    return Check("runs", "ok", "none is late")
+    return Check("runs", "ok", "none is late, none was killed")
 
 
 def _gpu_limit(client: "SyncPrefectClient") -> Check:

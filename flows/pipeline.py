@@ -20,10 +20,12 @@ from sicsrec.config import PipelineConfig
 from sicsrec.errors import SicsrecError
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.page import failed_run, publish_run
+from tasks.process_end import crash_abandoned_flow_runs
 from tasks.record import RunRecord, recorded_run
 from tasks.registration import register_model
 from tasks.report import report
 from tasks.settings import Settings
+from tasks.tracebacks import keep_tracebacks_out_of_prefect
 
 logger = logging.getLogger("sicsrec.flow")
 
@@ -77,9 +79,12 @@ def sicsrec(
     """
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
+    keep_tracebacks_out_of_prefect()
     try:
         if deployment.id is not None:
             Settings.from_environment().check_home()
+            # A worker that was killed with its runs cannot say so; nobody else may ever look.
+            crash_abandoned_flow_runs()
         config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
         selected = select_steps(config, until, refresh or (), steps or ())
         name = str(flow_run.name or preset)
@@ -95,8 +100,7 @@ def sicsrec(
             )
             publish_run(config.dataset, outcome)
     except SicsrecError as err:
-        # Returned, not raised: Prefect would log the traceback once more, over the message. That
-        # of a step's error is in the log of its task.
+        # Returned, not raised: Prefect would log the traceback over the message.
         return cast("RunOutcome", failed_run(err))
     return outcome
 

@@ -39,6 +39,10 @@ _NOT_NEEDED = (
 """Services of the server that serve schedules, workers and automations, none of which a single run
 has."""
 
+_RETRIES = "2"
+"""How often a client asks the temporary server again. It comes back after a slow answer, never
+after its end; five times, as Prefect has it, are a minute for every call that an end makes fail."""
+
 
 class TemporaryServer:
     """Prefect's server on a free port of the loopback, for as long as a ``with`` block.
@@ -117,11 +121,15 @@ def prefect_server(api_url: str | None, log: Path) -> Iterator[TemporaryServer |
         yield None
         return
     with TemporaryServer(log) as server:
-        os.environ |= {"PREFECT_API_URL": server.api_url, TEMPORARY_SERVER: "1"}
+        own = {"PREFECT_API_URL": server.api_url, TEMPORARY_SERVER: "1"}
+        if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
+            own["PREFECT_CLIENT_MAX_RETRIES"] = _RETRIES
+        os.environ |= own
         try:
             yield server
         finally:
-            del os.environ["PREFECT_API_URL"], os.environ[TEMPORARY_SERVER]
+            for name in own:
+                del os.environ[name]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ _COMPARED = ("hr_at_10", "ndcg_at_5", "ndcg_at_10")
 _STATE_STYLES = {
     "ran": "green",
     "cached": "cyan",
+    "fetched": "cyan",
     "running": "bold yellow",
     "failed": "bold red",
     "to do": "yellow",
@@ -126,12 +127,17 @@ class RunView:
 
     def ended(self, outcome: StepOutcome) -> None:
         """See :meth:`tasks.outcome.Observer.ended`."""
-        self._states[outcome.name] = "cached" if outcome.was_reused else "ran"
+        reused = "fetched" if outcome.fetched_from else "cached"
+        self._states[outcome.name] = reused if outcome.was_reused else "ran"
         self._outcomes[outcome.name] = outcome
         if not self.console.is_terminal:
+            how = "cached" if outcome.was_reused else "ran"
+            how += f", fetched from {outcome.fetched_from}" if outcome.fetched_from else ""
             self.console.print(
-                f"{outcome.name}: {self._states[outcome.name]}, {outcome.rows:,} "
-                f"{outcome.rows_of}, {format_seconds(outcome.seconds)}"
+                f"{outcome.name}: {how}, {outcome.rows:,} {outcome.rows_of}, "
+                f"{format_seconds(outcome.seconds)}",
+                soft_wrap=True,
+                markup=False,
             )
 
     def mark_failed(self) -> None:
@@ -145,6 +151,10 @@ class RunView:
 
     def _table(self) -> Table:
         table = new_table(self._heading and escape(self._heading))
+        places = {outcome.fetched_from for outcome in self._outcomes.values()} - {""}
+        if places:
+            table.caption = Text(f"fetched: made elsewhere, from {', '.join(sorted(places))}")
+            table.caption_justify = "left"
         table.add_column("step", no_wrap=True)
         table.add_column("", no_wrap=True, min_width=7)
         table.add_column("rows", justify="right", no_wrap=True)

@@ -11,23 +11,29 @@ from flows.configuration import ResolvedConfig
 from flows.terminal import format_age, format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.shared_store import SharedStore
 from sicsrec.steps import STEPS
 from sicsrec.steps.plan import plan_steps
 
-_STYLES = {"cached": "cyan", "to do": "yellow", "not needed": "dim"}
+_STYLES = {"cached": "cyan", "shared": "cyan", "to do": "yellow", "not needed": "dim"}
 _ORIGIN_COLUMN = 52
 
 
-def status_table(config: PipelineConfig, store_root: Path) -> Table:
+def status_table(
+    config: PipelineConfig, store_root: Path, shared: SharedStore | None = None
+) -> Table:
     """Return the state of every step under ``config``."""
     table = new_table(config.dataset)
+    if shared is not None:
+        table.caption = Text(f"shared: not here yet, a run fetches it from {shared.url}")
+        table.caption_justify = "left"
     table.add_column("step", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
-    for step in plan_steps(config, ArtifactStore(store_root)):
+    for step in plan_steps(config, ArtifactStore(store_root), shared):
         state = Text(step.state, style=_STYLES[step.state])
         if step.manifest is None:
             table.add_row(step.name, state, "", "", "", step.key or "")

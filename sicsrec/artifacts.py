@@ -286,8 +286,8 @@ class ArtifactStore:
         if not path.exists():
             return None
         try:
-            return _manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as err:
+            return manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise ArtifactCorruptError(f"{path} is not a readable manifest: {err}") from err
 
     def verify(self, manifest: Manifest) -> None:
@@ -419,7 +419,13 @@ class ArtifactStore:
         return sorted(found, key=lambda manifest: manifest.started)
 
 
-def _manifest_from_json(content: dict[str, Any]) -> Manifest:
+def manifest_from_json(content: dict[str, Any]) -> Manifest:
+    """Return the manifest that ``asdict`` and JSON made ``content`` of.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: if it is something else, or of another
+            release.
+    """
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"schema_version {content.get('schema_version')!r}, this release reads {SCHEMA_VERSION}"

@@ -10,7 +10,8 @@
     │   └── LeakageError            held-out interactions would reach a step that must not see them
     ├── ArtifactError               the store of finished steps
     │   ├── ArtifactMissingError    nothing is committed under this key
-    │   └── ArtifactCorruptError    a committed file is gone, cut short or edited
+    │   ├── ArtifactCorruptError    a committed file is gone, cut short or edited
+    │   └── SharedStoreError        the storage that machines share cannot be used
     ├── DiskFullError               nothing more can be written to a folder
     ├── BackendError                a judge that answers questions about pairs
     │   └── BackendUnavailableError the only error worth a retry
@@ -58,6 +59,10 @@ class ArtifactMissingError(ArtifactError):
 
 class ArtifactCorruptError(ArtifactError):
     """A committed file is missing, cut short or edited."""
+
+
+class SharedStoreError(ArtifactError):
+    """The storage that several machines share cannot be reached, or refuses."""
 
 
 class DiskFullError(SicsrecError):

@@ -19,6 +19,7 @@ from tasks.outcome import Refs, StepOutcome, current_observer
 from tasks.page import BothProgress, PageProgress, artifact_key, publish_step
 from tasks.record import RunRecord, git_commit, open_step_record, record_step
 from tasks.settings import Settings, read_secret
+from tasks.shared_store import open_shared_store
 
 
 def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
@@ -47,6 +48,7 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
             open_cluster=partial(open_cluster, settings.dask),
             read_secret=read_secret,
             code={"git_commit": git_commit()} if git_commit() else None,
+            shared=open_shared_store(settings.shared_store),
         )
         record_step(result, config, run)
     manifest = result.manifest
@@ -60,12 +62,14 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
         n_bytes=manifest.n_bytes,
         refs=result.refs,
         folder=str(store.folder(manifest.dataset, name, manifest.key)),
+        fetched_from=result.fetched_from,
     )
     observer.ended(outcome)
     publish_step(outcome, result)
     state: State[StepOutcome] = Completed(
         name="Cached" if result.was_reused else "Completed",
-        message=f"{outcome.rows} {outcome.rows_of}, key {outcome.key}",
+        message=f"{outcome.rows} {outcome.rows_of}, key {outcome.key}"
+        + (f", fetched from {outcome.fetched_from}" if outcome.fetched_from else ""),
         data=outcome,
     )
     return cast("StepOutcome", state)

@@ -30,6 +30,8 @@ class StepOutcome:
     refs: dict[str, ArtifactRef]
     folder: str
     """Folder of the artifact."""
+    fetched_from: str = ""
+    """Address of the shared store a reused step was fetched from; empty when it was here."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class LogObserver:
     def ended(self, outcome: StepOutcome) -> None:
         """See :meth:`Observer.ended`."""
         how = "reused" if outcome.was_reused else f"done in {outcome.seconds:.1f} s"
+        if outcome.fetched_from:
+            how = f"reused, fetched from {outcome.fetched_from} in {outcome.seconds:.1f} s"
         logger.info("%s: %s, %d %s", outcome.name, how, outcome.rows, outcome.rows_of)
 
 

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
-from prefect.runtime import flow_run, task_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Failed
 
 from sicsrec.errors import SicsrecError
@@ -21,9 +21,12 @@ from sicsrec.progress import Advance, Progress
 from sicsrec.steps.runner import StepResult
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.settings import Settings
+from tasks.tracebacks import write_traceback
 
 logger = logging.getLogger("sicsrec.tasks")
 
+_REFUSALS = (httpx.HTTPError, PrefectException, RuntimeError)
+"""What Prefect's client raises; the last where a server does not answer its first question."""
 _NOT_IN_KEYS = re.compile(r"[^a-z0-9]+")
 
 
@@ -123,7 +126,7 @@ class _ProgressArtifact:
                     client.update_artifact(
                         self._artifact_id, ArtifactUpdate(description=text, data=share)
                     )
-        except (httpx.HTTPError, PrefectException) as err:
+        except _REFUSALS as err:
             self._is_told = False
             logger.warning("Prefect is not told how far %s is: %s", self._description, err)
 
@@ -149,10 +152,20 @@ class BothProgress:
             yield advance
 
 
+@contextmanager
+def _if_it_answers(what: str) -> Iterator[None]:
+    """Let the page go without something when the server does not take it."""
+    try:
+        yield
+    except _REFUSALS as err:
+        logger.warning("Prefect is not told %s: %s", what, err)
+
+
 def publish_step(outcome: StepOutcome, result: StepResult) -> None:
     """Leave a summary of a finished step on its page."""
     manifest = result.manifest
     how = "reused" if outcome.was_reused else "ran"
+    how += f", fetched from {outcome.fetched_from}" if outcome.fetched_from else ""
     tracking = manifest.tracking
     outputs = "\n".join(
         f"| {name} | `{entry.digest[:16]}` | {_size(sum(f.n_bytes for f in entry.files))} | "
@@ -160,21 +173,23 @@ def publish_step(outcome: StepOutcome, result: StepResult) -> None:
         for name, entry in manifest.outputs.items()
     )
     made = _duration(manifest.seconds)
-    create_markdown_artifact(
-        key=artifact_key(manifest.dataset, outcome.name),
-        description=f"{outcome.name}, {manifest.dataset}: {how}, {outcome.rows:,} "
-        f"{outcome.rows_of}, {_duration(outcome.seconds)}",
-        markdown=(
-            f"## {outcome.name}: {how}\n\n"
-            f"| | |\n|---|---|\n| {outcome.rows_of} | {outcome.rows:,} |\n"
-            f"| this time | {_duration(outcome.seconds)} |\n"
-            f"| when it was made | {made}, {manifest.started[:16].replace('T', ' ')} UTC |\n"
-            f"| size | {_size(outcome.n_bytes)} |\n| key | `{outcome.key}` |\n"
-            f"| folder | `{outcome.folder}` |\n"
-            f"| MLflow | {_mlflow_words(tracking)} |\n\n"
-            f"| output | digest | size | has seen of the log |\n|---|---|---|---|\n{outputs}\n"
-        ),
-    )
+    with _if_it_answers(f"what {outcome.name} did"):
+        create_markdown_artifact(
+            key=artifact_key(manifest.dataset, outcome.name),
+            description=f"{outcome.name}, {manifest.dataset}: {how}, {outcome.rows:,} "
+            f"{outcome.rows_of}, {_duration(outcome.seconds)}",
+            markdown=(
+                f"## {outcome.name}: {how}\n\n"
+                f"| | |\n|---|---|\n| {outcome.rows_of} | {outcome.rows:,} |\n"
+                f"| this time | {_duration(outcome.seconds)} |\n"
+                f"| when it was made | {made}, {manifest.started[:16].replace('T', ' ')} UTC |\n"
+                f"| size | {_size(outcome.n_bytes)} |\n| key | `{outcome.key}` |\n"
+                f"| folder | `{outcome.folder}` |\n"
+                f"| MLflow | {_mlflow_words(tracking)} |\n\n"
+                "| output | digest | size | has seen of the log |\n|---|---|---|---|\n"
+                f"{outputs}\n"
+            ),
+        )
 
 
 def publish_run(dataset: str, outcome: RunOutcome) -> None:
@@ -184,37 +199,49 @@ def publish_run(dataset: str, outcome: RunOutcome) -> None:
         "mlflow_run_id": outcome.mlflow_run_id,
     }
     n_reused = sum(step.was_reused for step in outcome.steps)
-    create_markdown_artifact(
-        key=artifact_key(dataset, "run"),
-        description=f"{dataset}: {len(outcome.steps)} steps, {n_reused} of them reused",
-        markdown=(
-            f"## {dataset}\n\n"
-            "| step | | rows | time | size | key |\n|---|---|---|---|---|---|\n"
-            f"{_step_rows(outcome.steps)}\n\nMLflow: {_mlflow_words(tracking)}\n"
-        ),
-    )
-    link = mlflow_link(tracking)
-    if link is not None:
-        create_link_artifact(
-            link,
-            link_text="the run in MLflow",
-            key=artifact_key(dataset, "mlflow"),
-            description=f"{dataset}: parameters, curves, tables",
+    with _if_it_answers("what the run did"):
+        create_markdown_artifact(
+            key=artifact_key(dataset, "run"),
+            description=f"{dataset}: {len(outcome.steps)} steps, {n_reused} of them reused",
+            markdown=(
+                f"## {dataset}\n\n"
+                "| step | | rows | time | size | key |\n|---|---|---|---|---|---|\n"
+                f"{_step_rows(outcome.steps)}\n\nMLflow: {_mlflow_words(tracking)}\n"
+            ),
         )
+        link = mlflow_link(tracking)
+        if link is not None:
+            create_link_artifact(
+                link,
+                link_text="the run in MLflow",
+                key=artifact_key(dataset, "mlflow"),
+                description=f"{dataset}: parameters, curves, tables",
+            )
 
 
 def failed_run(error: SicsrecError) -> State[RunOutcome]:
-    """Say on the run's page what went wrong and return the state that the run ends in."""
+    """Say on the run's page what went wrong and return the state that the run ends in.
+
+    The command line writes the traceback into its own log file, a run of a deployment into one of
+    its own.
+    """
     logger.error("%s", error)
-    create_markdown_artifact(
-        key="what-went-wrong",
-        description=str(error).splitlines()[0],
-        markdown=(
-            f"## What went wrong\n\n```\n{error}\n```\n\n"
-            "What was finished before is kept: run again with the same parameters to go on. The "
-            "traceback of a step is in the log of its task.\n"
-        ),
-    )
+    where = ""
+    if deployment.id is not None:
+        path = write_traceback(error, Settings.from_environment().log_folder)
+        if path is not None:
+            logger.info("the traceback is in %s", path)
+            where = f" The traceback is in `{path}`, where the run was carried out."
+    with _if_it_answers("what went wrong"):
+        create_markdown_artifact(
+            key="what-went-wrong",
+            description=str(error).splitlines()[0],
+            markdown=(
+                f"## What went wrong\n\n```\n{error}\n```\n\n"
+                "What was finished before is kept: run again with the same parameters to go on."
+                f"{where}\n"
+            ),
+        )
     return Failed(message=str(error), data=error)
 
 

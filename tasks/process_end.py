@@ -38,15 +38,23 @@ def sign_flow_run() -> None:
 
 def crash_abandoned_flow_runs() -> list[str]:
     """Mark flow runs as crashed whose process of this host is gone; return their names."""
-    found = []
     with get_client(sync_client=True) as client:
-        for run in _open_flow_runs(client):
-            if is_abandoned({name: str(value) for name, value in run.labels.items()}):
-                _crash(client, run)
-                found.append(run.name)
-    for name in found:
+        found = abandoned_flow_runs(client)
+        for run in found:
+            _crash(client, run)
+    names = [run.name for run in found]
+    for name in names:
         logger.info("marked the Prefect run %s of a killed process as crashed", name)
-    return found
+    return names
+
+
+def abandoned_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return the flow runs that count as running and whose process of this host is gone."""
+    return [
+        run
+        for run in _open_flow_runs(client)
+        if is_abandoned({name: str(value) for name, value in run.labels.items()})
+    ]
 
 
 def _open_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:

@@ -178,6 +178,8 @@ def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> N
     made_by = result.manifest.tracking.get("mlflow_run_id", "")
     if result.was_reused:
         parent.link_reused(step, made_by)
+        if result.fetched_from:
+            parent.set_tags({f"fetched.{step}": result.fetched_from})
     else:
         parent.log_report(step, report_metrics(result.report.content))
     parent.log_inputs(_parts_of_the_log(result))

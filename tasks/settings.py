@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,10 @@ class Settings:
     mlflow_page: str | None = None
     """``SICSREC_MLFLOW_PAGE``, otherwise from ``MLFLOW_TRACKING_URI``: where a browser finds
     MLflow; None where no server is known."""
+    shared_store: str | None = field(default=None, repr=False)
+    """``SICSREC_SHARED_STORE``: storage through which machines share finished steps, as a URL of
+    fsspec, e.g. ``s3://bucket/prefix``; None: nothing is shared. Not shown, as some kinds of URL
+    may hold a password."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -61,6 +65,7 @@ class Settings:
                 None if values.get(TEMPORARY_SERVER) else api_url,
             ),
             mlflow_page=_page(values.get("SICSREC_MLFLOW_PAGE"), mlflow_uri),
+            shared_store=values.get("SICSREC_SHARED_STORE") or None,
         )
 
     @property

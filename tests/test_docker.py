@@ -37,7 +37,7 @@ def constraints():
 
 
 def installed_extras():
-    [names] = re.findall(r"'\.\[([a-z,]+)\]'", DOCKERFILE)
+    [names] = re.findall(r"'\.\[([a-z0-9,]+)\]'", DOCKERFILE)
     return names.split(",")
 
 

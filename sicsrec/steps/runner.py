@@ -28,6 +28,7 @@ from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.runs import RunRegister
+from sicsrec.shared_store import SharedStore
 from sicsrec.steps import Step, get_step, inputs_of, outputs_of
 from sicsrec.steps.context import ReadSecret, StepContext, StepReport, no_secrets
 from sicsrec.steps.external import external_inputs, without_places
@@ -48,6 +49,8 @@ class StepResult:
     was_reused: bool
     seconds: float
     """Wall time of this call, reuse included; ``manifest.seconds`` is what making it took."""
+    fetched_from: str = ""
+    """Address of the shared store that a reused step was fetched from; empty when it was here."""
 
     @property
     def refs(self) -> dict[str, ArtifactRef]:
@@ -142,6 +145,7 @@ def run_step(
     open_cluster: OpenCluster = nullcontext,
     read_secret: ReadSecret = no_secrets,
     code: Mapping[str, str] | None = None,
+    shared: SharedStore | None = None,
 ) -> StepResult:
     """Run one step, or reuse its commit when configuration, code version and inputs are unchanged.
 
@@ -163,6 +167,8 @@ def run_step(
             known.
         code: what is known of the code beside the version of the package, e.g. its commit; kept in
             the manifest.
+        shared: storage of several machines: a step that is done there is fetched and not run, one
+            that is done here is uploaded. None: there is none.
 
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
@@ -179,7 +185,10 @@ def run_step(
         store.lock(config.dataset, step.name, key),
     ):
         manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
-        was_reused = manifest is not None
+        was_reused, fetched_from = manifest is not None, ""
+        if manifest is None and shared is not None and not refresh:
+            manifest = shared.fetch(store, config.dataset, step.name, key, progress)
+            fetched_from = shared.url if manifest is not None else ""
         if manifest is None:
             prepare = partial(
                 StepContext,
@@ -193,8 +202,11 @@ def run_step(
                 step, key, config, inputs, store, open_tracker, prepare, device, code or {}
             )
         store.clear_leftovers(config.dataset, step.name, key)
+        if shared is not None and not fetched_from:
+            shared.push(store, manifest, replaces=not was_reused, progress=progress)
         report = StepReport(**store.report(config.dataset, step.name, key))
-    return StepResult(manifest, report, was_reused, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return StepResult(manifest, report, was_reused or bool(fetched_from), seconds, fetched_from)
 
 
 def _run_and_commit(

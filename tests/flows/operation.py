@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -91,6 +92,18 @@ class Operation:
         self.start(BIN / "prefect", "server", "start", *address, with_server=False)
         self.wait_for(lambda: is_answering(self.api_url), "the server answers")
 
+    def deploy(self) -> None:
+        """Make a work pool and register the deployments of docker/prefect.yaml with it."""
+        for words in (
+            ("work-pool", "create", "--type", "process", "sicsrec"),
+            ("--no-prompt", "deploy", "--all", "--prefect-file", "docker/prefect.yaml"),
+        ):
+            done = self.prefect(*words)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.start(BIN / "prefect", "worker", "start", "--pool", "sicsrec")
+
     def wait_for(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not condition():
@@ -134,16 +147,40 @@ class Operation:
 
     def run(self, name: str, overrides: list[str] = SMALL, **parameters: object) -> Finished:
         """Run a deployment as a person does, wait, and read back what the server knows of it."""
+        done, flow_run_id = self._ask(name, {"overrides": overrides, **parameters}, "--watch")
+        return self._read(flow_run_id, done.returncode, done.stdout + done.stderr)
+
+    def begin(self, name: str, overrides: list[str] = SMALL, **parameters: object) -> uuid.UUID:
+        """Ask for a run of a deployment and go on."""
+        return self._ask(name, {"overrides": overrides, **parameters})[1]
+
+    def _ask(
+        self, name: str, parameters: dict[str, object], *options: str
+    ) -> tuple[subprocess.CompletedProcess[str], uuid.UUID]:
         words = [
             word
-            for key, value in {"overrides": overrides, **parameters}.items()
+            for key, value in parameters.items()
             for word in ("--param", f"{key}={json.dumps(value)}")
         ]
-        done = self.prefect("deployment", "run", f"sicsrec/{name}", *words, "--watch")
-        output = done.stdout + done.stderr
-        found = re.search(r"UUID: ([0-9a-f-]{36})", output)
-        assert found is not None, output
-        return self._read(uuid.UUID(found[1]), done.returncode, output)
+        done = self.prefect("deployment", "run", f"sicsrec/{name}", *words, *options)
+        found = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout + done.stderr)
+        assert found is not None, done.stdout + done.stderr
+        return done, uuid.UUID(found[1])
+
+    def state_of(self, flow_run_id: uuid.UUID) -> str:
+        """Return the name of the state that the server has of a run."""
+        with self.client() as client:
+            return client.read_flow_run(flow_run_id).state_name or ""
+
+    def kill(self, process: subprocess.Popen[bytes], *, with_children: bool) -> None:
+        """Send SIGKILL to a process, and to those that it started when told to."""
+        parts = [psutil.Process(process.pid)]
+        if with_children:
+            parts += parts[0].children(recursive=True)
+        for part in parts:
+            part.kill()
+        process.wait()
+        self.processes.remove(process)
 
     def _read(self, flow_run_id: uuid.UUID, code: int, output: str) -> Finished:
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))

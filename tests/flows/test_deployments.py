@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,25 @@ def test_prefect_yaml_holds_the_table() -> None:
     assert {entry["work_pool"]["name"] for entry in content["deployments"]} == {"sicsrec"}
     for step in (step for entry in content["deployments"] for step in entry.get("build", [])):
         assert callable(import_object(next(iter(step))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [("process", {"image", "image_pull_policy"}), ("docker", set()), ("kubernetes", set())],
+)
+def test_job_variables_are_taken_by_every_kind_of_pool(kind: str, unknown: set[str]) -> None:
+    """The base job templates of all kinds come with Prefect's server."""
+    views = resources.files("prefect.server.api.collections_data.views")
+    workers = json.loads((views / "aggregate-worker-metadata.json").read_text(encoding="utf-8"))
+    (template,) = (
+        found[kind]["default_base_job_configuration"] for found in workers.values() if kind in found
+    )
+    pool = yaml.safe_load(FILE.read_text(encoding="utf-8"))["definitions"]["work_pool"]
+    asked = pool["job_variables"]
+    assert set(asked) - set(template["variables"]["properties"]) == unknown
+    known = {name: value for name, value in asked.items() if name not in unknown}
+    validate(known, template["variables"], raise_on_error=True, ignore_required=True)
+    assert all(f"{{{{ {name} }}}}" in json.dumps(template["job_configuration"]) for name in known)
 
 
 @pytest.mark.parametrize("entry", DEPLOYMENTS, ids=lambda entry: entry.name)

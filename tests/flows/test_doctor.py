@@ -69,6 +69,19 @@ def test_mlflow_server_that_does_not_answer_is_a_problem(
 
 
 @pytest.mark.parametrize(
+    ("url", "state", "words"),
+    [
+        ("memory://nothing/here", "ok", "memory://nothing/here: nothing there yet"),
+        ("file:///dev/null/below", "warning", "NotADirectoryError"),
+        ("bucket", "problem", "is no URL"),
+    ],
+)
+def test_shared_store_is_looked_at(home: Path, url: str, state: str, words: str) -> None:
+    found = look(SICSREC_SHARED_STORE=url)["shared store"]
+    assert (found.state, words in found.found) == (state, True)
+
+
+@pytest.mark.parametrize(
     ("free", "state"), [(500_000_000, "problem"), (5_000_000_000, "warning"), (10**12, "ok")]
 )
 def test_little_space_is_told(

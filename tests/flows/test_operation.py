@@ -22,13 +22,8 @@ def with_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operation]
     """A server, the deployments of docker/prefect.yaml, and a worker of a process pool."""
     with operation(tmp_path_factory.mktemp("operation") / "home") as started:
         started.start_server()
-        pool = started.prefect("work-pool", "create", "--type", "process", "sicsrec")
-        assert pool.returncode == 0, pool.stdout + pool.stderr
-        deployed = started.prefect(
-            "--no-prompt", "deploy", "--all", "--prefect-file", "docker/prefect.yaml"
-        )
-        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-        started.start(BIN / "prefect", "worker", "start", "--pool", "sicsrec")
+        started.deploy()
+        started.start_worker()
         yield started
 
 
@@ -119,9 +114,14 @@ def test_served_runs_fail_with_one_clear_message(served: Operation, tmp_path: Pa
     assert state is not None
     assert str(state.message).startswith("ingest.path: there is no folder")
     assert "Traceback" not in str(state.message)
-    assert any("Traceback" in line for line in lost.lines)  # in the log of the task
+    # Neither on the page nor where the run is watched, but in a file that the page names.
+    assert not any("Traceback" in line for line in (*lost.lines, lost.output))
+    assert "there is no folder" in lost.output
     (text,) = (entry for entry in lost.artifacts if entry.key == "what-went-wrong")
     assert "there is no folder" in str(text.data)
+    (file,) = (served.home / "logs").glob(f"*-{lost.flow_run.id}.log")
+    assert str(file) in str(text.data)
+    assert "Traceback" in file.read_text()
 
 
 @pytest.mark.slow

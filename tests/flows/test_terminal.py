@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -61,6 +62,21 @@ def test_missing_numbers_leave_cells_empty() -> None:
     shown = console(is_terminal=False)
     shown.print(results_tables([row])[0])
     assert ".5000" in text_of(shown)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_run_view_says_where_a_step_was_fetched_from(is_terminal: bool) -> None:
+    shown = console(is_terminal=is_terminal)
+    with RunView(shown, ["ingest", "split"]) as view:
+        view.ended(replace(outcome("ingest", was_reused=True), fetched_from="s3://b[0]/prefix"))
+        view.ended(outcome("split", was_reused=True))
+    text = text_of(shown)
+    assert "s3://b[0]/prefix" in text
+    lines = {line.split()[0]: line for line in text.splitlines()[-8:] if line.split()}
+    assert "fetched" in lines["ingest"]
+    assert "cached" in lines["split"]
+    if not is_terminal:
+        assert "ingest: cached, fetched from s3://b[0]/prefix, 18,069 interactions, 7.2 s" in text
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

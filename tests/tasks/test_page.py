@@ -13,7 +13,19 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from tasks.page import BothProgress, PageProgress, artifact_key, mlflow_link, prefect_links
+from sicsrec.errors import DataError
+from tasks import page
+from tasks.outcome import RunOutcome
+from tasks.page import (
+    BothProgress,
+    PageProgress,
+    artifact_key,
+    failed_run,
+    mlflow_link,
+    prefect_links,
+    publish_run,
+)
+from tasks.tracebacks import keep_tracebacks_out_of_prefect, write_traceback
 from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
@@ -95,6 +107,54 @@ def test_page_that_cannot_be_told_stops_nothing(
     with caplog.at_level(logging.WARNING, logger="sicsrec.tasks"):
         assert run_with(PageProgress("demo-training", first_seconds=0.0), 20) == []
     assert caplog.text.count("the server is gone") == 1
+
+
+def test_summary_that_the_server_does_not_take_fails_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("Failed to reach API at http://127.0.0.1:9/api")
+
+    monkeypatch.setattr(page, "create_markdown_artifact", refuse)
+    with caplog.at_level(logging.WARNING, logger="sicsrec.tasks"):
+        publish_run("demo", RunOutcome((), "3", "abc"))
+        state = failed_run(DataError("there is no folder"))
+    assert caplog.text.count("Failed to reach API") == 2
+    assert state.is_failed()
+    assert state.message == "there is no folder"
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("error", [DataError("no such folder"), ValueError("a fault of ours")])
+def test_traceback_of_an_error_that_people_can_mend_is_kept_out_of_the_log(
+    error: Exception, tmp_path: Path
+) -> None:
+    keep_tracebacks_out_of_prefect()
+    lines: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record)
+
+    @task
+    def fail() -> None:
+        raise error
+
+    @flow
+    def around() -> Path | None:
+        with pytest.raises(type(error)) as raised:
+            fail()
+        return write_traceback(raised.value, tmp_path)
+
+    keep = Keep(logging.ERROR)
+    logging.getLogger("prefect.task_runs").addHandler(keep)
+    path = around()
+    logging.getLogger("prefect.task_runs").removeHandler(keep)
+    (line,) = lines
+    assert str(error) in line.getMessage()
+    assert bool(line.exc_info) is isinstance(error, ValueError)
+    assert path is not None
+    assert "in fail" in path.read_text()
 
 
 def test_keys_are_as_prefect_takes_them() -> None:

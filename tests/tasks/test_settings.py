@@ -20,6 +20,7 @@ def test_everything_can_be_named() -> None:
             "SICSREC_DEVICE": "cuda:1",
             "SICSREC_PROCESSES": "4",
             "SICSREC_DASK": "local:2",
+            "SICSREC_SHARED_STORE": "sftp://someone:hidden@host/x",
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
             "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         }
@@ -28,6 +29,8 @@ def test_everything_can_be_named() -> None:
     assert settings.device == "cuda:1"
     assert settings.n_processes == 4
     assert settings.dask == "local:2"
+    assert settings.shared_store == "sftp://someone:hidden@host/x"
+    assert "hidden" not in str(settings)
     assert settings.mlflow_uri == "http://127.0.0.1:5000"
     assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
 

@@ -1,0 +1,334 @@
+"""Several stores that share their work through one storage, as on several machines."""
+
+import errno
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from sicsrec.artifacts import ArtifactStore, Manifest
+from sicsrec.config import PipelineConfig
+from sicsrec.errors import ConfigError, DiskFullError, SharedStoreError
+from sicsrec.shared_store import SharedStore
+from sicsrec.steps.plan import plan_steps
+from sicsrec.steps.runner import StepResult, run_step
+from sicsrec.tracking import NullTracker
+
+KEY = "0123456789abcdef"
+CONFIG = PipelineConfig.model_validate(
+    {
+        "dataset": "t",
+        "ingest": {"reader": {"kind": "demo", "n_items": 60, "n_users": 40}},
+        "align_encoders": {"text_encoder": {"library": "open_clip", "architecture": {}}},
+    }
+)
+
+
+class Failing(MemoryFileSystem):
+    """Keeps files in memory, as ``memory://`` does, and fails when it is told to."""
+
+    protocol = "failing"
+    cachable = False
+    store: dict[str, object] = {}  # noqa: RUF012 - as in its base class
+    calls: list[str] = []  # noqa: RUF012
+    error: Exception | None = None
+    after = 0
+    """Calls that still go well."""
+
+    def _may_fail(self, name: str) -> None:
+        type(self).calls.append(name)
+        type(self).after -= 1
+        if type(self).error is not None and type(self).after < 0:
+            raise type(self).error
+
+    def cat_file(self, path, **kwargs):
+        self._may_fail("cat")
+        return super().cat_file(path, **kwargs)
+
+    def get_file(self, rpath, lpath, **kwargs):
+        self._may_fail("get")
+        return super().get_file(rpath, lpath, **kwargs)
+
+    def put_file(self, lpath, rpath, **kwargs):
+        self._may_fail("put")
+        return super().put_file(lpath, rpath, **kwargs)
+
+    def ls(self, path, **kwargs):
+        self._may_fail("ls")
+        return super().ls(path, **kwargs)
+
+
+@pytest.fixture
+def failing() -> Iterator[type[Failing]]:
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    Failing.store, Failing.pseudo_dirs = {}, [""]
+    Failing.error, Failing.after, Failing.calls = None, 0, []
+    yield Failing
+    Failing.error = None
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"file://{tmp_path}/shared" if request.param == "file" else f"memory://{uuid4().hex}"
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    caplog.set_level(logging.WARNING, logger="sicsrec")
+    found: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    keep = Keep(logging.WARNING)
+    logging.getLogger("sicsrec").addHandler(keep)
+    yield found
+    logging.getLogger("sicsrec").removeHandler(keep)
+
+
+class Machine:
+    """A store of its own, and a count of what was really made there."""
+
+    def __init__(self, folder: Path, url: str, pause_seconds: float = 300.0) -> None:
+        self.store = ArtifactStore(folder)
+        self.shared = SharedStore(url, pause_seconds)
+        self.made: list[str] = []
+
+    @contextmanager
+    def _record(self, step, key):
+        self.made.append(step.name)
+        yield NullTracker()
+
+    def run(self, *names: str) -> list[StepResult]:
+        results, refs = [], {}
+        for name in names or ("ingest", "split"):
+            results.append(
+                run_step(
+                    name, CONFIG, refs, self.store, open_tracker=self._record, shared=self.shared
+                )
+            )
+            refs |= results[-1].refs
+            self.store.verify(results[-1].manifest)
+        return results
+
+    def leftovers(self) -> list[Path]:
+        return [path for path in self.store.root.rglob(".*") if path.suffix == ".partial"]
+
+
+def commit(store: ArtifactStore, **files: str) -> Manifest:
+    pending = store.begin("d", "split", KEY)
+    for name, content in files.items():
+        (pending.output("train") / name).write_text(content)
+    outputs = pending.describe({"train": ("train",)})
+    manifest = Manifest(
+        "d", "split", 1, KEY, {}, None, {}, {}, outputs, "2025-01-01T00:00:00", 1.0, {}, {}
+    )
+    store.commit(pending, manifest, {"rows": 1})
+    return manifest
+
+
+def files_of(url: str) -> list[str]:
+    files, root = fsspec.url_to_fs(url)
+    return sorted(path for path in files.find(root))
+
+
+def test_second_machine_makes_nothing_and_has_the_same(tmp_path, url):
+    first, second = Machine(tmp_path / "1", url), Machine(tmp_path / "2", url)
+    made = first.run()
+    assert first.made == ["ingest", "split"]
+    assert [result.fetched_from for result in made] == ["", ""]
+
+    planned = plan_steps(CONFIG, second.store, second.shared)
+    assert [step.state for step in planned[:3]] == ["shared", "shared", "to do"]
+    assert planned[0].rows == made[0].report.rows
+    assert second.store.datasets() == []  # a plan fetches nothing
+
+    fetched = second.run()
+    assert second.made == []
+    assert [result.fetched_from for result in fetched] == [url, url]
+    assert all(result.was_reused for result in fetched)
+    assert [result.manifest for result in fetched] == [result.manifest for result in made]
+    assert [result.report for result in fetched] == [result.report for result in made]
+    assert second.leftovers() == []
+    assert [result.fetched_from for result in second.run()] == ["", ""]  # now it is here
+    assert second.shared.look() == ["t"]
+
+
+def test_step_that_is_asked_for_again_runs_here_and_replaces_what_was_there(tmp_path, url):
+    first, second = Machine(tmp_path / "1", url), Machine(tmp_path / "2", url)
+    first.run("ingest")
+    result = run_step(
+        "ingest", CONFIG, {}, second.store, refresh=True, open_tracker=second._record,
+        shared=second.shared,
+    )  # fmt: skip
+    assert second.made == ["ingest"]
+    found = second.shared.find("t", "ingest", result.manifest.key)
+    assert found is not None
+    assert found.manifest == result.manifest
+
+
+def test_upload_that_was_cut_off_is_not_seen_and_made_good_by_the_next_run(
+    tmp_path, failing, warnings
+):
+    first = Machine(tmp_path / "1", "failing://shared")
+    failing.error, failing.after = ConnectionResetError("cut off"), 4
+    first.run()
+    assert first.made == ["ingest", "split"]
+    assert len(warnings) == 1
+    assert "the shared store failing://shared cannot be used: ConnectionResetError" in warnings[0]
+    assert "goes on with the local store" in warnings[0]
+    assert len(files_of("failing://shared")) == 3  # and no artifact.json
+
+    failing.error = None
+    second = Machine(tmp_path / "2", "failing://shared")
+    second.run("ingest")
+    assert second.made == ["ingest"]
+
+    again = Machine(tmp_path / "1", "failing://shared")
+    again.run()
+    assert again.made == []
+    third = Machine(tmp_path / "3", "failing://shared")
+    third.run()
+    assert third.made == []
+    assert len(warnings) == 1
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def edit(content: bytes) -> bytes:
+    return bytes([content[0] ^ 1]) + content[1:]
+
+
+def climb(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["manifest"]["outputs"]["catalog"]["files"][0]["path"] = "../../../../climbed"
+    return json.dumps(document).encode()
+
+
+def rename(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["manifest"]["outputs"]["../catalog"] = document["manifest"]["outputs"].pop("catalog")
+    return json.dumps(document).encode()
+
+
+def point_elsewhere(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["manifest"]["outputs"]["catalog"]["files"][0]["sha256"] = "../artifact.json"
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("files", cut_short, "was cut short or edited"),
+        ("files", edit, "was cut short or edited"),
+        ("files", None, "is missing"),
+        ("artifact.json", cut_short, "cannot be used"),
+        ("artifact.json", lambda _: b"[]", "cannot be used"),
+        ("artifact.json", lambda content: content.replace(b'"t"', b'"u"', 1), "it is of u/ingest/"),
+        ("artifact.json", climb, "leaves its root"),
+        ("artifact.json", rename, "is no name of an output"),
+        ("artifact.json", point_elsewhere, "is no digest"),
+    ],
+)
+def test_what_is_broken_is_told_made_again_and_replaced(
+    tmp_path, url, warnings, name, damage, message
+):
+    Machine(tmp_path / "1", url).run("ingest")
+    files, root = fsspec.url_to_fs(url)
+    place = next(path for path in files.find(root) if f"/{name}" in path)
+    if damage is None:
+        files.rm_file(place)
+    else:
+        files.pipe_file(place, damage(files.cat_file(place)))
+
+    second = Machine(tmp_path / "2", url)
+    (result,) = second.run("ingest")
+    assert second.made == ["ingest"]
+    assert not result.was_reused
+    (warning,) = warnings
+    assert message in warning
+    assert "the step runs again and replaces it" in warning
+    assert second.leftovers() == []
+    assert not list(tmp_path.rglob("climbed"))
+
+    third = Machine(tmp_path / "3", url)
+    third.run("ingest")
+    assert third.made == []
+    assert len(warnings) == 1
+
+
+def test_storage_that_is_away_is_told_once_and_left_alone_for_a_while(tmp_path, failing, warnings):
+    failing.error = TimeoutError("no answer\nfrom somewhere")
+    away = Machine(tmp_path / "1", "failing://shared")
+    away.run()
+    assert away.made == ["ingest", "split"]
+    assert failing.calls == ["cat"]
+    (warning,) = warnings
+    assert warning.startswith("the shared store failing://shared cannot be used: TimeoutError: no")
+    assert "from somewhere" not in warning
+    with pytest.raises(SharedStoreError, match="TimeoutError"):
+        away.shared.look()
+
+    impatient = Machine(tmp_path / "1", "failing://shared", pause_seconds=0.0)
+    impatient.run()
+    assert len(warnings) == 3  # once for each step that would be uploaded
+    failing.error = None
+    impatient.run()
+    other = Machine(tmp_path / "2", "failing://shared")
+    other.run()
+    assert other.made == []
+
+
+def test_full_disk_is_no_fault_of_the_storage(tmp_path, failing):
+    Machine(tmp_path / "1", "failing://shared").run("ingest")
+    failing.error, failing.after = OSError(errno.ENOSPC, "No space left on device"), 1
+    second = Machine(tmp_path / "2", "failing://shared")
+    with pytest.raises(DiskFullError, match="Free space"):
+        second.run("ingest")
+    assert second.made == []
+    assert not list(tmp_path.glob("2/*/*/.*.partial/data"))
+
+
+def test_machines_that_make_one_key_differently_do_not_mix_their_files(tmp_path, url):
+    stores = [ArtifactStore(tmp_path / name) for name in ("1", "2", "3")]
+    shared = SharedStore(url)
+    one = commit(stores[0], a="one", b="same")
+    shared.push(stores[0], one, replaces=True)
+    two = commit(stores[1], a="two", b="same")
+    shared.push(stores[1], two, replaces=True)
+    assert shared.fetch(stores[2], "d", "split", KEY) == two
+    stores[2].verify(two)
+    # What somebody who has read the older artifact.json is about to fetch is still there.
+    contents = {path.rpartition("/")[2] for path in files_of(url)}
+    assert {file.sha256 for file in one.outputs["train"].files} <= contents
+
+
+def test_what_is_there_is_not_uploaded_again(tmp_path, failing):
+    store, shared = ArtifactStore(tmp_path), SharedStore("failing://shared")
+    manifest = commit(store, a="one", b="one", c="two")
+    shared.push(store, manifest, replaces=False)
+    assert failing.calls == ["cat", "put", "put"]  # equal files once
+    shared.push(store, manifest, replaces=False)
+    assert failing.calls == ["cat", "put", "put", "cat"]
+
+
+def test_address_that_cannot_be_used_is_an_error_at_once():
+    with pytest.raises(ConfigError, match=r"'bucket/prefix' is no URL; write s3://"):
+        SharedStore("bucket/prefix")
+    with pytest.raises(ConfigError, match=r"nosuch://host/x cannot be used: .*nosuch") as raised:
+        SharedStore("nosuch://someone:hidden@host/x")
+    assert "hidden" not in str(raised.value)
+
+
+def test_storage_with_nothing_in_it_has_no_datasets(url):
+    assert SharedStore(url).look() == []
