@@ -53,6 +53,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     parts = make_model_parts(tiny.store, tiny.refs, config, root)
     files = ModelFiles(parts.folder, parts.histories, parts.validation)
     store = MlflowStore(root)
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     with store.begin("tiny", "tiny at noon").closing() as run:
         registry = ModelRegistry(store, "tiny", root / "mlflow")
         model = registry.register(
@@ -60,9 +61,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         )
         verdict = judge_files(files.validation, registry.champion_validation(root))
         model = registry.decide(model, promoted=verdict.promoted, reason=verdict.reason)
+    # A run records on after its model was registered; MLflow had sent it to another database.
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
     table = tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
-    before = os.environ.get("MLFLOW_TRACKING_URI")  # which setting it sets too
-    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_tracking_uri(store.uri)  # which sets the variable too
     yield Logged(store, registry, files, run.run_id, model, pl.read_parquet(table))
     mlflow.set_tracking_uri(before)
 
@@ -167,10 +169,19 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
     second = registry.register(
         logged.files, key="2" * 16, run_id=logged.run_id, example={"history": ["v01"]}, tags={}
     )
+    assert os.environ["MLFLOW_TRACKING_URI"] == logged.store.uri
     assert client.get_model_version_by_alias("sicsrec-tiny", CANDIDATE).version == 2
     decided = registry.decide(second, promoted=equal.promoted, reason=equal.reason)
     assert "not better beyond noise" in decided.summary
     assert client.get_model_version_by_alias("sicsrec-tiny", CHAMPION).version == 1
+
+
+def test_a_store_that_fails_is_not_taken_for_one_without_a_champion(
+    logged: Logged, tmp_path: Path
+) -> None:
+    registry = ModelRegistry(logged.store, "other", tmp_path)
+    with pytest.raises(MlflowException, match="sicsrec-other"):
+        registry.champion_validation(tmp_path)
 
 
 @pytest.fixture(scope="module")
