@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -292,8 +292,9 @@ def export(
         from sicsrec.steps.finished import newest_export
 
         finished = newest_export(ArtifactStore(settings.store_root), dataset, export_key)
-        progress = BarProgress(console)
-        with progress.bars:
+        # What a script reads holds the paths alone.
+        progress = BarProgress(console) if console.is_terminal else None
+        with progress.bars if progress else nullcontext():
             written = export_files(finished, kind, to, k=k, progress=progress)
         for path in written:
             console.print(Text(str(path)), soft_wrap=True)
@@ -503,6 +504,10 @@ def _title(error: Any) -> str:
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
+        "ArtifactError": "A stored result cannot be used",
+        "ArtifactMissingError": "There is no such result yet",
+        "ArtifactCorruptError": "A stored result is damaged",
+        "EncoderError": "The encoder cannot be used",
         "BackendUnavailableError": "The judge cannot be reached",
         "MemoryFullError": "The memory is full",
         "TrackingError": "MLflow cannot be reached",

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.errors import SicsrecError, TrackingError
+from sicsrec.tracking import is_tracking_failure
 from sicsrec.tracking.models import ModelFiles, ModelRegistry, RegisteredModel
+from sicsrec.tracking.outbox import first_line
 from tasks.record import RunRecord, attach, config_digest, open_store
 from tasks.settings import Settings
 
@@ -40,10 +43,24 @@ def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run:
     try:
         model = _register(config, refs, run, settings)
     except Exception as err:
-        logger.warning("the model was not registered in MLflow", exc_info=True)
-        return f"not registered: {type(err).__name__}: {err}"
+        why = _reason(err)
+        # What a server said needs no traceback, which would hold its address, password and all.
+        is_ours = not is_tracking_failure(err)
+        logger.warning("the model was not registered in MLflow: %s", why, exc_info=is_ours)
+        return f"not registered, the next run tries again: {why}"
     logger.info("registered %s", model.summary)
     return model.summary
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a model was not registered; first of all whether the server is there."""
+    if isinstance(error, SicsrecError):
+        return " ".join(str(error).split())
+    try:
+        open_store().check()
+    except TrackingError as away:
+        return str(away)
+    return first_line(error)
 
 
 def _register(

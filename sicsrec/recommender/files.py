@@ -1,16 +1,18 @@
 """Writes what a model gives for other programs: recommendations, vectors, an index, a network."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
 from sicsrec.data.sequences import Histories
+from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ConfigError
 from sicsrec.evaluation.ranking import recommend
 from sicsrec.progress import NoProgress, Progress
@@ -23,9 +25,22 @@ FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "npy", "faiss", "onnx")
 ITEM_IDS_FILE = "item_ids.json"
 
 
+@runtime_checkable
+class ManyHistories(Protocol):
+    """Histories of many users, in memory or on disk, none of them empty."""
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+        ...
+
+    def chunks(self, n_users: int) -> Iterator[Histories]:
+        """Yield the histories of ``n_users`` users after the other."""
+        ...
+
+
 def write_files(
     recommender: Recommender,
-    histories: Histories,
+    histories: ManyHistories,
     kind: Format,
     folder: Path,
     *,
@@ -36,16 +51,17 @@ def write_files(
 ) -> list[Path]:
     """Write one kind of files.
 
-    ``parquet`` and ``jsonl``: recommendations of every user, in chunks of users, so that memory
-    does not grow with their number. ``npy``: vectors of items and of users, whose dot product is
-    the model's own score. ``faiss``: an index of the item vectors that is searched with user
-    vectors by inner product; its ids are item indices. ``onnx``: the model, histories to scores.
-    Beside the last three lies ``item_ids.json``: entry r is the id of item index r + 1.
+    ``parquet`` and ``jsonl``: recommendations of every user. Users are taken in chunks, so that
+    memory does not grow with their number. ``npy``: vectors of items and of users, whose dot
+    product is the model's own score. ``faiss``: an index of the item vectors that is searched with
+    user vectors by inner product; its ids are item indices. ``onnx``: the model, histories to
+    scores. Beside the last three lies ``item_ids.json``: entry r is the id of item index r + 1.
+
+    Files of the same name that lie there already are replaced once the new ones are whole.
 
     Args:
         recommender: the model.
-        histories: of all users, as :meth:`Recommender.histories` gives them; users with an empty
-            history get no recommendations.
+        histories: of all users.
         kind: which files.
         folder: where to; created when needed.
         k: most recommendations per user.
@@ -57,34 +73,59 @@ def write_files(
         The files.
 
     Raises:
-        ConfigError: if the extra that a format needs is not installed.
+        ConfigError: if the folder cannot be made, or the extra that a format needs is not
+            installed.
+        DiskFullError: if they do not fit.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f"the folder {folder} cannot be made: {err.strerror}") from err
     shown = progress or NoProgress()
-    if kind in ("parquet", "jsonl"):
-        path = folder / f"recommendations.{kind}"
-        some = histories.take(np.flatnonzero(histories.lengths > 0))
-        with _writer(kind, path) as write, shown.stage("recommend", len(some)) as advance:
-            for chunk in some.chunks(chunk_users):
-                found = recommend(
-                    recommender.scorer, chunk, k, remove_seen=remove_seen, advance=advance
-                )
-                ids = pl.Series("item_id", recommender.item_ids)
-                write(recommendation_table(chunk.user_ids, ids, *found))
-        return [path]
-    ids_path = folder / ITEM_IDS_FILE
-    ids_path.write_text(json.dumps(recommender.item_ids, ensure_ascii=False), encoding="utf-8")
-    if kind == "npy":
-        return [ids_path, *_write_vectors(recommender, histories, folder, shown, chunk_users)]
-    if kind == "faiss":
-        return [ids_path, _write_index(recommender, folder / "items.faiss")]
-    write_onnx(recommender.model, folder / "model.onnx")
-    return [ids_path, folder / "model.onnx"]
+    with (
+        naming_full_disk(folder, kind),
+        tempfile.TemporaryDirectory(prefix=".sicsrec-", dir=folder) as name,
+    ):
+        new = Path(name)
+        if kind in ("parquet", "jsonl"):
+            _write_recommendations(
+                recommender, histories, kind, new, k, remove_seen, shown, chunk_users
+            )
+        else:
+            ids = json.dumps(recommender.item_ids, ensure_ascii=False)
+            (new / ITEM_IDS_FILE).write_text(ids, encoding="utf-8")
+        if kind == "npy":
+            _write_vectors(recommender, histories, new, shown, chunk_users)
+        elif kind == "faiss":
+            _write_index(recommender, new / "items.faiss")
+        elif kind == "onnx":
+            write_onnx(recommender.model, new / "model.onnx")
+        return [path.replace(folder / path.name) for path in sorted(new.iterdir())]
+
+
+def _write_recommendations(
+    recommender: Recommender,
+    histories: ManyHistories,
+    kind: Format,
+    folder: Path,
+    k: int,
+    remove_seen: bool,
+    progress: Progress,
+    chunk_users: int,
+) -> None:
+    path = folder / f"recommendations.{kind}"
+    ids = pl.Series("item_id", recommender.item_ids)
+    with _writer(kind, path) as write, progress.stage("recommend", len(histories)) as advance:
+        for chunk in histories.chunks(chunk_users):
+            found = recommend(
+                recommender.scorer, chunk, k, remove_seen=remove_seen, advance=advance
+            )
+            write(recommendation_table(chunk.user_ids, ids, *found))
 
 
 @contextmanager
 def _writer(kind: Format, path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
-    """Open a table of recommendations; what was written before an error is left as it is."""
+    """Open a table of recommendations."""
     if kind == "parquet":
         with pq.ParquetWriter(path, RECOMMENDATIONS, compression="zstd") as writer:
             yield lambda table: writer.write_table(table.to_arrow().cast(RECOMMENDATIONS))
@@ -100,29 +141,29 @@ def _writer(kind: Format, path: Path) -> Iterator[Callable[[pl.DataFrame], None]
 
 def _write_vectors(
     recommender: Recommender,
-    histories: Histories,
+    histories: ManyHistories,
     folder: Path,
     progress: Progress,
     chunk_users: int,
-) -> list[Path]:
+) -> None:
     model = recommender.model
     items = model.item_vectors().detach().float().cpu().numpy()
     np.save(folder / "items.npy", items)
     users = np.lib.format.open_memmap(
         folder / "users.npy", mode="w+", dtype=np.float32, shape=(len(histories), items.shape[1])
     )
-    start = 0
+    start, user_ids = 0, []
     with progress.stage("user vectors", len(histories)) as advance:
         for chunk in histories.chunks(chunk_users):
             users[start : start + len(chunk)] = model.user_vectors(chunk).float().cpu().numpy()
+            user_ids.append(chunk.user_ids)
             start += len(chunk)
             advance(len(chunk))
     users.flush()
-    pl.DataFrame({"user_id": histories.user_ids}).write_parquet(folder / "user_ids.parquet")
-    return [folder / name for name in ("items.npy", "users.npy", "user_ids.parquet")]
+    pl.DataFrame({"user_id": pl.concat(user_ids)}).write_parquet(folder / "user_ids.parquet")
 
 
-def _write_index(recommender: Recommender, path: Path) -> Path:
+def _write_index(recommender: Recommender, path: Path) -> None:
     try:
         import faiss
     except ImportError as err:
@@ -131,4 +172,3 @@ def _write_index(recommender: Recommender, path: Path) -> Path:
     index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
     index.add_with_ids(np.ascontiguousarray(vectors), np.arange(1, len(vectors) + 1))
     faiss.write_index(index, str(path))
-    return path

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from sicsrec.data.logged_histories import LoggedHistories
 from sicsrec.errors import ConfigError
 from sicsrec.progress import Progress
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.files import FORMATS, write_files
-from sicsrec.recommender.service import read_histories, write_histories
 from sicsrec.steps.finished import FinishedExport
 
 
@@ -22,17 +22,12 @@ def export_files(
     """Write one kind of files for the users of an export; see :func:`write_files`.
 
     Raises:
-        ConfigError: if there is no such format, or what it needs is not installed.
+        ConfigError: if there is no such format, what it needs is not installed, or the folder
+            cannot be made.
         ArtifactMissingError: if the log that the export read is gone.
     """
     if kind not in FORMATS:
         raise ConfigError(f"unknown format {kind!r}; one of {', '.join(FORMATS)}")
     recommender = Recommender.load(finished.model_folder, device)
-    folder.mkdir(parents=True, exist_ok=True)
-    listed = folder / ".histories.parquet"
-    try:
-        write_histories(finished.interactions(), recommender.item_ids, listed)
-        histories = read_histories(listed)
-    finally:
-        listed.unlink(missing_ok=True)
+    histories = LoggedHistories(finished.interactions_file, recommender.item_ids)
     return write_files(recommender, histories, kind, folder, k=k, progress=progress)

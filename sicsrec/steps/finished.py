@@ -25,21 +25,26 @@ class FinishedExport:
         """The model folder."""
         return self.store.open(self.manifest.refs()["export/model"]).path()
 
-    def interactions(self) -> pl.LazyFrame:
-        """Return user_id, item_id and position of the log that the export read.
+    @property
+    def interactions_file(self) -> Path:
+        """The log that the export read, sorted by user_id and position.
 
         Raises:
             ArtifactMissingError: if the log is no longer in the store.
         """
         entry = self.manifest.inputs["ingest/interactions"]
         folder = self.store.folder(self.manifest.dataset, entry["step"], entry["key"])
-        path = folder / "data" / entry["output"] / "interactions.parquet"
+        path: Path = folder / "data" / entry["output"] / "interactions.parquet"
         if not path.is_file():
             raise ArtifactMissingError(
                 f"the interactions {entry['key']} that export {self.manifest.key} read are no "
                 "longer in the store; run the pipeline again, or give a history"
             )
-        return pl.scan_parquet(path).select("user_id", "item_id", "position")
+        return path
+
+    def interactions(self) -> pl.LazyFrame:
+        """Return user_id, item_id and position of :attr:`interactions_file`."""
+        return pl.scan_parquet(self.interactions_file).select("user_id", "item_id", "position")
 
     def history_of(self, user_id: str) -> list[str]:
         """Return the items of a user in time order.

@@ -39,7 +39,7 @@ from mlflow.utils.mlflow_tags import (
 
 from sicsrec.errors import TrackingError
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
-from sicsrec.tracking.outbox import Outbox
+from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
 
 logger = logging.getLogger(__name__)
@@ -110,12 +110,20 @@ class MlflowStore:
         self.uri = uri or database_uri(home)
         self.patience_seconds = patience_seconds
         self._artifacts = None if uri else (home / "mlflow" / "artifacts").resolve()
-        if uri is not None and uri.startswith(("http://", "https://")):
-            _check_server(uri)
+        self.check()
         with _first_touch(home / "mlflow", guarded=uri is None):
             self.client = MlflowClient(self.uri)
         self.outbox = Outbox(lambda: self.client.search_experiments(max_results=1), _ERRORS)
         self._children: dict[tuple[str, str], _RunHandle] = {}
+
+    def check(self) -> None:
+        """Ask a server for a sign of life; a database needs none.
+
+        Raises:
+            TrackingError: if it does not answer.
+        """
+        if self.uri.startswith(("http://", "https://")):
+            _check_server(self.uri)
 
     def begin(
         self,
@@ -141,7 +149,8 @@ class MlflowStore:
 
     def _away(self, error: Exception) -> TrackingError:
         return TrackingError(
-            f"MLflow at {_without_password(self.uri)} cannot record a run: {error}\n"
+            f"MLflow at {_without_password(self.uri)} cannot record a run: "
+            f"{first_line(error)}\n"
             "Start it, or unset MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
         )
 

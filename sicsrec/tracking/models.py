@@ -166,12 +166,16 @@ class ModelRegistry:
         return _describe(version)
 
     def champion_validation(self, folder: Path) -> Path | None:
-        """Fetch the validation ranks of the champion into ``folder``; None without one."""
-        try:
-            version = self.client.get_model_version_by_alias(self.name, CHAMPION)
-        except MlflowException:
-            # Neither an alias that is not set nor a model that is not there is an error here.
+        """Fetch the validation ranks of the champion into ``folder``; None without one.
+
+        Raises:
+            MlflowException: if the store refuses, or no model of the dataset is registered: neither
+                may be taken for the absence of a champion, whose place the next model would get.
+        """
+        number = self.client.get_registered_model(self.name).aliases.get(CHAMPION)
+        if number is None:
             return None
+        version = self.client.get_model_version(self.name, number)
         location = self.client.get_logged_model(version.tags[MODEL_TAG]).artifact_location
         fetched = mlflow.artifacts.download_artifacts(
             artifact_uri=f"{location}/{_ARTIFACTS}/{VALIDATION_FILE}",

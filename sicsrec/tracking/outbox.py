@@ -6,12 +6,16 @@ the waiting ends is said, with its number, and dropped: the artifacts hold every
 """
 
 import logging
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+_CREDENTIALS = re.compile(r"//[^/\s]+@")
+_MAX_LINE = 200
 
 Record = Callable[[], object]
 """Sends one record; called again when it raised."""
@@ -109,7 +113,7 @@ class Outbox:
             logger.warning(
                 "the store of records cannot be reached; the run goes on, records are kept and "
                 "sent when it is back (%s)",
-                _first_line(error),
+                first_line(error),
             )
         self._is_away = True
         self._retry_at = time.monotonic() + self._retry_seconds
@@ -119,8 +123,13 @@ class Outbox:
         try:
             record()
         except self._errors as err:
-            logger.warning("the store of records refused %s: %s", what, _first_line(err))
+            logger.warning("the store of records refused %s: %s", what, first_line(err))
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message, cut, without passwords.
+
+    MLflow's messages name the address that was asked, with the password that may stand in it.
+    """
+    line = _CREDENTIALS.sub("//", str(error).partition("\n")[0])
+    return f"{type(error).__name__}: {line[:_MAX_LINE]}"

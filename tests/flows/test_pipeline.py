@@ -1,5 +1,6 @@
 """The flow under a real temporary Prefect server, recorded in a real MLflow database."""
 
+import os
 import shutil
 import time
 import uuid
@@ -110,6 +111,11 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     assert parent.data.tags["judge"] == "similarity"
     assert 0.0 <= parent.data.metrics["test/ndcg_at_10"] <= 1.0
     assert any(name.startswith("report/") for name in children["ingest"].data.metrics)
+
+    # What comes after the registration is recorded on the same run.
+    assert first.outcome.registered.startswith("sicsrec-demo version 1, champion")
+    assert parent.data.tags["registered"] == first.outcome.registered
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
     assert first.outcome.report is not None
     page = Path(first.outcome.report)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sicsrec.config import ExportConfig
+from sicsrec.config import EncodeItemsConfig, ExportConfig, PipelineConfig
+from sicsrec.config.encoders import OpenClipArchitectureConfig, OpenClipEncoderConfig
+from sicsrec.encoders.builder import build_encoder, save_encoder
 from sicsrec.models.new_items import NewItemVectors
 from sicsrec.recommender import Recommender
 from sicsrec.steps.finished import FinishedExport, newest_export
@@ -19,6 +21,24 @@ def export_tiny(root: Path, score: str) -> tuple[TinyStore, FinishedExport]:
     config = make_config(export=ExportConfig(top_k=5, score=score))
     tiny.refs |= run_step("export", config, tiny.refs, tiny.store).refs
     return tiny, newest_export(tiny.store)
+
+
+def with_encoders(tiny: TinyStore, config: PipelineConfig) -> PipelineConfig:
+    """Commit a text encoder whose vectors the models read, and an image encoder."""
+    shape = OpenClipArchitectureConfig(width=4, n_layers=1, n_heads=1, image_size=32)
+    encoder = OpenClipEncoderConfig(architecture=shape)
+
+    def write(folder: Path) -> None:
+        save_encoder(build_encoder(encoder, "text", seed=0), folder / "text")
+        save_encoder(build_encoder(encoder, "image", seed=0), folder / "image")
+
+    tiny.commit("align_encoders", {"encoders": (("train",), write)})
+    both = {"text_encoder": encoder, "image_encoder": encoder}
+    sections = {
+        "encode_items": EncodeItemsConfig(),
+        "align_encoders": config.align_encoders.model_copy(update=both),
+    }
+    return config.model_copy(update=sections)
 
 
 def load_tiny(root: Path, score: str) -> Recommender:

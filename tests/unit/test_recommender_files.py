@@ -1,6 +1,7 @@
 """Files for other programs give what the recommender gives."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.unit.steps.tiny_store import N_ITEMS, TinyStore
 def finished(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TinyStore, FinishedExport]:
-    return export_tiny(tmp_path_factory.mktemp(request.param), request.param)
+    return export_tiny(tmp_path_factory.mktemp(request.param) / "artifacts", request.param)
 
 
 def test_tables_hold_the_pipelines_own_recommendations(finished, tmp_path: Path) -> None:
@@ -57,19 +58,20 @@ def test_vectors_and_index_give_the_models_own_scores(finished, tmp_path: Path) 
 def test_onnx_gives_the_models_scores_for_histories_of_any_length(finished, tmp_path: Path) -> None:
     export = finished[1]
     # Without the checks of shapes that tests put around the library: they are no part of a network.
-    code = (
-        "import sys; from pathlib import Path; from sicsrec.recommender import Recommender\n"
-        "from sicsrec.recommender.onnx_model import write_onnx\n"
-        "write_onnx(Recommender.load(sys.argv[1]).model, Path(sys.argv[2]))"
-    )
-    path = tmp_path / "model.onnx"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(export.model_folder), str(path)],
+        [
+            *(sys.executable, "-c", "from flows.cli import app; app()"),
+            *("export", "--format", "onnx", "--to", str(tmp_path)),
+        ],
+        env=os.environ | {"SICSREC_HOME": str(export.store.root.parent), "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    path = tmp_path / "model.onnx"
+    assert done.stdout.split() == [str(tmp_path / "item_ids.json"), str(path)]
+    assert json.loads((tmp_path / "item_ids.json").read_text())[0] == "v01"
     recommender = Recommender.load(export.model_folder)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     histories = {f"u{n}": [f"v{1 + (n + i) % N_ITEMS:02d}" for i in range(n)] for n in range(1, 7)}

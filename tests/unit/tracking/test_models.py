@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,11 @@ from sicsrec.tracking.models import (
     ModelRegistry,
     RegisteredModel,
 )
+from tests.unit.recommender_parts import with_encoders
 from tests.unit.steps.tiny_store import histories_by_user, make_config, make_tiny_store
+
+REPOSITORY = Path(__file__).parents[3]
+NEW_ITEM = {"item_id": "new", "text": "a film about a reef"}
 
 
 @dataclass
@@ -47,12 +52,13 @@ class Logged:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     root = tmp_path_factory.mktemp("registry")
     tiny = make_tiny_store(root / "artifacts")
-    config = make_config(export=ExportConfig(top_k=5, score="blend"))
+    config = with_encoders(tiny, make_config(export=ExportConfig(top_k=5, score="blend")))
     for step in ("evaluate", "export"):
         tiny.refs |= run_step(step, config, tiny.refs, tiny.store).refs
     parts = make_model_parts(tiny.store, tiny.refs, config, root)
     files = ModelFiles(parts.folder, parts.histories, parts.validation)
     store = MlflowStore(root)
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     with store.begin("tiny", "tiny at noon").closing() as run:
         registry = ModelRegistry(store, "tiny", root / "mlflow")
         model = registry.register(
@@ -60,9 +66,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         )
         verdict = judge_files(files.validation, registry.champion_validation(root))
         model = registry.decide(model, promoted=verdict.promoted, reason=verdict.reason)
+    # A run records on after its model was registered; MLflow had sent it to another database.
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
     table = tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
-    before = os.environ.get("MLFLOW_TRACKING_URI")  # which setting it sets too
-    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_tracking_uri(store.uri)  # which sets the variable too
     yield Logged(store, registry, files, run.run_id, model, pl.read_parquet(table))
     mlflow.set_tracking_uri(before)
 
@@ -100,18 +107,26 @@ def test_logged_model_has_signature_example_requirements_and_no_pickle(logged: L
     ).read_bytes()
 
 
+def as_table(answers: list[dict[str, Any]], logged: Logged) -> pl.DataFrame:
+    """Return answers as the pipeline writes recommendations."""
+    rows = [
+        (answer["user_id"], place + 1, item, score)
+        for answer in answers
+        for place, (item, score) in enumerate(
+            zip(answer["item_ids"], answer["scores"], strict=True)
+        )
+    ]
+    return pl.DataFrame(rows, schema=logged.recommendations.schema, orient="row")
+
+
 def test_round_trip_by_alias_gives_the_pipelines_own_recommendations(
     logged: Logged, loaded: Any
 ) -> None:
     users = logged.recommendations["user_id"].unique(maintain_order=True).to_list()
     answers = loaded.predict([{"user_id": user} for user in users], params={"k": 5})
-    rows = [
-        (answer.user_id, place + 1, item, score)
-        for answer in answers
-        for place, (item, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True))
-    ]
-    table = pl.DataFrame(rows, schema=logged.recommendations.schema, orient="row")
-    assert table.equals(logged.recommendations)
+    assert as_table([answer.model_dump() for answer in answers], logged).equals(
+        logged.recommendations
+    )
 
 
 def test_histories_users_and_parameters(logged: Logged, loaded: Any) -> None:
@@ -121,6 +136,8 @@ def test_histories_users_and_parameters(logged: Logged, loaded: Any) -> None:
     assert (by_history.unknown_items, by_user.unknown_items) == (["new"], [])
     kept = loaded.predict([{"history": history}], params={"k": 12, "remove_seen": False})[0]
     assert len(kept.item_ids) == 12
+    new = loaded.predict([{"history": ["v03"], "new_items": [NEW_ITEM]}], params={"k": 12})[0]
+    assert "new" in new.item_ids
 
 
 def test_requests_that_cannot_be_answered_say_so_one_by_one(loaded: Any) -> None:
@@ -129,7 +146,7 @@ def test_requests_that_cannot_be_answered_say_so_one_by_one(loaded: Any) -> None
             {"user_id": "nobody"},
             {"history": []},
             {"history": ["x", "y"]},
-            {"history": ["v03"], "new_items": [{"item_id": "n", "text": "a film"}]},
+            {"history": ["v03"], "new_items": [{"item_id": "v04", "text": "a film"}]},
             {"history": ["v03"]},
         ]
     )
@@ -138,7 +155,7 @@ def test_requests_that_cannot_be_answered_say_so_one_by_one(loaded: Any) -> None
     assert "user 'nobody' is not known" in errors[0]
     assert "empty" in errors[1]
     assert "none of the 2 items" in errors[2]
-    assert "no encoders" in errors[3]
+    assert "ids that the model knows already" in errors[3]
     assert answers[2].unknown_items == ["x", "y"]
 
 
@@ -167,10 +184,73 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
     second = registry.register(
         logged.files, key="2" * 16, run_id=logged.run_id, example={"history": ["v01"]}, tags={}
     )
+    assert os.environ["MLFLOW_TRACKING_URI"] == logged.store.uri
     assert client.get_model_version_by_alias("sicsrec-tiny", CANDIDATE).version == 2
     decided = registry.decide(second, promoted=equal.promoted, reason=equal.reason)
     assert "not better beyond noise" in decided.summary
     assert client.get_model_version_by_alias("sicsrec-tiny", CHAMPION).version == 1
+
+
+def test_a_store_that_fails_is_not_taken_for_one_without_a_champion(
+    logged: Logged, tmp_path: Path
+) -> None:
+    registry = ModelRegistry(logged.store, "other", tmp_path)
+    with pytest.raises(MlflowException, match="sicsrec-other"):
+        registry.champion_validation(tmp_path)
+
+
+def new_environment(folder: Path, requirements: Path) -> Path:
+    """Return the interpreter of an environment with these requirements and nothing else."""
+    venv.create(folder, with_pip=True)
+    pip = [folder / "bin" / "python", "-m", "pip"]
+    probe = [*pip, "download", "--quiet", "--no-deps", "--dest", folder / "probe", "filelock"]
+    if subprocess.run(probe, check=False, capture_output=True).returncode:
+        pytest.skip("pip reaches no index here, so there is nothing to install from")
+    done = subprocess.run(
+        [*pip, "install", "--quiet", "--requirement", requirements],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_logged_requirements_are_all_that_a_fresh_environment_needs(
+    logged: Logged, loaded: Any, tmp_path: Path
+) -> None:
+    alias, folder = "models:/sicsrec-tiny@champion", tmp_path / "served"
+    mlflow.artifacts.download_artifacts(artifact_uri=alias, dst_path=str(folder))
+    python = new_environment(tmp_path / "fresh", folder / "requirements.txt")
+    users = logged.recommendations["user_id"].unique(maintain_order=True).to_list()
+    requests = [{"user_id": user} for user in users]
+    requests.append({"history": ["v03"], "new_items": [NEW_ITEM]})
+    code = (
+        "import json, sys, mlflow\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
+        "import sicsrec\n"
+        "answers = model.predict(json.loads(sys.argv[1]), params={'k': 5})\n"
+        "print(json.dumps([sicsrec.__file__, [answer.model_dump() for answer in answers]]))"
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    own = [answer.model_dump() for answer in loaded.predict(requests, params={"k": 5})]
+    assert as_table(own[:-1], logged).equals(logged.recommendations)
+    for source in (alias, str(folder)):
+        done = subprocess.run(
+            [python, "-I", "-c", code, json.dumps(requests), source],
+            env=environment | {"MLFLOW_TRACKING_URI": logged.store.uri},
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        place, answers = json.loads(done.stdout.splitlines()[-1])
+        assert not Path(place).is_relative_to(REPOSITORY)  # it is the copy that was logged
+        # JSON writes the shortest text that reads back as the same number: this compares bits.
+        assert answers == own
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sicsrec.tracking.outbox import Outbox
+from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
 
 
@@ -100,3 +100,8 @@ def test_sampling_looks_at_the_end_and_stops() -> None:
         assert seen == []
     assert seen == [(1.0, 0)]
     assert not [thread for thread in threading.enumerate() if thread.name == "system-metrics"]
+
+
+def test_what_a_store_said_is_one_line_without_a_password() -> None:
+    error = ConnectionError("asked http://me:p%40ss@host:5000/api and\nmuch more")
+    assert first_line(error) == "ConnectionError: asked http://host:5000/api and"

@@ -1,0 +1,113 @@
+"""Models of finished runs at a tracking server, and what is said where there is none."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import polars as pl
+import pytest
+
+from sicsrec.artifacts import ArtifactRef
+from sicsrec.config import ExportConfig, PipelineConfig
+from sicsrec.steps import STEP_NAMES
+from sicsrec.steps.runner import run_step
+from tasks.record import RunRecord, open_store
+from tasks.registration import register_model
+from tests.mlflow_server import free_port, mlflow_server
+from tests.unit.steps.tiny_store import TinyStore, make_config, make_tiny_store
+
+NOBODY = RunRecord("0" * 32, "1", STEP_NAMES)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SICSREC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    yield tmp_path / "home"
+    mlflow.set_tracking_uri(None)
+
+
+def config_with(top_k: int) -> PipelineConfig:
+    return make_config(export=ExportConfig(top_k=top_k, score="blend", register_model=True))
+
+
+def run_to_the_end(tiny: TinyStore, config: PipelineConfig) -> None:
+    for step in ("evaluate", "export"):
+        tiny.refs |= run_step(step, config, tiny.refs, tiny.store).refs
+
+
+def test_server_that_is_away_is_said_in_one_line_and_nothing_is_raised(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:hidden@"))
+    outputs = (("export", "model"), ("evaluate", "per_user"), ("ingest", "interactions"))
+    refs = {
+        f"{step}/{output}": ArtifactRef("tiny", step, "0" * 16, output, "0", ())
+        for step, output in outputs
+    }
+    line = register_model(config_with(5), refs, NOBODY)
+    assert line.startswith("not registered, the next run tries again: no MLflow server answers")
+    assert f"MLFLOW_TRACKING_URI={address} " in line
+    assert "\n" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_models_are_registered_at_a_server_and_come_back_from_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny, config = make_tiny_store(home / "artifacts"), config_with(5)
+    run_to_the_end(tiny, config)
+    own = tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
+    expected = pl.read_parquet(own)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    kept = ("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}")
+    kept += ("--artifacts-destination", (tmp_path / "kept").as_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with mlflow_server(port, *kept):
+        store = open_store()
+        parent = store.begin("tiny", "tiny at a server")
+        run = RunRecord(parent.run_id, parent.experiment_id, STEP_NAMES)
+        line = register_model(config, tiny.refs, run)
+        assert line == "sicsrec-tiny version 1, champion: there was no champion before"
+        assert register_model(config, tiny.refs, run) == line
+        assert (os.environ["MLFLOW_TRACKING_URI"], open_store()) == (address, store)
+        assert store.client.get_run(run.mlflow_run_id).data.tags["registered"] == line
+        version = store.client.get_model_version_by_alias("sicsrec-tiny", "champion")
+        # The server takes and gives the files itself; nobody else can reach where they lie.
+        logged = store.client.get_logged_model(version.tags["sicsrec.model_id"])
+        assert logged.artifact_location.startswith("mlflow-artifacts:")
+        assert not list((home / "mlflow").rglob("model.safetensors"))
+
+        users = expected["user_id"].unique(maintain_order=True).to_list()
+        loaded = mlflow.pyfunc.load_model("models:/sicsrec-tiny@champion")
+        answers = loaded.predict([{"user_id": user} for user in users], params={"k": 5})
+        assert [item for answer in answers for item in answer.item_ids] == (
+            expected["item_id"].to_list()
+        )
+        scores = [score for answer in answers for score in answer.scores]
+        assert pl.Series(scores, dtype=pl.Float32).equals(expected["score"])
+
+        another = config_with(4)
+        run_to_the_end(tiny, another)
+        second = register_model(another, tiny.refs, run)
+        assert second.startswith("sicsrec-tiny version 2, candidate: ")
+        aliases = store.client.get_registered_model("sicsrec-tiny").aliases
+        assert {name: int(number) for name, number in aliases.items()} == {
+            "candidate": 2,
+            "champion": 1,
+        }
+        third = config_with(3)
+        run_to_the_end(tiny, third)
+    store.patience_seconds = 0.0
+    with parent.closing():
+        line = register_model(third, tiny.refs, run)
+    assert line.startswith("not registered, the next run tries again: no MLflow server answers")
+    assert "\n" not in line
+    assert "the model was not registered" in caplog.text
+    assert "records were not sent" in caplog.text
+    with mlflow_server(port, *kept):
+        assert register_model(third, tiny.refs, run).startswith("sicsrec-tiny version 3, candidate")
