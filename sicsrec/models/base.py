@@ -142,8 +142,6 @@ class SequenceModel(nn.Module, ABC):
         packed = pack(histories.take(rows_with_items).items, windows, length, with_targets=False)
         tokens = TokenBatch.from_packed(packed, self.device)
         place = torch.from_numpy(last_tokens(windows, length)).to(self.device)
-        width = self.item_vectors().shape[1]
-        vectors = torch.zeros(len(histories), width, device=self.device)
         found = []
         for first in range(0, len(packed.items), batch_rows):
             rows = slice(first, first + batch_rows)
@@ -155,9 +153,12 @@ class SequenceModel(nn.Module, ABC):
             )
             inside = (place >= first * length) & (place < (first + len(part.items)) * length)
             found.append(self.encode(part).flatten(0, 1)[place[inside] - first * length])
+        self.train(was_training)
+        # All item vectors are not made for their width where a user vector tells it.
+        width = found[0].shape[1] if found else self.item_vectors().shape[1]
+        vectors = torch.zeros(len(histories), width, device=self.device)
         if found:
             vectors[torch.from_numpy(rows_with_items).to(self.device)] = torch.cat(found)
-        self.train(was_training)
         return vectors
 
     @torch.no_grad()

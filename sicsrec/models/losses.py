@@ -11,8 +11,9 @@ from sicsrec.models.blocked import BlockedCrossEntropy
 
 MAX_LOGITS = 1 << 26
 """Most logits held at once (256 MiB in float32); more are worked off in blocks."""
-BLOCK_NUMBERS = 1 << 24
-"""Logits and item vectors of a block, about (64 MiB in float32)."""
+BLOCK_NUMBERS = 1 << 23
+"""Logits and item vectors of a block, about (32 MiB in float32). Larger ones are no faster, and
+malloc returns them to the system block by block."""
 
 
 def _as_they_are(item_vectors: Tensor) -> Tensor:

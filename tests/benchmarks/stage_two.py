@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from sicsrec.data.packing import training_batches
@@ -163,24 +165,32 @@ def train_generated(
 ) -> dict[str, Any]:
     """Measure training on generated histories, with the seconds of a whole epoch worked out.
 
-    ``table_megabytes`` is what the item table, its gradient and Adam's two moments take.
+    The optimiser's moments first exist after a small batch that is not timed, so the peak is that
+    of any later batch. ``tables_megabytes`` is what the tables of the items, their gradients and
+    Adam's two moments take.
     """
     histories = generated(n_users, n_items)
     rng = np.random.default_rng(1)
     vectors = {"text": rng.standard_normal((n_items, 384), dtype=np.float32)} if step == 2 else {}
+    started = time.process_time()
     batches = packed_batches(histories, batch_targets)
+    first = next(batches)
+    once = time.process_time() - started
+    warm_up = next(packed_batches(histories, 128))
     train_on(make_model(step, 100, {m: v[:100] for m, v in vectors.items()}), small_batches(), 0, 1)
     before = memory("VmRSS")
     model = make_model(step, n_items, vectors)
     if n_sampled is not None:
         counts = torch.from_numpy(item_counts(histories, n_items))
         model.candidates = CandidateSampler(n_sampled, counts)
-    found = train_on(model, batches, 0, n_batches)
-    epoch = int((histories.lengths - 1).sum()) / found["targets"]
+    found = train_on(model, chain([warm_up, first], batches), 1, n_batches)
+    n_targets = int((histories.lengths - 1).sum())
+    widths = TOWER["width"] + sum(matrix.shape[1] for matrix in vectors.values())
     return found | {
-        "epoch_process": found["process"] * epoch,
+        "epoch_targets": n_targets,
+        "epoch_process": once + found["process"] * n_targets / found["targets"],
         "megabytes": memory("VmHWM") - before,
-        "table_megabytes": 4 * model.n_items * TOWER["width"] * 4 / 1e6,
+        "tables_megabytes": 4 * 4 * n_items * widths / 1e6,
     }
 
 
@@ -189,8 +199,12 @@ def small_batches() -> Iterator[TokenBatch]:
     return packed_batches(generated(100, 100), 64)
 
 
-def share_of_matmul(step: int, data: str) -> dict[str, float]:
-    """Compare the FLOP/s of training steps with those of a large product, by processor time."""
+def share_of_matmul(step: int, data: str) -> dict[str, Any]:
+    """Compare the FLOP/s of training steps with those of a large product, by processor time.
+
+    ``shares`` has the share of each operation in a profiled epoch part, the largest first; that of
+    attention includes its products, and ``in_products`` is the rate within plain products alone.
+    """
     histories, vectors = bili_food(Path(data))
     model, batches = make_model(step, len(vectors["text"]), vectors), packed_batches(histories)
     with FlopCounterMode(display=False) as counter:
@@ -205,4 +219,20 @@ def share_of_matmul(step: int, data: str) -> dict[str, float]:
     n_batches = 10
     found = train_on(model, batches, 2, n_batches)
     achieved = counter.get_total_flops() * n_batches / found["process"]
-    return {"achieved": achieved, "matmul": max(rates), "flop": counter.get_total_flops()}
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        train_on(model, batches, 0, n_batches)
+    seconds = {
+        event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e6
+        for event in profiler.key_averages()
+    }
+    counts = {str(name): n for name, n in counter.get_flop_counts()["Global"].items()}
+    plain = [name for name in ("mm", "addmm", "bmm") if f"aten.{name}" in counts]
+    flop_of_plain = sum(counts[f"aten.{name}"] for name in plain) * n_batches
+    shares = {name: value / sum(seconds.values()) for name, value in seconds.items()}
+    return {
+        "achieved": achieved,
+        "matmul": max(rates),
+        "flop": counter.get_total_flops(),
+        "in_products": flop_of_plain / sum(seconds[name] for name in plain),
+        "shares": dict(sorted(shares.items(), key=lambda entry: -entry[1])[:10]),
+    }
