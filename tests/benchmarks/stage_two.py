@@ -1,7 +1,8 @@
 """Training steps of stage 2 to be measured: packed as in the library, and as rows of prefixes."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -202,37 +203,52 @@ def small_batches() -> Iterator[TokenBatch]:
 def share_of_matmul(step: int, data: str) -> dict[str, Any]:
     """Compare the FLOP/s of training steps with those of a large product, by processor time.
 
-    ``shares`` has the share of each operation in a profiled epoch part, the largest first; that of
-    attention includes its products, and ``in_products`` is the rate within plain products alone.
+    ``in_products`` is the rate within the steps' matrix products, ``alone`` that of the same
+    products repeated by themselves, when their operands lie in the cache. ``shares`` are those of
+    the ten operations that take most of the time.
     """
     histories, vectors = bili_food(Path(data))
     model, batches = make_model(step, len(vectors["text"]), vectors), packed_batches(histories)
     with FlopCounterMode(display=False) as counter:
         model.loss(next(batches))["loss"].backward()
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    rates = []
-    for _ in range(3):
-        started = time.process_time()
-        for _ in range(10):
-            a @ b
-        rates.append(10 * 2 * 1024**3 / (time.process_time() - started))
+    matmul = max(product_rate((1024, 1024), (1024, 1024)) for _ in range(3))
     n_batches = 10
     found = train_on(model, batches, 2, n_batches)
-    achieved = counter.get_total_flops() * n_batches / found["process"]
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         train_on(model, batches, 0, n_batches)
-    seconds = {
-        event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e6
-        for event in profiler.key_averages()
-    }
-    counts = {str(name): n for name, n in counter.get_flop_counts()["Global"].items()}
-    plain = [name for name in ("mm", "addmm", "bmm") if f"aten.{name}" in counts]
-    flop_of_plain = sum(counts[f"aten.{name}"] for name in plain) * n_batches
-    shares = {name: value / sum(seconds.values()) for name, value in seconds.items()}
+    flop, seconds, seconds_alone = 0.0, 0.0, 0.0
+    for event in profiler.key_averages(group_by_input_shape=True):
+        if event.key in ("aten::mm", "aten::addmm", "aten::bmm"):
+            left, right = [shape for shape in event.input_shapes if len(shape) > 1][-2:]
+            own = event.count * product_flop(left, right)
+            flop += own
+            seconds += event.self_cpu_time_total / 1e6
+            seconds_alone += own / product_rate(left, right)
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    largest = sorted(times, key=lambda name: -times[name])[:10]
     return {
-        "achieved": achieved,
-        "matmul": max(rates),
+        "achieved": counter.get_total_flops() * n_batches / found["process"],
+        "matmul": matmul,
         "flop": counter.get_total_flops(),
-        "in_products": flop_of_plain / sum(seconds[name] for name in plain),
-        "shares": dict(sorted(shares.items(), key=lambda entry: -entry[1])[:10]),
+        "in_products": flop / seconds,
+        "alone": flop / seconds_alone,
+        "shares": {
+            name.removeprefix("aten::"): times[name] / sum(times.values()) for name in largest
+        },
     }
+
+
+def product_flop(left: Sequence[int], right: Sequence[int]) -> int:
+    return 2 * math.prod(left) * right[-1]
+
+
+def product_rate(left: Sequence[int], right: Sequence[int]) -> float:
+    """Return the FLOP/s of a product of two matrices, or of two batches of them."""
+    a, b = torch.randn(left), torch.randn(right)
+    flop = product_flop(left, right)
+    n_times = max(3, int(1e9 / flop))
+    a @ b
+    started = time.process_time()
+    for _ in range(n_times):
+        a @ b
+    return n_times * flop / (time.process_time() - started)
