@@ -110,12 +110,12 @@ class SequenceModel(nn.Module, ABC):
         return {"loss": share.weigh(loss)}
 
     @torch.no_grad()
-    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
-        """Return the scores by name that a :class:`~sicsrec.models.blend.Blend` may weigh apart.
+    def score_parts(self) -> dict[str, tuple[Float[Tensor, "items width"], float]]:
+        """Return v and τ of the scores o · v_i / τ that may be weighed apart, by name.
 
         Where a model has but one way to score, that is :meth:`score` under the model's ``kind``.
         """
-        return {self.kind: self.score(histories)}
+        return {self.kind: (self.item_vectors().detach(), 1.0)}
 
     @property
     def device(self) -> torch.device:

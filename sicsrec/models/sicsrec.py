@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sicsrec.data.sequences import Histories
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
@@ -237,14 +236,13 @@ class SICSRec(SequenceModel):
         return table if self.scoring == "raw" else self.item_scoring(table, self.content_vectors)
 
     @torch.no_grad()
-    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
-        """Return o · e_i, o · norm2(e_i) / τ and o · c_i / τ for every user and item."""
-        user = self.user_vectors(histories)
-        table = self.id_encoder.item_vectors()
+    def score_parts(self) -> dict[str, tuple[Float[Tensor, "items width"], float]]:
+        """See :meth:`SequenceModel.score_parts`: o · e_i, o · norm2(e_i) / τ and o · c_i / τ."""
+        table = self.id_encoder.item_vectors().detach()
         return {
-            "sicsrec_raw": user @ table.T,
-            "sicsrec_normalised": user @ F.normalize(table, dim=-1).T / self.temperature,
-            "sicsrec_content": user @ self.content_vectors().T / self.temperature,
+            "sicsrec_raw": (table, 1.0),
+            "sicsrec_normalised": (F.normalize(table, dim=-1), self.temperature),
+            "sicsrec_content": (self.content_vectors(), self.temperature),
         }
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
