@@ -110,12 +110,12 @@ class SequenceModel(nn.Module, ABC):
         return {"loss": share.weigh(loss)}
 
     @torch.no_grad()
-    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
-        """Return the scores by name that a :class:`~sicsrec.models.blend.Blend` may weigh apart.
+    def score_parts(self) -> dict[str, tuple[Float[Tensor, "items width"], float]]:
+        """Return v and τ of the scores o · v_i / τ that may be weighed apart, by name.
 
         Where a model has but one way to score, that is :meth:`score` under the model's ``kind``.
         """
-        return {self.kind: self.score(histories)}
+        return {self.kind: (self.item_vectors().detach(), 1.0)}
 
     @property
     def device(self) -> torch.device:
@@ -142,8 +142,6 @@ class SequenceModel(nn.Module, ABC):
         packed = pack(histories.take(rows_with_items).items, windows, length, with_targets=False)
         tokens = TokenBatch.from_packed(packed, self.device)
         place = torch.from_numpy(last_tokens(windows, length)).to(self.device)
-        width = self.item_vectors().shape[1]
-        vectors = torch.zeros(len(histories), width, device=self.device)
         found = []
         for first in range(0, len(packed.items), batch_rows):
             rows = slice(first, first + batch_rows)
@@ -155,9 +153,12 @@ class SequenceModel(nn.Module, ABC):
             )
             inside = (place >= first * length) & (place < (first + len(part.items)) * length)
             found.append(self.encode(part).flatten(0, 1)[place[inside] - first * length])
+        self.train(was_training)
+        # All item vectors are not made for their width where a user vector tells it.
+        width = found[0].shape[1] if found else self.item_vectors().shape[1]
+        vectors = torch.zeros(len(histories), width, device=self.device)
         if found:
             vectors[torch.from_numpy(rows_with_items).to(self.device)] = torch.cat(found)
-        self.train(was_training)
         return vectors
 
     @torch.no_grad()

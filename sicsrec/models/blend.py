@@ -30,6 +30,7 @@ An item without modality m has 0 there, what an unrelated pair has on average.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -106,7 +107,8 @@ class Blend:
     """Scores items by a weighted sum of features.
 
     Args:
-        models: whose scores are features; all of one catalogue and on one device.
+        models: whose scores are features; all of one catalogue and on one device, and trained no
+            further once the blend has scored.
         facts: the other features.
         weights: weight of every feature that counts; one not named has the weight 0.
     """
@@ -133,11 +135,18 @@ class Blend:
             for modality, matrix in facts.vectors.items()
         }
 
+    @cached_property
+    def _parts(self) -> list[dict[str, tuple[Tensor, float]]]:
+        """Each model's item vectors, made once: content of all items costs more than scoring it."""
+        return [model.score_parts() for model in self.models]
+
     @torch.no_grad()
     def features(self, histories: Histories) -> Iterator[tuple[str, Float[Tensor, "users items"]]]:
         """Yield every feature by name, in a fixed order, one at a time to save memory."""
-        for model in self.models:
-            yield from model.score_parts(histories).items()
+        for model, parts in zip(self.models, self._parts, strict=True):
+            user = model.user_vectors(histories)
+            for name, (vectors, temperature) in parts.items():
+                yield name, user @ vectors.T / temperature
         yield "popularity", self._popularity.expand(len(histories), -1)
         yield "cold", self._is_cold.expand(len(histories), -1)
         yield "watched", self._watched(histories)

@@ -1,48 +1,76 @@
 """Softmax cross entropy over a large catalogue, a block of items at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 
 class BlockedCrossEntropy(torch.autograd.Function):
-    """``Σ_t log Σ_i exp(u_t · v_i) - u_t · v_row(t)`` over the rows of ``v`` from ``first`` on.
+    """``Σ_t log Σ_i exp(u_t · v_i) - u_t · v_row(t)`` with ``v = prepare(table)``.
 
-    The forward pass keeps the logarithm of each target's partition sum; the backward pass computes
-    each block's logits again and writes that block's gradient where it belongs. So one block of
-    logits and the gradient of the table are all there ever is: no second table is added up.
+    i is over the rows of the table from ``first`` on. The forward pass keeps the logarithm of each
+    target's partition sum; the backward pass prepares each block of rows again, with the same
+    random numbers, computes its logits again and writes its gradient where it belongs. So one block
+    of logits and the gradient of the table are all there ever is: neither v nor a second table is.
     """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, v: Tensor, rows: Tensor, first: int, size: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        table: Tensor,
+        rows: Tensor,
+        first: int,
+        size: int,
+        prepare: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """Return the sum of the losses; blocks have ``size`` items."""
+        ctx.random_state = torch.get_rng_state(), *get_device_states(table)
         log_sums = u.new_full((len(u),), float("-inf"))
-        for start in range(first, len(v), size):
-            logits = u @ v[start : start + size].T
+        own = u.new_zeros(len(u))
+        for start in range(first, len(table), size):
+            logits = u @ prepare(table[start : start + size]).T
+            column, is_here = _columns(rows - start, logits.shape[1])
+            own += logits.gather(1, column).masked_fill_(~is_here, 0.0)[:, 0]
             top = logits.amax(1)
             sums = logits.sub_(top[:, None]).exp_().sum(1)
             log_sums = torch.logaddexp(log_sums, sums.log_() + top)
             del logits  # or two blocks would be held while the next is made
-        ctx.save_for_backward(u, v, rows, log_sums)
-        ctx.first, ctx.size = first, size
-        return (log_sums - (u * v[rows]).sum(1)).sum()
+        ctx.save_for_backward(u, table, rows, log_sums)
+        ctx.first, ctx.size, ctx.prepare = first, size, prepare
+        return (log_sums - own).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of ``u`` and ``v``."""
+        """Return the gradients of ``u`` and of the table."""
         [scale] = gradients
-        u, v, rows, log_sums = ctx.saved_tensors
-        grad_u = -scale * v[rows]
-        grad_v = torch.empty_like(v) if ctx.needs_input_grad[1] else None
-        for start in range(ctx.first, len(v), ctx.size):
-            block = v[start : start + ctx.size]
-            shares = (u @ block.T).sub_(log_sums[:, None]).exp_().mul_(scale)
-            grad_u.addmm_(shares, block)
-            if grad_v is not None:
-                torch.mm(shares.T, u, out=grad_v[start : start + ctx.size])
-            del shares
-        if grad_v is not None:
-            grad_v[: ctx.first] = 0
-            grad_v.index_add_(0, rows, -scale * u)
-        return grad_u, grad_v, None, None, None
+        u, table, rows, log_sums = ctx.saved_tensors
+        cpu_state, devices, device_states = ctx.random_state
+        grad_u = torch.zeros_like(u)
+        grad_table = torch.empty_like(table)
+        grad_table[: ctx.first] = 0
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(cpu_state)
+            set_device_states(devices, device_states)
+            for start in range(ctx.first, len(table), ctx.size):
+                block = table[start : start + ctx.size].detach().requires_grad_()
+                with torch.enable_grad():
+                    prepared = ctx.prepare(block)
+                v = prepared.detach()
+                shares = (u @ v.T).sub_(log_sums[:, None]).exp_()
+                column, is_here = _columns(rows - start, len(v))
+                shares.scatter_add_(1, column, -is_here.to(shares.dtype)).mul_(scale)
+                grad_u.addmm_(shares, v)
+                [grad_block] = torch.autograd.grad(prepared, block, shares.T @ u)
+                grad_table[start : start + ctx.size] = grad_block
+                del shares
+        return grad_u, grad_table, None, None, None, None
+
+
+def _columns(offsets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the column of each target in a block of ``size`` and whether it is there, [T, 1]."""
+    is_here = (offsets >= 0) & (offsets < size)
+    return offsets.clamp(0, size - 1)[:, None], is_here[:, None]

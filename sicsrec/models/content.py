@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sicsrec.models.layers import INITIAL_STD, initialise
+from sicsrec.models.tables import ItemTable
 
 
 class ContentAdapter(nn.Module):
@@ -27,7 +28,7 @@ class ContentAdapter(nn.Module):
 
     def __init__(self, *, n_items: int, vector_width: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(n_items + 1, vector_width, padding_idx=0)
+        self.table = ItemTable(n_items, vector_width)
         self.inner = nn.Linear(vector_width, max(1, vector_width // 2))
         self.outer = nn.Linear(self.inner.out_features, width)
         self.placeholder = nn.Parameter(torch.empty(width).normal_(std=INITIAL_STD))
@@ -115,12 +116,12 @@ class ContentEmbedding(nn.Module):
 
     def of_all(self) -> Float[Tensor, "items width"]:
         """Return c of every item; row r is item index r + 1."""
-        device = self.tables()[0].device
+        device = self.tables()[0].weight.device
         vectors: Float[Tensor, "items width"] = self(
             torch.arange(1, self.n_items + 1, device=device)
         )
         return vectors
 
-    def tables(self) -> list[Tensor]:
-        """Return the modalities' tables without their padding rows."""
-        return [cast(ContentAdapter, a).table.weight[1:] for a in self.adapters.values()]
+    def tables(self) -> list[ItemTable]:
+        """Return the modalities' tables."""
+        return [cast(ContentAdapter, adapter).table for adapter in self.adapters.values()]

@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch
 from sicsrec.models.layers import Transformer, causal_mask, initialise
-
-SPARSE_GRADIENT_ABOVE = 100_000
-"""Above so many items reading rows of the table leaves a gradient of these rows alone, which is
-added up before one dense gradient is made of it: two dense ones would double the memory."""
+from sicsrec.models.tables import ItemTable, one_gradient
 
 
 class IdEncoder(SequenceModel):
@@ -56,9 +53,7 @@ class IdEncoder(SequenceModel):
         self.n_heads = n_heads
         self.dropout = dropout
         self.positions = positions
-        self.item_embedding = nn.Embedding(
-            n_items + 1, width, padding_idx=0, sparse=n_items > SPARSE_GRADIENT_ABOVE
-        )
+        self.item_embedding = ItemTable(n_items, width)
         self.position_embedding = nn.Embedding(max_history_length, width)
         self.transformer = Transformer(
             width=width,
@@ -70,11 +65,6 @@ class IdEncoder(SequenceModel):
         self.apply(initialise)
         with torch.no_grad():
             self.item_embedding.weight[0].zero_()
-        if self.item_embedding.sparse:
-            # Torch has no types for it.
-            self.item_embedding.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                _make_dense
-            )
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`SequenceModel.settings`."""
@@ -105,10 +95,5 @@ class IdEncoder(SequenceModel):
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """See :meth:`SequenceModel.next_item_loss`."""
         table = self.item_embedding
-        return self.next_item_loss(batch, lambda: table.weight, table, n_padding=1)
-
-
-def _make_dense(table: Tensor) -> None:
-    """Bring a gradient of some rows into the form that the optimiser takes."""
-    if table.grad is not None and table.grad.is_sparse:
-        table.grad = table.grad.to_dense()
+        with one_gradient([table]):
+            return self.next_item_loss(batch, table.all_rows, table, n_padding=1)

@@ -1,6 +1,6 @@
-"""The losses of stage 2: next item, content-aware contrast, norm of the tables."""
+"""The losses of stage 2: next item, content-aware contrast."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,13 @@ from sicsrec.models.blocked import BlockedCrossEntropy
 
 MAX_LOGITS = 1 << 26
 """Most logits held at once (256 MiB in float32); more are worked off in blocks."""
+BLOCK_NUMBERS = 1 << 23
+"""Logits and item vectors of a block, about (32 MiB in float32). Larger ones are no faster, and
+malloc returns them to the system block by block."""
+
+
+def _as_they_are(item_vectors: Tensor) -> Tensor:
+    return item_vectors
 
 
 def next_item_cross_entropy(
@@ -19,30 +26,35 @@ def next_item_cross_entropy(
     targets: Int[Tensor, " targets"],
     max_logits: int = MAX_LOGITS,
     n_padding: int = 0,
+    prepare: Callable[[Tensor], Tensor] = _as_they_are,
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy over all items, the mean over the targets.
 
     ``-mean_t log( exp(u_t · v_target(t)) / Σ_i exp(u_t · v_i) )``, i over all items, padding not
-    among them. When targets x items exceeds ``max_logits`` the items are worked off in blocks whose
-    logits are computed again in the backward pass, so no more than a block is ever held.
+    among them. When targets x items exceeds ``max_logits`` the items are worked off in blocks that
+    are prepared and whose logits are computed again in the backward pass, so no more than a block
+    is ever held.
 
     Args:
         user_vectors: u, any scale; temperatures are applied by the caller.
-        item_vectors: v, row r belongs to item index r + 1 - ``n_padding``.
+        item_vectors: row r belongs to item index r + 1 - ``n_padding``.
         targets: item indices 1..N.
         max_logits: most logits held at once.
         n_padding: first rows of ``item_vectors`` that are no items. Giving the whole table saves
             the copy that the gradient of a part of it takes.
+        prepare: makes v of rows of ``item_vectors``, row by row and with gradients for these alone;
+            random numbers are welcome. Without it v are the item vectors.
 
     Returns:
         The loss.
     """
     n_targets, n_items = len(user_vectors), len(item_vectors) - n_padding
     if n_targets * n_items <= max_logits:
-        return F.cross_entropy(user_vectors @ item_vectors[n_padding:].T, targets - 1)
-    size = max(1, max_logits // n_targets)
+        vectors = prepare(item_vectors[n_padding:])
+        return F.cross_entropy(user_vectors @ vectors.T, targets - 1)
+    size = max(1, min(max_logits, BLOCK_NUMBERS) // (n_targets + user_vectors.shape[1]))
     rows = targets - 1 + n_padding
-    total = BlockedCrossEntropy.apply(user_vectors, item_vectors, rows, n_padding, size)
+    total = BlockedCrossEntropy.apply(user_vectors, item_vectors, rows, n_padding, size, prepare)
     return total / n_targets
 
 
@@ -75,15 +87,3 @@ def content_contrast(
     is_own = own[:, None] == torch.arange(len(targets), device=targets.device)[None, :]
     logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
     return F.cross_entropy(logits, own)
-
-
-def table_norms(tables: Iterable[Tensor]) -> Float[Tensor, ""]:
-    """The penalty Σ ‖table‖₂ over embedding tables without their padding rows.
-
-    Args:
-        tables: tables, each [N, D].
-
-    Returns:
-        The sum of their Frobenius norms.
-    """
-    return torch.stack([torch.linalg.vector_norm(table) for table in tables]).sum()

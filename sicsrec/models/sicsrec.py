@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sicsrec.data.sequences import Histories
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
@@ -20,7 +19,8 @@ from sicsrec.models.layers import (
     causal_mask,
     initialise,
 )
-from sicsrec.models.losses import content_contrast, next_item_cross_entropy, table_norms
+from sicsrec.models.losses import content_contrast, next_item_cross_entropy
+from sicsrec.models.tables import ItemTable, one_gradient
 
 
 class MixDecoder(nn.Module):
@@ -239,14 +239,13 @@ class SICSRec(SequenceModel):
         return self.item_scoring(self.id_encoder.item_vectors(), self.content_vectors)
 
     @torch.no_grad()
-    def score_parts(self, histories: Histories) -> dict[str, Float[Tensor, "users items"]]:
-        """Return o · e_i, o · norm2(e_i) / τ and o · c_i / τ for every user and item."""
-        user = self.user_vectors(histories)
-        table = self.id_encoder.item_vectors()
+    def score_parts(self) -> dict[str, tuple[Float[Tensor, "items width"], float]]:
+        """See :meth:`SequenceModel.score_parts`: o · e_i, o · norm2(e_i) / τ and o · c_i / τ."""
+        table = self.id_encoder.item_vectors().detach()
         return {
-            "sicsrec_raw": user @ table.T,
-            "sicsrec_normalised": user @ F.normalize(table, dim=-1).T / self.temperature,
-            "sicsrec_content": user @ self.content_vectors().T / self.temperature,
+            "sicsrec_raw": (table, 1.0),
+            "sicsrec_normalised": (F.normalize(table, dim=-1), self.temperature),
+            "sicsrec_content": (self.content_vectors(), self.temperature),
         }
 
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
@@ -256,10 +255,17 @@ class SICSRec(SequenceModel):
         ``dropout(e_i)``, L_con the content-aware contrastive task between o_t and the target's
         content embedding c.
         """
+        with one_gradient(self._tables()):
+            return self._loss(batch)
+
+    def _tables(self) -> list[ItemTable]:
+        """Return the tables that are punished: of items, and of every modality."""
+        return [self.id_encoder.item_embedding, *self.content_embedding.tables()]
+
+    def _loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         user, targets = scored_tokens(self.encode(batch), batch)
         share = self.peers.share(len(targets))
         all_targets = share.gather_numbers(targets)
-        table = self.id_encoder.item_vectors()
         rec = share.weigh(self._loss_rec(user, targets, all_targets))
         loss, parts = rec, {"loss_rec": rec}
         if self.alpha:
@@ -268,7 +274,7 @@ class SICSRec(SequenceModel):
                 content_contrast(user, content, all_targets, self.temperature, share.first)
             )
             loss = loss + self.alpha * parts["loss_con"]
-        norms = table_norms([table, *self.content_embedding.tables()])
+        norms = torch.stack([table.norm() for table in self._tables()]).sum()
         return {"loss": loss + self.table_penalty * norms, **parts, "table_norms": norms}
 
     def _loss_rec(
@@ -281,13 +287,24 @@ class SICSRec(SequenceModel):
 
         ``all_targets`` are those of all processes, which are candidates.
         """
-        table = self.id_encoder.item_vectors()
+        table = self.id_encoder.item_embedding
         user = user / self.temperature
-        if self.candidates is None:
-            dropped = F.dropout(table, self.item_dropout, self.training)
-            vectors = self.item_scoring(dropped, self.content_vectors)
-            return next_item_cross_entropy(user, vectors, targets)
-        items, log_inclusion = self.candidates.draw(all_targets, self.peers)
-        dropped = F.dropout(table[items - 1], self.item_dropout, self.training)
-        vectors = self.item_scoring(dropped, lambda: self.content_embedding(items))
-        return sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
+        if self.candidates is not None:
+            items, log_inclusion = self.candidates.draw(all_targets, self.peers)
+            vectors = self.item_scoring(
+                self._drop_out(table(items)), lambda: self.content_embedding(items)
+            )
+            return sampled_cross_entropy(user, vectors, targets, items, log_inclusion)
+        if isinstance(self.item_scoring, IdVectors):
+            return next_item_cross_entropy(
+                user, table.all_rows(), targets, n_padding=1, prepare=self._training_vectors
+            )
+        vectors = self._training_vectors(table.all_rows()[1:])
+        return next_item_cross_entropy(user, vectors, targets)
+
+    def _training_vectors(self, table: Float[Tensor, "items width"]) -> Tensor:
+        """Return v of rows of the table, or of all of them where content counts, [items, D]."""
+        return self.item_scoring(self._drop_out(table), self.content_vectors)
+
+    def _drop_out(self, table: Float[Tensor, "items width"]) -> Tensor:
+        return F.dropout(table, self.item_dropout, self.training)

@@ -128,10 +128,6 @@ def shared_loss(model: SequenceModel, peers: Peers) -> Callable[[TokenBatch], di
     """
     if peers.size == 1:
         return model.loss
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            # What comes of it is dense, and the averaging has to know beforehand.
-            module.sparse = False
     return DistributedDataParallel(
         _Loss(model), forward_sync_buffers=False, gradient_as_bucket_view=True
     )

@@ -85,7 +85,10 @@ def test_share_of_the_matmul_rate(step, data, capsys):
         print(  # noqa: T201
             f"\nstep {step}: {found['flop'] / 1e9:.1f} GFLOP per batch, "
             f"{found['achieved'] / 1e9:.1f} GFLOP/s = {found['achieved'] / found['matmul']:.0%} of "
-            f"the {found['matmul'] / 1e9:.1f} of a product of 1024 x 1024 matrices",
+            f"the {found['matmul'] / 1e9:.1f} of a product of 1024 x 1024 matrices; "
+            f"{found['in_products'] / 1e9:.1f} within its own products, which reach "
+            f"{found['alone'] / 1e9:.1f} when repeated alone. Time by operation: "
+            + ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items()),
             end="",
         )
     assert 0 < found["achieved"] < found["matmul"]

@@ -1,7 +1,9 @@
 """Training steps of stage 2 to be measured: packed as in the library, and as rows of prefixes."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from sicsrec.data.packing import training_batches
@@ -163,24 +166,32 @@ def train_generated(
 ) -> dict[str, Any]:
     """Measure training on generated histories, with the seconds of a whole epoch worked out.
 
-    ``table_megabytes`` is what the item table, its gradient and Adam's two moments take.
+    The optimiser's moments first exist after a small batch that is not timed, so the peak is that
+    of any later batch. ``tables_megabytes`` is what the tables of the items, their gradients and
+    Adam's two moments take.
     """
     histories = generated(n_users, n_items)
     rng = np.random.default_rng(1)
     vectors = {"text": rng.standard_normal((n_items, 384), dtype=np.float32)} if step == 2 else {}
+    started = time.process_time()
     batches = packed_batches(histories, batch_targets)
+    first = next(batches)
+    once = time.process_time() - started
+    warm_up = next(packed_batches(histories, 128))
     train_on(make_model(step, 100, {m: v[:100] for m, v in vectors.items()}), small_batches(), 0, 1)
     before = memory("VmRSS")
     model = make_model(step, n_items, vectors)
     if n_sampled is not None:
         counts = torch.from_numpy(item_counts(histories, n_items))
         model.candidates = CandidateSampler(n_sampled, counts)
-    found = train_on(model, batches, 0, n_batches)
-    epoch = int((histories.lengths - 1).sum()) / found["targets"]
+    found = train_on(model, chain([warm_up, first], batches), 1, n_batches)
+    n_targets = int((histories.lengths - 1).sum())
+    widths = TOWER["width"] + sum(matrix.shape[1] for matrix in vectors.values())
     return found | {
-        "epoch_process": found["process"] * epoch,
+        "epoch_targets": n_targets,
+        "epoch_process": once + found["process"] * n_targets / found["targets"],
         "megabytes": memory("VmHWM") - before,
-        "table_megabytes": 4 * model.n_items * TOWER["width"] * 4 / 1e6,
+        "tables_megabytes": 4 * 4 * n_items * widths / 1e6,
     }
 
 
@@ -189,20 +200,55 @@ def small_batches() -> Iterator[TokenBatch]:
     return packed_batches(generated(100, 100), 64)
 
 
-def share_of_matmul(step: int, data: str) -> dict[str, float]:
-    """Compare the FLOP/s of training steps with those of a large product, by processor time."""
+def share_of_matmul(step: int, data: str) -> dict[str, Any]:
+    """Compare the FLOP/s of training steps with those of a large product, by processor time.
+
+    ``in_products`` is the rate within the steps' matrix products, ``alone`` that of the same
+    products repeated by themselves, when their operands lie in the cache. ``shares`` are those of
+    the ten operations that take most of the time.
+    """
     histories, vectors = bili_food(Path(data))
     model, batches = make_model(step, len(vectors["text"]), vectors), packed_batches(histories)
     with FlopCounterMode(display=False) as counter:
         model.loss(next(batches))["loss"].backward()
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    rates = []
-    for _ in range(3):
-        started = time.process_time()
-        for _ in range(10):
-            a @ b
-        rates.append(10 * 2 * 1024**3 / (time.process_time() - started))
+    matmul = max(product_rate((1024, 1024), (1024, 1024)) for _ in range(3))
     n_batches = 10
     found = train_on(model, batches, 2, n_batches)
-    achieved = counter.get_total_flops() * n_batches / found["process"]
-    return {"achieved": achieved, "matmul": max(rates), "flop": counter.get_total_flops()}
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        train_on(model, batches, 0, n_batches)
+    flop, seconds, seconds_alone = 0.0, 0.0, 0.0
+    for event in profiler.key_averages(group_by_input_shape=True):
+        if event.key in ("aten::mm", "aten::addmm", "aten::bmm"):
+            left, right = [shape for shape in event.input_shapes if len(shape) > 1][-2:]
+            own = event.count * product_flop(left, right)
+            flop += own
+            seconds += event.self_cpu_time_total / 1e6
+            seconds_alone += own / product_rate(left, right)
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    largest = sorted(times, key=lambda name: -times[name])[:10]
+    return {
+        "achieved": counter.get_total_flops() * n_batches / found["process"],
+        "matmul": matmul,
+        "flop": counter.get_total_flops(),
+        "in_products": flop / seconds,
+        "alone": flop / seconds_alone,
+        "shares": {
+            name.removeprefix("aten::"): times[name] / sum(times.values()) for name in largest
+        },
+    }
+
+
+def product_flop(left: Sequence[int], right: Sequence[int]) -> int:
+    return 2 * math.prod(left) * right[-1]
+
+
+def product_rate(left: Sequence[int], right: Sequence[int]) -> float:
+    """Return the FLOP/s of a product of two matrices, or of two batches of them."""
+    a, b = torch.randn(left), torch.randn(right)
+    flop = product_flop(left, right)
+    n_times = max(3, int(1e9 / flop))
+    a @ b
+    started = time.process_time()
+    for _ in range(n_times):
+        a @ b
+    return n_times * flop / (time.process_time() - started)

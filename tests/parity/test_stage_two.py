@@ -9,7 +9,7 @@ from sicsrec.data.packing import Windows, pack, training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.models.base import TokenBatch
 from sicsrec.models.id_encoder import IdEncoder
-from sicsrec.models.losses import content_contrast, next_item_cross_entropy, table_norms
+from sicsrec.models.losses import content_contrast, next_item_cross_entropy
 from sicsrec.models.sicsrec import SICSRec
 from tests.parity import naive_models as naive
 
@@ -253,6 +253,37 @@ def test_cross_entropy_in_blocks_has_the_same_value_and_gradients(max_logits, n_
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize(("max_logits", "n_padding"), [(1, 1), (40, 0), (40, 1)])
+def test_blocks_of_rows_that_are_dropped_out_and_scaled_have_their_value_and_gradients(
+    max_logits, n_padding
+):
+    """The backward pass has to draw the same masks as the forward pass, block by block."""
+
+    def prepare(rows):
+        return torch.nn.functional.normalize(torch.nn.functional.dropout(rows, 0.4), dim=-1)
+
+    torch.manual_seed(0)
+    user = torch.randn(13, 4, requires_grad=True)
+    table = torch.randn(7 + n_padding, 4, requires_grad=True)
+    targets = torch.randint(1, 8, (13,))
+    torch.manual_seed(1)
+    loss = next_item_cross_entropy(user, table, targets, max_logits, n_padding, prepare)
+    drawn_after = torch.rand(1)
+    torch.manual_seed(2)
+    found = torch.autograd.grad(3 * loss, (user, table))
+    of_seed_two = torch.rand(1)
+    torch.manual_seed(1)
+    size = max(1, max_logits // (13 + 4))
+    vectors = torch.cat([prepare(block) for block in table[n_padding:].split(size)])
+    assert torch.equal(torch.rand(1), drawn_after)
+    whole = torch.nn.functional.cross_entropy(user @ vectors.T, targets - 1)
+    torch.testing.assert_close(loss, whole)
+    for own, wanted in zip(found, torch.autograd.grad(3 * whole, (user, table)), strict=True):
+        torch.testing.assert_close(own, wanted)
+    torch.manual_seed(2)
+    assert torch.equal(torch.rand(1), of_seed_two), "the backward pass leaves the generator alone"
+
+
 def test_blocks_do_not_overflow_where_logits_are_large():
     user, table = torch.eye(3) * 1e3, torch.eye(3) * torch.tensor([1e3, -1e3, 1.0])
     loss = next_item_cross_entropy(user, table, torch.tensor([1, 1, 1]), max_logits=3)
@@ -277,10 +308,6 @@ def test_same_item_pairs_add_nothing_to_the_contrast():
     user = torch.nn.functional.normalize(torch.randn(2, 4), dim=-1)
     content = torch.nn.functional.normalize(torch.randn(2, 4), dim=-1)
     assert float(content_contrast(user, content, torch.tensor([7, 7]), 0.05)) == 0.0
-
-
-def test_table_norms_sums_the_norms():
-    assert float(table_norms([torch.full((2, 2), 2.0), torch.tensor([[3.0, 4.0]])])) == 9.0
 
 
 def test_padding_is_no_class_and_gets_no_gradient(id_encoder, sicsrec):
