@@ -77,6 +77,8 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
     Raises:
         SicsrecError: if the temporary server does not start, or the server goes away.
     """
+    # Otherwise Prefect prints on the terminal that lines of its log could not be sent, many times.
+    logging.raiseExceptions = False
     # So that a run that is told to end says goodbye to MLflow and Prefect like one that failed.
     signal.signal(signal.SIGTERM, _stop)
     server_log = settings.log_folder / "prefect-server.log"

@@ -97,6 +97,8 @@ class Settings:
             "PREFECT_LOGGING_EXTRA_LOGGERS": "sicsrec",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+            # A whole event, a screen long, for each that a server that is gone was not told.
+            "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
             # A server that is away is tried again by the outbox, not inside a call for minutes.
