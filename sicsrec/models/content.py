@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sicsrec.models.layers import INITIAL_STD, initialise
+from sicsrec.models.layers import INITIAL_STD, initialise, norm2
 from sicsrec.models.tables import ItemTable
 
 
@@ -91,7 +91,7 @@ class ContentEmbedding(nn.Module):
 
     def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         """Return c for item indices, of unit length."""
-        return F.normalize(torch.stack([a(items) for a in self.adapters.values()]).sum(0), dim=-1)
+        return norm2(torch.stack([a(items) for a in self.adapters.values()]).sum(0))
 
     def of_vectors(
         self, vectors: Mapping[str, tuple[Float[Tensor, "items _"], Bool[Tensor, " items"]]]
@@ -106,7 +106,7 @@ class ContentEmbedding(nn.Module):
             cast(ContentAdapter, adapter).adapt(*vectors[modality])
             for modality, adapter in self.adapters.items()
         ]
-        return F.normalize(torch.stack(adapted).sum(0), dim=-1)
+        return norm2(torch.stack(adapted).sum(0))
 
     def of_each(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         """Return c for item indices of which many are the same, adapting each distinct one once."""

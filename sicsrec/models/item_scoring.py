@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from sicsrec.models.layers import norm2
 
 
 class IdVectors(nn.Module):
@@ -29,7 +30,7 @@ class IdVectors(nn.Module):
     ) -> Float[Tensor, "items width"]:
         """Return v of the table's items; ``content``, which gives their c, is not called."""
         del content
-        return F.normalize(table, dim=-1) if self.normalised else table
+        return norm2(table) if self.normalised else table
 
 
 class IdAndContentVectors(nn.Module):
@@ -52,4 +53,4 @@ class IdAndContentVectors(nn.Module):
         self, table: Float[Tensor, "items width"], content: Callable[[], Tensor]
     ) -> Float[Tensor, "items width"]:
         """Return v of the table's items; ``content`` gives their c."""
-        return F.normalize(table, dim=-1) + self.weight * content()
+        return norm2(table) + self.weight * content()

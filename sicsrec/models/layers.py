@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 LAYER_NORM_EPS = 1e-12
 INITIAL_STD = 0.02
+SHORTEST = 1e-12
+"""Length up to which a vector counts as 0."""
 
 
 def initialise(module: nn.Module) -> None:
@@ -23,6 +25,16 @@ def initialise(module: nn.Module) -> None:
     if isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+def norm2(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+    """Scale vectors to unit length; a vector of 0 stays 0.
+
+    ``functional.normalize`` gives the same vectors, but where one is 0 (all ReLUs before it are
+    off, or dropout left nothing) it multiplies the gradient by 1e12.
+    """
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.where(length > SHORTEST, length, 1.0)
 
 
 def causal_mask(

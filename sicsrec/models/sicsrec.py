@@ -18,6 +18,7 @@ from sicsrec.models.layers import (
     TransformerLayer,
     causal_mask,
     initialise,
+    norm2,
 )
 from sicsrec.models.losses import content_contrast, next_item_cross_entropy
 from sicsrec.models.tables import ItemTable, one_gradient
@@ -213,7 +214,7 @@ class SICSRec(SequenceModel):
     def fuse(self, *states: Float[Tensor, "rows length width"]) -> Tensor:
         """Return o of what :meth:`tower_states` returned, [R, L, D]."""
         joined = torch.cat(states, dim=-1)
-        return F.normalize(self.fusion(self.fusion_dropout(joined)), dim=-1)
+        return norm2(self.fusion(self.fusion_dropout(joined)))
 
     def tower_states(
         self, batch: TokenBatch, content: Float[Tensor, "rows length width"]
@@ -244,7 +245,7 @@ class SICSRec(SequenceModel):
         table = self.id_encoder.item_vectors().detach()
         return {
             "sicsrec_raw": (table, 1.0),
-            "sicsrec_normalised": (F.normalize(table, dim=-1), self.temperature),
+            "sicsrec_normalised": (norm2(table), self.temperature),
             "sicsrec_content": (self.content_vectors(), self.temperature),
         }
 

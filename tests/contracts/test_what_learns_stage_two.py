@@ -212,6 +212,20 @@ def test_a_saved_model_scores_the_same(tmp_path, changes):
     assert torch.equal(loaded.score(histories), model.score(histories))
 
 
+def test_an_item_whose_content_is_zero_gives_no_exploding_gradient():
+    """With all ReLUs off the adapters give their bias, which starts at 0: norm2 divides by it."""
+    model = make_sicsrec(all_present=True).eval()
+    adapter = model.content_embedding.adapters["text"]
+    with torch.no_grad():
+        adapter.table.weight[4] = 0.0
+    items = torch.tensor([4, 5])
+    content = model.content_embedding(items)
+    assert (content[0] == 0).all()
+    content[:, 0].sum().backward()
+    for parameter in adapter.parameters():
+        assert parameter.grad is None or parameter.grad.abs().max() < 1e6
+
+
 def test_content_aware_scoring_places_an_item_that_nobody_watched_by_its_content():
     """Items 1-5 go with each other, as do 6-10; 11 looks like the first, 12 like the second."""
     model = make_sicsrec(all_present=True, item_scoring="id_and_content", content_weight=1.0)
