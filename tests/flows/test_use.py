@@ -81,8 +81,9 @@ def test_a_user_gets_the_exported_recommendations_as_table_and_json(
     assert [score for _, score in rows] == pytest.approx([score for _, score in own], abs=1e-6)
     assert [row["item_id"] for row in found["history"]] == histories_by_user()["u17"]
     text = call("recommend", "--user", "u17", "--k", "5")
-    assert "user u17: 8 items watched, oldest first" in text
-    assert "recommendations, ranked by blend" in text
+    words_of_it = " ".join(text.split())
+    assert "user u17: 8 items watched, oldest first" in words_of_it
+    assert "recommendations, ranked by blend" in words_of_it
     lines = [line.split() for line in text.splitlines()]
     shown = [words[:2] for words in lines if words and words[0].isdigit()]
     assert shown == [[str(place + 1), item] for place, (item, _) in enumerate(rows)]
