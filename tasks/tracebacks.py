@@ -1,7 +1,7 @@
 """An error of ours is one line for whoever watches a run; its traceback goes to a file.
 
-Prefect writes the traceback of a failed task into its log, and that log is what the page and
-``prefect deployment run --watch`` show. Errors that are not ours keep theirs there.
+Prefect writes the tracebacks of a failed task and of its flow into its log, and that log is what
+the page and ``prefect deployment run --watch`` show. Errors that are not ours keep theirs there.
 """
 
 import logging
@@ -14,20 +14,29 @@ from prefect.runtime import flow_run
 from sicsrec.errors import SicsrecError
 
 
-class _WithoutTraceback(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every line pass; of an error of ours without the traceback."""
-        if record.exc_info and isinstance(record.exc_info[1], SicsrecError):
-            record.exc_info = None
-        return True
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Let every line of a task pass; that of an error of ours without the traceback."""
+    if _is_of_our_error(record):
+        record.exc_info = None
+    return True
 
 
-_WITHOUT_TRACEBACK = _WithoutTraceback()
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Hold back what the engine says of a flow that ended with an error of ours.
+
+    It is "exited with unexpected exception" and the traceback; the flow's state holds the message.
+    """
+    return not _is_of_our_error(record)
+
+
+def _is_of_our_error(record: logging.LogRecord) -> bool:
+    return record.exc_info is not None and isinstance(record.exc_info[1], SicsrecError)
 
 
 def keep_tracebacks_out_of_prefect() -> None:
     """From now on Prefect's log has errors of ours as one line; calling it again does nothing."""
-    logging.getLogger("prefect.task_runs").addFilter(_WITHOUT_TRACEBACK)
+    logging.getLogger("prefect.task_runs").addFilter(_without_traceback)
+    logging.getLogger("prefect.flow_runs").addFilter(_is_no_echo)
 
 
 def write_traceback(error: BaseException, folder: Path) -> Path | None:

@@ -74,11 +74,19 @@ def test_worker_killed_with_its_runs_is_told_mended_and_made_good(deployed: Oper
     assert artifacts_of(deployed.home) == disturbed
 
 
-def test_run_of_a_worker_that_was_killed_alone_ends_well(deployed: Operation) -> None:
+def test_run_of_a_worker_that_was_killed_alone_crashes_and_is_made_good(
+    deployed: Operation,
+) -> None:
     worker = deployed.start_worker()
     orphan = deployed.begin("full-pipeline", until=UNTIL)
     deployed.wait_for(lambda: has_committed(deployed, "ingest"), "ingest is done")
     deployed.kill(worker, with_children=False)
-    deployed.wait_for(lambda: deployed.state_of(orphan) == "Completed", "the run has ended")
-    assert mlflow_states(deployed, orphan) == {"FINISHED"}
+    # Nobody reads what it prints any more, which ends a process.
+    deployed.wait_for(lambda: deployed.state_of(orphan) == "Crashed", "the run has ended")
+    assert mlflow_states(deployed, orphan) == {"KILLED"}
+
+    deployed.start_worker()
+    again = deployed.run("full-pipeline", until=UNTIL)
+    assert again.code == 0, again.output
+    assert again.states["ingest"] == "Cached"
     assert left_behind(deployed.home) == []
