@@ -11,7 +11,6 @@ import logging
 import tempfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -37,9 +36,10 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 
+from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
-from sicsrec.tracking.outbox import Outbox, first_line
+from sicsrec.tracking.outbox import Outbox, first_line, without_passwords
 from sicsrec.tracking.sampling import sampled
 
 logger = logging.getLogger(__name__)
@@ -138,18 +138,25 @@ class MlflowStore:
 
         Raises:
             TrackingError: if the store cannot be reached: nothing is under way yet.
+            DiskFullError: if the own database cannot take it.
         """
         try:
-            self.close_abandoned()
-            experiment_id = self._experiment(experiment)
-            run = self._create(experiment_id, name, params or {}, tags or {}, _now())
+            with self._naming_full_disk():
+                self.close_abandoned()
+                experiment_id = self._experiment(experiment)
+                run = self._create(experiment_id, name, params or {}, tags or {}, _now())
         except _ERRORS as err:
             raise self._away(err) from err
         return PipelineRun(self, run.info.run_id, experiment_id)
 
+    def _naming_full_disk(self) -> AbstractContextManager[None]:
+        if self._artifacts is None:
+            return nullcontext()
+        return naming_full_disk(self._artifacts.parent, "MLflow's records")
+
     def _away(self, error: Exception) -> TrackingError:
         return TrackingError(
-            f"MLflow at {_without_password(self.uri)} cannot record a run: "
+            f"MLflow at {without_passwords(self.uri)} cannot record a run: "
             f"{first_line(error)}\n"
             "Start it, or unset MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
         )
@@ -163,7 +170,7 @@ class MlflowStore:
         try:
             found = self.client.search_experiments(filter_string="name != 'Default'")
         except MlflowException as err:
-            raise TrackingError(f"the store {_without_password(self.uri)}: {err}") from err
+            raise TrackingError(f"the store {without_passwords(self.uri)}: {err}") from err
         return len(found)
 
     def attach(self, run_id: str, experiment_id: str | None = None) -> "PipelineRun":
@@ -463,14 +470,9 @@ def _check_server(uri: str) -> None:
     except (OSError, ValueError) as err:
         why = getattr(err, "reason", err)
         raise TrackingError(
-            f"no MLflow server answers under MLFLOW_TRACKING_URI={_without_password(uri)} ({why}). "
+            f"no MLflow server answers under MLFLOW_TRACKING_URI={without_passwords(uri)} ({why}). "
             "Start it, or unset the variable to keep the records below SICSREC_HOME"
         ) from err
-
-
-def _without_password(uri: str) -> str:
-    parts = urllib.parse.urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class _SystemMonitors:

@@ -131,5 +131,10 @@ def first_line(error: Exception) -> str:
 
     MLflow's messages name the address that was asked, with the password that may stand in it.
     """
-    line = _CREDENTIALS.sub("//", str(error).partition("\n")[0])
+    line = without_passwords(str(error).partition("\n")[0])
     return f"{type(error).__name__}: {line[:_MAX_LINE]}"
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no address holds a user and password."""
+    return _CREDENTIALS.sub("//", text)

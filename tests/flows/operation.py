@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.client.schemas.sorting import LogSort, TaskRunSort
 
 from flows.server import free_port, is_answering
+from sicsrec.steps import STEP_NAMES
 from tests.flows.conftest import SMALL
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,7 +50,8 @@ class Finished:
     @property
     def states(self) -> dict[str, str]:
         """Name of each step that ran to the name of its final state, in order."""
-        return {run.name.split()[0]: run.state_name or "" for run in self.tasks}
+        named = ((run.name.split()[0], run.state_name or "") for run in self.tasks)
+        return {name: state for name, state in named if name in STEP_NAMES}
 
 
 @dataclass
