@@ -5,6 +5,7 @@ then one waits for it.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -251,10 +252,16 @@ def _run_until_stopped(command: list[str], environment: dict[str, str] | None = 
     process = subprocess.Popen(  # noqa: S603
         command, env=environment, stdout=subprocess.DEVNULL
     )
+
+    def stop(_number: int, _frame: object) -> None:
+        # It came to this process alone; a terminal's Ctrl-C goes to the server as well.
+        process.terminate()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal sent the signal to the server as well; it ends by itself.
         process.wait(timeout=20)
         return 0
 

@@ -1,6 +1,7 @@
 """The Prefect server, or a process that serves deployments, is killed in the middle of a run."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.server import free_port
 from tests.flows.runs import OVERRIDES, REPOSITORY, artifacts_of, left_behind, new_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -77,3 +79,18 @@ def test_run_whose_temporary_server_is_killed_says_so_and_goes_on_next_time(
     assert start(["run", *EARLY], again, environment(home)).wait() == 0, again.read_text()
     assert left_behind(home) == []
     assert artifacts_of(home) == undisturbed(tmp_path, empty_database)
+
+
+@pytest.mark.parametrize("page", [["--prefect"], []])
+def test_a_page_that_is_told_to_stop_leaves_no_server(page: list[str], tmp_path: Path) -> None:
+    output, port = tmp_path / "said.txt", free_port()
+    process = start(["ui", *page, "--port", str(port)], output, environment(tmp_path / "home"))
+
+    def is_served() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(is_served, output)
+    process.terminate()
+    assert process.wait() == 0
+    wait_for(lambda: not is_served(), output, 30.0)
