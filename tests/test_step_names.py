@@ -56,6 +56,8 @@ def test_there_is_no_further_task() -> None:
         "report",
         "search",
         "settings",
+        "shared_store",
+        "tracebacks",
     }
     assert _modules("tasks") - others == set(STEP_NAMES)
 
