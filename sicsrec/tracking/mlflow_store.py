@@ -170,7 +170,9 @@ class MlflowStore:
         try:
             found = self.client.search_experiments(filter_string="name != 'Default'")
         except MlflowException as err:
-            raise TrackingError(f"the store {without_passwords(self.uri)}: {err}") from err
+            raise TrackingError(
+                f"the store {without_passwords(self.uri)}: {first_line(err)}"
+            ) from err
         return len(found)
 
     def attach(self, run_id: str, experiment_id: str | None = None) -> "PipelineRun":
