@@ -205,6 +205,8 @@ def record_report(page: Report, run: RunRecord) -> None:
         for table in section.tables:
             tracker.log_table(table.name, table.frame)
     tracker.log_file(page.path)
+    if page.explorer is not None:
+        tracker.log_file(page.explorer)
 
 
 def _parts_of_the_log(result: StepResult) -> list[UsedData]:

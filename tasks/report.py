@@ -1,9 +1,12 @@
 """The page on a run, made when its last step is done. No step: nothing depends on it."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.report import place
 from sicsrec.report.place import Report, find_report
 from tasks.outcome import Refs
 from tasks.record import RunRecord, record_report
@@ -29,3 +32,8 @@ def build_page(refs: Refs, settings: Settings) -> Report:
     from sicsrec.report.build import build_report
 
     return build_report(refs, ArtifactStore(settings.store_root), settings.report_folder)
+
+
+def explorer_beside(page: Path) -> Path | None:
+    """Return the path of the page beside a report on which one points at items, if there is one."""
+    return place.explorer_beside(page)

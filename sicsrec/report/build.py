@@ -16,12 +16,21 @@ from sicsrec.errors import DataError
 from sicsrec.evaluation.plots import metric_label
 from sicsrec.report.content import alignment, item_map, item_matrices, neighbours, pairs
 from sicsrec.report.drawing import DARK_SERIES, SERIES, to_svg
+from sicsrec.report.explorer import explorer_page
 from sicsrec.report.habits import habits
 from sicsrec.report.models import NEEDED, RunModels
 from sicsrec.report.overview import what_it_was
 from sicsrec.report.parts import Plot, Section
 from sicsrec.report.people import people
-from sicsrec.report.place import ABOUT, PAGE, VERSION, Report, find_report, report_key
+from sicsrec.report.place import (
+    ABOUT,
+    EXPLORER,
+    PAGE,
+    VERSION,
+    Report,
+    find_report,
+    report_key,
+)
 from sicsrec.report.quality import cohorts, curves, results, towers
 from sicsrec.report.raw_data import raw_data
 from sicsrec.report.run_files import RunFiles
@@ -65,7 +74,7 @@ def build_report(
         score = _score(files)
         sections = tuple(_sections(files, score, device))
         page = _write_small_enough(files, sections, score)
-        _commit(place, page, files)
+        _commit(place, page, explorer_page(dataset, sections), files)
         seconds = time.monotonic() - started
         logger.info("report: %d bytes in %.1f s, %s", len(page), seconds, place / PAGE)
     return Report(place / PAGE, key, was_reused=False, sections=sections)
@@ -176,11 +185,13 @@ def _svg(plot: Plot) -> Markup:
     return to_svg(plot.figure, plot.name, plot.alt)
 
 
-def _commit(place: Path, page: bytes, files: RunFiles) -> None:
-    """Write both files, the page last and in one rename: where there is a page it is whole."""
+def _commit(place: Path, page: bytes, explorer: bytes | None, files: RunFiles) -> None:
+    """Write all files, the page last and in one rename: where there is a page all is whole."""
     steps = {step: manifest.key for step, manifest in files.manifests.items()}
     about = json.dumps({"report": VERSION, "steps": steps}, indent=2) + "\n"
     (place / ABOUT).write_text(about, encoding="utf-8")
+    if explorer is not None:
+        (place / EXPLORER).write_bytes(explorer)
     partial = place / f".{PAGE}.partial"
     partial.write_bytes(page)
     partial.replace(place / PAGE)

@@ -161,12 +161,13 @@ def _unit(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-_WORDS = {
+SPACES = {
     "id": "ID, who watches it",
     "text": "text",
     "image": "cover",
     "fused": "text and cover, fused",
 }
+"""The spaces items are looked at in, and their names for people."""
 
 
 def neighbours(files: RunFiles, matrices: Mapping[str, ItemMatrix], seed: int) -> Section:
@@ -191,7 +192,7 @@ def neighbours(files: RunFiles, matrices: Mapping[str, ItemMatrix], seed: int) -
             if present[anchor]:
                 near = _nearest(matrix, present, anchor)
                 shown = tuple(files.show(ids[int(row)]) for row in near)
-            strips.append(Strip(_WORDS[space], shown))
+            strips.append(Strip(SPACES[space], shown))
         times = int(counts[anchor])
         note = f"watched {times:,} times in training" if times > 1 else "watched once in training"
         cards.append(Card(files.title(ids[anchor]), tuple(strips), note))
@@ -230,20 +231,22 @@ def item_map(files: RunFiles, matrices: Mapping[str, ItemMatrix], seed: int) -> 
     rows = np.sort(rows[order[:_MOST_ON_MAP]])
     names, colours = _topics(files.catalog, rows + 1)
     plots, near = [], {}
+    places: dict[str, NDArray[np.float32]] = {}
     for space, (matrix, _) in matrices.items():
         points = TSNE(
             perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed,
             metric="cosine", max_iter=500,
         ).fit_transform(matrix[rows])  # fmt: skip
         near[space] = _same_topic(matrix[rows], names)
+        places[f"{space} x"], places[f"{space} y"] = points[:, 0], points[:, 1]
         alt = (
-            f"{len(rows)} items by {_WORDS[space]}, coloured by topic; {near[space]:.0%} have a "
+            f"{len(rows)} items by {SPACES[space]}, coloured by topic; {near[space]:.0%} have a "
             "nearest neighbour of the same topic"
         )
         figure = _draw_map(points, names, colours)
-        plots.append(Plot(f"map_{space}", figure, alt, f"By {_WORDS[space]}."))
+        plots.append(Plot(f"map_{space}", figure, alt, f"By {SPACES[space]}."))
     frame = pl.DataFrame(
-        {"space": [_WORDS[space] for space in near], "same topic": list(near.values())}
+        {"space": [SPACES[space] for space in near], "same topic": list(near.values())}
     )
     return Section(
         "map",
@@ -255,6 +258,7 @@ def item_map(files: RunFiles, matrices: Mapping[str, ItemMatrix], seed: int) -> 
         plots=tuple(plots),
         tables=(DataTable("same_topic", "Nearest neighbours of the same first topic", frame,
                           digits=3),),
+        items=files.name_items(rows).with_columns(pl.Series("topic", names), **places),
     )  # fmt: skip
 
 

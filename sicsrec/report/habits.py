@@ -64,7 +64,21 @@ def habits(files: RunFiles, models: RunModels, asked: RankingSet, *, remove_seen
         ),
         plots=(_plot(shares),),
         tables=(DataTable("habits", "Coverage, evenness, novelty", frame, digits=3),),
+        items=_times_recommended(files, lists),
     )
+
+
+def _times_recommended(files: RunFiles, lists: dict[str, NDArray[np.int32]]) -> pl.DataFrame:
+    """Return how often each item is in each model's lists; items in no list are left out."""
+    n_items = files.catalog.n_items
+    times = {
+        name: np.bincount(items.ravel(), minlength=n_items + 1)[1:]
+        for name, items in lists.items()
+        if name not in (_WATCHED, _NEXT)
+    }
+    rows = np.flatnonzero(np.stack(list(times.values())).any(axis=0))
+    counts = {name: counts[rows] for name, counts in times.items()}
+    return files.name_items(rows).with_columns(**counts)
 
 
 def _plot(shares: dict[str, NDArray[np.float64]]) -> Plot:

@@ -72,3 +72,6 @@ class Section:
     plots: tuple[Plot, ...] = ()
     tables: tuple[DataTable, ...] = ()
     cards: tuple[Card, ...] = field(default=())
+    items: pl.DataFrame | None = None
+    """What its plots show of every item, for those who want to point at one: ``item_id``,
+    ``title`` and more; see :mod:`sicsrec.report.explorer`."""

@@ -3,6 +3,7 @@
 ::
 
     <home>/reports/<dataset>/<key>/report.html     the page
+    <home>/reports/<dataset>/<key>/explorer.html   where one points at items
     <home>/reports/<dataset>/<key>/about.json      what it was made of
 
 The key is a digest of the steps' keys and outputs: a run that reused everything has the same page.
@@ -18,8 +19,8 @@ from sicsrec.artifacts import ArtifactRef, make_key
 if TYPE_CHECKING:
     from sicsrec.report.parts import Section
 
-PAGE, ABOUT = "report.html", "about.json"
-VERSION = 1
+PAGE, EXPLORER, ABOUT = "report.html", "explorer.html", "about.json"
+VERSION = 2
 """Raised by whoever changes what a page holds; part of its key."""
 
 
@@ -32,6 +33,17 @@ class Report:
     was_reused: bool
     sections: "tuple[Section, ...]" = ()
     """Empty for a page that was there already."""
+
+    @property
+    def explorer(self) -> Path | None:
+        """The page beside it on which one points at items; None where there are none to show."""
+        return explorer_beside(self.path)
+
+
+def explorer_beside(page: Path) -> Path | None:
+    """Return the path of the explorer that lies beside a report, if there is one."""
+    path = page.with_name(EXPLORER)
+    return path if path.is_file() else None
 
 
 def report_key(refs: Mapping[str, ArtifactRef]) -> str:

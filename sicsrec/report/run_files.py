@@ -112,6 +112,15 @@ class RunFiles:
         """Return an item's title, its id where it has none."""
         return self._titles[item_id] or item_id
 
+    def name_items(self, rows: NDArray[np.integer]) -> pl.DataFrame:
+        """Return ``item_id``, ``title`` and ``watched``, in training, of rows of the catalog."""
+        ids = [self.catalog.item_ids[int(row)] for row in rows]
+        titles = [self.title(item_id) for item_id in ids]
+        return pl.DataFrame(
+            {"item_id": ids, "title": titles, "watched": self.train_counts[rows]},
+            schema_overrides={"item_id": pl.String, "title": pl.String},
+        )
+
     def show(self, item_id: str, note: str = "") -> ShownItem:
         """Return an item as a reader sees it."""
         return ShownItem(item_id, self.title(item_id), note)
