@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES
+from tasks.settings import GPU_LIMIT
 
 FLOW_NAME = "sicsrec"
 _POLL_SECONDS = 2.0
 """How often a run that is due is looked for."""
 ENTRYPOINT = "flows.pipeline.sicsrec"
-GPU_LIMIT = "tag:gpu"
-"""Prefect's limit on tasks that carry the tag ``gpu`` and run at the same time, over all runs."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def serve_deployments(schedules: Mapping[str, str], n_at_once: int) -> None:
 
 
 def limit_gpu_work() -> dict[str, Any]:
-    """Let one task with the tag ``gpu`` run at a time, unless the server has a limit already.
+    """Let one step at a time compute on a GPU, unless the server has a limit already.
 
     A step of ``prefect deploy`` as well, which is why it returns a mapping.
     """

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from flows.deployments import DEPLOYMENTS, FLOW_NAME, GPU_LIMIT
+from flows.deployments import DEPLOYMENTS, FLOW_NAME
 from flows.server import PREFECT_URL, is_answering
 from flows.terminal import format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, SharedStoreError, SicsrecError
-from tasks.settings import Settings
+from tasks.settings import GPU_LIMIT, Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

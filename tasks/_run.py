@@ -1,11 +1,15 @@
 """What all tasks share: store, record and progress of one step, and its Prefect state."""
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
 from prefect.states import Completed
 
@@ -18,8 +22,10 @@ from tasks.cluster import open_cluster
 from tasks.outcome import Refs, StepOutcome, current_observer
 from tasks.page import BothProgress, PageProgress, artifact_key, publish_step
 from tasks.record import RunRecord, git_commit, open_step_record, record_step
-from tasks.settings import Settings, read_secret
+from tasks.settings import GPU_LIMIT, Settings, read_secret
 from tasks.shared_store import open_shared_store
+
+logger = logging.getLogger("sicsrec.tasks")
 
 
 def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
@@ -44,6 +50,8 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
                 observer.progress, PageProgress(artifact_key(config.dataset, name, "progress"))
             ),
             device=settings.device,
+            # The server of this run alone knows no limits.
+            hold_accelerator=hold_gpu if settings.prefect_page else nullcontext,
             n_processes=settings.n_processes,
             open_cluster=partial(open_cluster, settings.dask),
             read_secret=read_secret,
@@ -73,6 +81,17 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
         data=outcome,
     )
     return cast("StepOutcome", state)
+
+
+@contextmanager
+def hold_gpu() -> Iterator[None]:
+    """Hold one of the places that Prefect's limit ``gpu`` gives, where there is that limit.
+
+    Not a tag of the tasks: those of a reused step, and of a machine without a GPU, would wait too.
+    """
+    logger.info("waiting for a place under Prefect's limit %r", GPU_LIMIT)
+    with concurrency(GPU_LIMIT):
+        yield
 
 
 def is_worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State) -> bool:

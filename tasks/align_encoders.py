@@ -13,7 +13,6 @@ from tasks.record import RunRecord
     name="align_encoders",
     task_run_name="align_encoders {config.dataset}",
     cache_policy=NO_CACHE,
-    tags=["gpu"],
 )
 def align_encoders(config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
     """See :mod:`sicsrec.steps.align_encoders`."""

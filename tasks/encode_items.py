@@ -13,7 +13,6 @@ from tasks.record import RunRecord
     name="encode_items",
     task_run_name="encode_items {config.dataset}",
     cache_policy=NO_CACHE,
-    tags=["gpu"],
 )
 def encode_items(config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
     """See :mod:`sicsrec.steps.encode_items`."""

@@ -13,7 +13,6 @@ from tasks.record import RunRecord
     name="pretrain_id",
     task_run_name="pretrain_id {config.dataset}",
     cache_policy=NO_CACHE,
-    tags=["gpu"],
 )
 def pretrain_id(config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
     """See :mod:`sicsrec.steps.pretrain_id`."""

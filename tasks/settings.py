@@ -11,6 +11,9 @@ from sicsrec.errors import ConfigError
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
 
+GPU_LIMIT = "gpu"
+"""Prefect's limit on steps that compute on a GPU at the same time, over all runs."""
+
 
 @dataclass(frozen=True)
 class Settings:

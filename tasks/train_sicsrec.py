@@ -13,7 +13,6 @@ from tasks.record import RunRecord
     name="train_sicsrec",
     task_run_name="train_sicsrec {config.dataset}",
     cache_policy=NO_CACHE,
-    tags=["gpu"],
 )
 def train_sicsrec(config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
     """See :mod:`sicsrec.steps.train_sicsrec`."""

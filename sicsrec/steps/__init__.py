@@ -27,6 +27,10 @@ def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
     return True
 
 
+def _never(config: PipelineConfig) -> bool:  # noqa: ARG001
+    return False
+
+
 def _with_refit(config: PipelineConfig) -> bool:
     return config.refit
 
@@ -68,6 +72,8 @@ class Step:
     not_in_key: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
     """Dotted paths inside the own section that say only where something lies or how fast it goes,
     not what comes out; changing them reuses what was made."""
+    uses_accelerator: Callable[[PipelineConfig], bool] = _never
+    """Whether it computes on the accelerator where there is one, and waits for its turn there."""
 
 
 def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
@@ -75,6 +81,15 @@ def _judge_encoder(config: PipelineConfig) -> tuple[str, ...]:
     if judge.kind == "similarity" and judge.vectors == "encoder":
         return ("align_encoders.text_encoder",)
     return ()
+
+
+def _with_local_judge(config: PipelineConfig) -> bool:
+    # A judge behind a server takes hours in which the accelerator here is free for others.
+    return config.sample_pairs.judge.kind == "transformers" or bool(_judge_encoder(config))
+
+
+def _with_own_vectors(config: PipelineConfig) -> bool:
+    return config.encode_items.source.kind != "given"
 
 
 def _how_covers_are_decoded(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
@@ -168,6 +183,7 @@ STEPS: tuple[Step, ...] = (
         is_needed=_with_stage_one,
         further_sections=_judge_encoder,
         not_in_key=_how_the_judge_is_reached,
+        uses_accelerator=_with_local_judge,
     ),
     Step(
         name="align_encoders",
@@ -180,6 +196,7 @@ STEPS: tuple[Step, ...] = (
         outputs=(Output("encoders"),),
         is_seeded=True,
         is_needed=_with_stage_one,
+        uses_accelerator=_always,
     ),
     Step(
         name="encode_items",
@@ -191,6 +208,7 @@ STEPS: tuple[Step, ...] = (
         ),
         outputs=(Output("vectors"),),
         not_in_key=_how_covers_are_decoded,
+        uses_accelerator=_with_own_vectors,
     ),
     Step(
         name="pretrain_id",
@@ -203,6 +221,7 @@ STEPS: tuple[Step, ...] = (
         outputs=(Output("model"), Output("refit", is_written=_with_refit)),
         is_seeded=True,
         further_sections=_ranking_protocol,
+        uses_accelerator=_always,
     ),
     Step(
         name="train_sicsrec",
@@ -223,6 +242,7 @@ STEPS: tuple[Step, ...] = (
         ),
         is_seeded=True,
         further_sections=_ranking_protocol,
+        uses_accelerator=_always,
     ),
     Step(
         name="evaluate",
@@ -244,6 +264,7 @@ STEPS: tuple[Step, ...] = (
         is_seeded=True,
         further_sections=_split_protocol_and_rivals,
         not_in_key=_rivals_not_asked_for,
+        uses_accelerator=_always,
     ),
     Step(
         name="export",
@@ -262,6 +283,7 @@ STEPS: tuple[Step, ...] = (
         outputs=(Output("recommendations"), Output("vectors"), Output("model", sees=TRAIN_VALID)),
         further_sections=_training,
         not_in_key=_whether_registered,
+        uses_accelerator=_always,
     ),
 )
 """All steps in the order in which they run."""

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 OpenTracker = Callable[[Step, str], AbstractContextManager[Tracker]]
 """Opens the record of one step that really runs, given the step and its key."""
 
+HoldAccelerator = Callable[[], AbstractContextManager[None]]
+"""Waits for the accelerator, and holds it within the block."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -141,6 +144,7 @@ def run_step(
     open_tracker: OpenTracker | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
+    hold_accelerator: HoldAccelerator = nullcontext,
     n_processes: int = 1,
     open_cluster: OpenCluster = nullcontext,
     read_secret: ReadSecret = no_secrets,
@@ -159,6 +163,8 @@ def run_step(
         progress: shows how far the step is; None shows nothing.
         device: torch device of the step; ``auto`` takes an accelerator where there is one, and is
             looked up only when the step really runs.
+        hold_accelerator: entered while a step that really runs computes on another device than the
+            CPU; may wait until others are done there.
         n_processes: processes that train a sequence model together, on CUDA each on a device of
             its own. Not part of the key: beside rounding and dropout nothing depends on it.
         open_cluster: gives who takes over parts of sampling and encoding; asked only when such a
@@ -198,9 +204,12 @@ def run_step(
                 open_cluster=open_cluster,
                 read_secret=read_secret,
             )
-            manifest = _run_and_commit(
-                step, key, config, inputs, store, open_tracker, prepare, device, code or {}
-            )
+            device = _find_device() if device == "auto" else device
+            on_accelerator = device != "cpu" and step.uses_accelerator(config)
+            with hold_accelerator() if on_accelerator else nullcontext():
+                manifest = _run_and_commit(
+                    step, key, config, inputs, store, open_tracker, prepare, device, code or {}
+                )
         store.clear_leftovers(config.dataset, step.name, key)
         if shared is not None and not fetched_from:
             shared.push(store, manifest, replaces=not was_reused, progress=progress)
@@ -221,7 +230,6 @@ def _run_and_commit(
     code: Mapping[str, str],
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
-    device = _find_device() if device == "auto" else device
     identity = step_identity(step, config, inputs)
     used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
     readers = {entry: store.open(ref) for entry, ref in used.items()}

@@ -9,17 +9,27 @@ from typing import Any
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.orchestration import get_client
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows.configuration import preset_names
-from flows.deployments import DEPLOYMENTS, ENTRYPOINT, FLOW_NAME, Deployment, parse_schedules
+from flows.deployments import (
+    DEPLOYMENTS,
+    ENTRYPOINT,
+    FLOW_NAME,
+    Deployment,
+    limit_gpu_work,
+    parse_schedules,
+)
 from flows.parameters import StepName
 from flows.pipeline import sicsrec
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES
+from tasks._run import hold_gpu
+from tasks.settings import GPU_LIMIT
 
 FILE = Path(__file__).parents[2] / "docker" / "prefect.yaml"
 SCHEMA: dict[str, Any] = parameter_schema(sicsrec).model_dump()
@@ -130,3 +140,18 @@ def test_schedules_are_read() -> None:
 def test_wrong_schedules_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_schedules([text])
+
+
+def test_gpu_is_held_under_the_limit_of_the_server(prefect_server: None) -> None:
+    limit_gpu_work()
+    with get_client(sync_client=True) as client:
+
+        def places_taken() -> int:
+            return int(client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots)
+
+        with hold_gpu():
+            assert places_taken() == 1
+        assert places_taken() == 0
+        client.delete_global_concurrency_limit_by_name(GPU_LIMIT)
+        with hold_gpu():
+            pass  # where nobody set a limit, nobody waits

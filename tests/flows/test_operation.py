@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows.deployments import DEPLOYMENTS, GPU_LIMIT
+from flows.deployments import DEPLOYMENTS
 from flows.server import is_answering
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
+from tasks.settings import GPU_LIMIT
 from tests.flows.operation import BIN, Finished, Operation, operation
 
 

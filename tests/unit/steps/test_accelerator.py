@@ -1,0 +1,47 @@
+"""Who waits for the accelerator, and when."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.configuration import resolve_config
+from sicsrec.steps import STEPS
+from tests.unit.steps.stage_two_store import StageTwoWorld
+
+ACCELERATOR = "cpu:0"
+"""Computes here, under a name that is not the CPU's."""
+
+
+class Turnstile:
+    """Counts who comes in."""
+
+    def __init__(self) -> None:
+        self.n_entered = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.n_entered += 1
+        yield
+
+
+def test_held_while_a_step_computes_there_and_not_for_what_is_reused(tmp_path: Path) -> None:
+    world, hold = StageTwoWorld(tmp_path), Turnstile()
+    world.run("pretrain_id", device="cpu", hold_accelerator=hold)
+    assert hold.n_entered == 0
+    world.run("pretrain_id", device=ACCELERATOR, hold_accelerator=hold)
+    assert hold.n_entered == 0, "it was reused"
+    world.run("pretrain_id", device=ACCELERATOR, hold_accelerator=hold, refresh=True)
+    assert hold.n_entered == 1
+
+
+def test_steps_that_read_or_ask_others_do_not_wait() -> None:
+    def waiting(*overrides: str) -> set[str]:
+        config = resolve_config("demo", overrides=list(overrides)).config
+        return {step.name for step in STEPS if step.uses_accelerator(config)}
+
+    training = {"align_encoders", "encode_items", "pretrain_id", "train_sicsrec"}
+    local = training | {"evaluate", "export"}
+    assert waiting("sample_pairs.judge.vectors=tfidf") == local
+    assert waiting("sample_pairs.judge.vectors=encoder") == local | {"sample_pairs"}
+    given = ("encode_items.source.kind=given", "encode_items.source.text=given.npy")
+    assert "encode_items" not in waiting(*given)
