@@ -72,6 +72,11 @@ class SearchPlan:
     name: str
     """Equal for requests whose trials are comparable, however many they are."""
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Names of the steps of a trial: the last one and what it needs."""
+        return select_steps(self.resolved.config, wanted=[self.last_step])
+
 
 @dataclass(frozen=True)
 class FinishedSearch:
@@ -197,7 +202,7 @@ def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path
 
         metric = f"valid/{plan.request.metric}"
         params = {"metric": metric, "ranges": plan.request.ranges} | {
-            entry.name: _in_words(entry) for entry in plan.ranges
+            path: _in_words(entry) for entry in plan.ranges for path in entry.paths
         }
         with recorded_search(plan.name, config, params, study.recall("mlflow_run")) as record:
             study.remember("mlflow_run", record.run.run_id)
@@ -234,14 +239,12 @@ def _run_trial(
         request.preset,
         request.data,
         _overrides(request, proposal.values),
-        [],
-        plan.last_step,
-        request.seed,
+        seed=request.seed,
         tags=tags,
+        steps=[plan.last_step],
     )
-    steps = select_steps(plan.resolved.config, plan.last_step)
     heading = f"trial {proposal.number} of {request.n_trials}"
-    left = run_in_series(asked, steps, heading, console, describe)
+    left = run_in_series(asked, plan.steps, heading, console, describe)
     if isinstance(left, str):
         study.tell_failed(proposal, left)
     else:

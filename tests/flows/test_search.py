@@ -24,7 +24,6 @@ from flows.search import (
     range_names,
     run_search,
 )
-from flows.selection import select_steps
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.steps import get_step
@@ -35,6 +34,7 @@ from tests.flows.conftest import SMALL
 RANGES = """
 train_sicsrec.temperature: {low: 0.05, high: 0.2, log: true}
 train_sicsrec.modalities: [null, [text]]
+train_sicsrec.dropout, train_sicsrec.fusion_dropout: [0.3, 0.2]
 """
 
 
@@ -109,6 +109,8 @@ def test_a_killed_search_goes_on_sees_no_test_target_and_leaves_a_preset(
     assert finished.rows[0].values == {
         "train_sicsrec.temperature": own.temperature,
         "train_sicsrec.modalities": None,
+        "train_sicsrec.dropout": own.dropout,
+        "train_sicsrec.fusion_dropout": own.fusion_dropout,
     }
     assert (n_made(home, "pretrain_id"), n_made(home, "train_sicsrec")) == (1, 2)
 
@@ -117,6 +119,8 @@ def test_a_killed_search_goes_on_sees_no_test_target_and_leaves_a_preset(
     assert parent.info.run_id == finished.mlflow_run_id
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["valid/ndcg_at_10"] == finished.winner.value
+    for tied in ("dropout", "fusion_dropout"):
+        assert parent.data.params[f"train_sicsrec.{tied}"] == "0.3, 0.2"
     trials = {run.data.tags["trial"]: run for run in runs if "trial" in run.data.tags}
     assert set(trials) == {"1", "2"}
     for row in finished.rows:
@@ -153,6 +157,8 @@ def test_a_killed_search_goes_on_sees_no_test_target_and_leaves_a_preset(
         update={
             "temperature": best["train_sicsrec.temperature"],
             "modalities": resolved.config.train_sicsrec.modalities,
+            "dropout": best["train_sicsrec.dropout"],
+            "fusion_dropout": best["train_sicsrec.fusion_dropout"],
         }
     )
     assert resolved.config.refit, "trials are not trained twice, what is run with the winner is"
@@ -168,8 +174,9 @@ def test_no_trial_declares_an_input_that_has_seen_the_test_part(
     home: Path, request_: SearchRequest, ranges: str
 ) -> None:
     plan = plan_search(replace(request_, ranges=ranges), settings_of(home))
-    steps = select_steps(plan.resolved.config, plan.last_step)
+    steps = plan.steps
     assert steps[-1] == ("pretrain_id" if ranges == "step-one" else "train_sicsrec")
+    assert ("encode_items" in steps) == (ranges != "step-one"), "step 1 needs no vectors"
     reading = {name for name in steps for entry in get_step(name).inputs if "test" in entry.may_see}
     assert reading == {"split"}
 
