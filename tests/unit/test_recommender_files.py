@@ -55,6 +55,9 @@ def test_vectors_and_index_give_the_models_own_scores(finished, tmp_path: Path) 
     assert indices[0].tolist() == (np.argsort(-scores)[:3] + 1).tolist()
 
 
+@pytest.mark.parametrize(
+    "finished", ["sicsrec", pytest.param("blend", marks=pytest.mark.slow)], indirect=True
+)
 def test_onnx_gives_the_models_scores_for_histories_of_any_length(finished, tmp_path: Path) -> None:
     export = finished[1]
     # Without the checks of shapes that tests put around the library: they are no part of a network.
