@@ -450,8 +450,7 @@ def serve(
         schedules = parse_schedules(cron or ())
         with standing_prefect_server(settings, port) as api_url:
             console.print(deployments_table(schedules))
-            print_how_to_run(api_url, console)
-            serve_deployments(schedules, n_at_once)
+            serve_deployments(schedules, n_at_once, lambda: print_how_to_run(api_url, console))
 
 
 def _settings() -> "Settings":

@@ -4,7 +4,9 @@ Prefect is imported by the functions that need it: it takes the server's address
 imported, and ``sicsrec serve`` knows that only once its server runs.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,18 +108,23 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     return schedules
 
 
-def serve_deployments(schedules: Mapping[str, str], n_at_once: int) -> None:
+def serve_deployments(
+    schedules: Mapping[str, str], n_at_once: int, say_ready: Callable[[], None]
+) -> None:
     """Register all deployments with the Prefect server in use and carry out their runs.
 
     Args:
         schedules: name of a deployment to its schedule as cron has it; the others keep the
             schedules that they have on the server.
         n_at_once: runs carried out at the same time; more wait.
+        say_ready: called when all are registered and before the first run: until then the server
+            does not know them.
 
     Raises:
         ConfigError: if a schedule is none.
     """
-    from prefect import serve
+    from prefect.exceptions import TerminationSignal
+    from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import sicsrec
@@ -141,8 +148,13 @@ def serve_deployments(schedules: Mapping[str, str], n_at_once: int) -> None:
                 f"--cron {entry.name}={cron!r} is no schedule. Five fields are expected: minute, "
                 "hour, day of the month, month, day of the week"
             ) from err
+    runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
+    for deployment in registered:
+        runner.add_deployment(deployment)
     limit_gpu_work()
-    serve(*registered, limit=n_at_once, print_starting_message=False, query_seconds=_POLL_SECONDS)
+    say_ready()
+    with suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())
 
 
 def limit_gpu_work() -> dict[str, Any]:
