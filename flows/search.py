@@ -117,8 +117,9 @@ def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
     """
     if request.metric not in METRICS:
         raise ConfigError(f"--metric {request.metric}: known are {', '.join(METRICS)}")
-    ranges = load_ranges(request.ranges)
     resolved = _resolve(request, {})
+    own = {path: value for path, value, _ in resolved.rows()}
+    ranges = tuple(entry.fit(own.get(entry.paths[0])) for entry in load_ranges(request.ranges))
     for entry in ranges:
         for value in entry.ends():
             try:

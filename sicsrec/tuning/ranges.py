@@ -14,7 +14,7 @@ SEARCHED = ("sample_pairs", "align_encoders", "encode_items", "pretrain_id", "tr
 
 
 class Interval(Section):
-    """All numbers between two ends; whole ones where both ends and the step are whole."""
+    """All numbers between two ends."""
 
     low: float
     """Lower end, included."""
@@ -34,10 +34,9 @@ class Interval(Section):
         return self
 
     @property
-    def is_whole(self) -> bool:
-        """Whether only whole numbers are meant."""
-        numbers = (self.low, self.high, self.step or 1)
-        return not self.log and all(float(number).is_integer() for number in numbers)
+    def has_whole_numbers(self) -> bool:
+        """Whether both ends and the step are whole numbers."""
+        return all(float(number).is_integer() for number in (self.low, self.high, self.step or 1))
 
 
 class Range(Section):
@@ -49,6 +48,8 @@ class Range(Section):
     """Numbers to choose from."""
     choices: tuple[Any, ...] = ()
     """Other values to choose from."""
+    is_whole: bool = False
+    """Whether only whole numbers of the interval are meant."""
 
     @property
     def name(self) -> str:
@@ -60,7 +61,23 @@ class Range(Section):
         if self.interval is None:
             return self.choices
         ends = (self.interval.low, self.interval.high)
-        return tuple(int(end) for end in ends) if self.interval.is_whole else ends
+        return tuple(int(end) for end in ends) if self.is_whole else ends
+
+    def fit(self, own: object) -> "Range":
+        """Return the range with whole numbers only where the configuration takes no others.
+
+        Args:
+            own: a value that the configuration takes there; None says nothing of others.
+
+        Raises:
+            ConfigError: if the range names fractions where only whole numbers are possible.
+        """
+        if self.interval is None or own is None:
+            return self
+        is_whole = isinstance(own, int)
+        if is_whole and not self.interval.has_whole_numbers:
+            raise ConfigError(f"range of {self.name}: only whole numbers are possible there")
+        return self.model_copy(update={"is_whole": is_whole})
 
     def holds(self, value: object) -> bool:
         """Whether a value is one of the range."""
@@ -112,14 +129,11 @@ def parse_ranges(values: Mapping[Any, Any], where: str) -> tuple[Range, ...]:
                 f"{where}: {key}: write {{low: ..., high: ...}}, with log: true or step: ..., or a "
                 f"list of at least two choices; found {value!r} ({faults})"
             ) from err
-        is_interval = isinstance(parsed, Interval)
-        ranges.append(
-            Range(
-                paths=paths,
-                interval=parsed if is_interval else None,
-                choices=() if is_interval else tuple(parsed),
-            )
-        )
+        if isinstance(parsed, Interval):
+            is_whole = parsed.has_whole_numbers and not parsed.log
+            ranges.append(Range(paths=paths, interval=parsed, is_whole=is_whole))
+        else:
+            ranges.append(Range(paths=paths, choices=tuple(parsed)))
     if not ranges:
         raise ConfigError(f"{where} holds no range")
     return tuple(ranges)

@@ -163,9 +163,10 @@ def _suggest(trial: Any, entry: Range) -> Any:
     if interval is None:
         drawn = trial.suggest_categorical(entry.name, [encode(choice) for choice in entry.choices])
         return json.loads(drawn)
-    if interval.is_whole:
+    if entry.is_whole:
         low, high = int(interval.low), int(interval.high)
-        return trial.suggest_int(entry.name, low, high, step=int(interval.step or 1))
+        step = int(interval.step or 1)
+        return trial.suggest_int(entry.name, low, high, log=interval.log, step=step)
     drawn = trial.suggest_float(
         entry.name, interval.low, interval.high, log=interval.log, step=interval.step
     )
@@ -176,4 +177,4 @@ def _suggest(trial: Any, entry: Range) -> Any:
 def _to_study(entry: Range, value: Any) -> Any:
     if entry.interval is None:
         return encode(value)
-    return int(value) if entry.interval.is_whole else float(value)
+    return int(value) if entry.is_whole else float(value)

@@ -54,6 +54,36 @@ def test_the_first_trial_has_the_own_values_and_all_lie_in_their_ranges(tmp_path
     assert len({tried["train_sicsrec.learning_rate"] for tried in values}) == 4
 
 
+@pytest.mark.parametrize(
+    ("interval", "own", "is_whole"),
+    [
+        ({"low": 64, "high": 1024, "log": True}, 256, True),
+        ({"low": 1, "high": 3}, 2, True),
+        ({"low": 0, "high": 1}, 0.3, False),
+        ({"low": 0, "high": 4}, None, True),
+    ],
+)
+def test_numbers_are_whole_where_the_configuration_takes_no_others(
+    tmp_path: Path, interval: dict[str, Any], own: float | None, is_whole: bool
+) -> None:
+    [entry] = parse_ranges({"pretrain_id.batch_targets": interval}, "mine.yaml")
+    with open_study(tmp_path, "s", (entry.fit(own),), seed=1) as study:
+        tried = []
+        for _ in range(4):
+            proposal = study.propose({"pretrain_id.batch_targets": own})
+            tried.append(proposal.values["pretrain_id.batch_targets"])
+            study.tell(proposal, 0.5)
+    assert all(isinstance(value, int) == is_whole for value in tried)
+    assert all(interval["low"] <= value <= interval["high"] for value in tried)
+    assert len(set(tried)) > 2 or interval["high"] == 3
+
+
+def test_fractions_are_refused_where_only_whole_numbers_are_possible() -> None:
+    [entry] = parse_ranges({"pretrain_id.n_layers": {"low": 1, "high": 2.5}}, "mine.yaml")
+    with pytest.raises(ConfigError, match="only whole numbers"):
+        entry.fit(2)
+
+
 def test_own_values_outside_a_range_are_not_tried(tmp_path: Path) -> None:
     [values] = carry_out(tmp_path, 1, OWN | {"pretrain_id.dropout": 0.0})
     assert values["pretrain_id.dropout"] >= 0.1
