@@ -26,6 +26,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sicsrec.data.ids import text_ids
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.models.base import SequenceModel
@@ -38,13 +39,23 @@ Basis = Literal["blend", "id_and_content", "content"]
 
 @dataclass(frozen=True)
 class NewItemVectors:
-    """The encoders' vectors of M items that are not in the catalogue."""
+    """The encoders' vectors of M items that are not in the catalogue.
+
+    Ids that are whole numbers become strings.
+
+    Raises:
+        DataError: if an id is neither a string nor a whole number.
+    """
 
     item_ids: tuple[str, ...]
     matrices: Mapping[str, NDArray[np.float32]]
     """Modality to [M, D_m]; rows of items without the modality are 0."""
     present: Mapping[str, NDArray[np.bool_]]
     """Modality to [M]."""
+
+    def __post_init__(self) -> None:
+        """Turn the ids into strings."""
+        object.__setattr__(self, "item_ids", tuple(text_ids(self.item_ids, "new items")))
 
     def __len__(self) -> int:
         """Return M."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sicsrec.data.ids import text_ids
 from sicsrec.data.images import CoverError, CoverLimits, open_cover, prepare_cover
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.encoders.base import ItemEncoder, Modality
@@ -86,7 +87,7 @@ class ItemEncoders:
 
     def encode(
         self,
-        item_ids: Sequence[str],
+        item_ids: Sequence[str | int],
         texts: Sequence[str | None] | None = None,
         covers: Sequence[Cover | None] | None = None,
     ) -> NewItemVectors:
@@ -101,8 +102,8 @@ class ItemEncoders:
             DataError: if lengths differ, ids repeat, an item has neither, a cover cannot be used,
                 or there is no encoder of a modality that was given.
         """
-        ids = tuple(item_ids)
-        if isinstance(item_ids, str) or not ids or len(set(ids)) != len(ids):
+        ids = tuple(text_ids(item_ids, "new items"))
+        if not ids or len(set(ids)) != len(ids):
             raise DataError(f"new items need a list of different ids, got {item_ids!r}")
         given: dict[str, Sequence[Any]] = {}
         both: tuple[tuple[Modality, Sequence[Any] | None], ...] = (

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from sicsrec.data.ids import text_id, text_id_column, text_ids
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
@@ -40,12 +41,21 @@ BLEND_FOLDER = "blend"
 CHUNK_USERS = 8192
 """Users whose histories and recommendations are held at once."""
 
-HistoriesById = Mapping[str, Sequence[str]] | Iterable[tuple[str, Sequence[str]]]
+Id = str | int
+"""An id as it may be given; inside and in results, ids are strings."""
+HistoriesById = (
+    Mapping[str, Sequence[Id]]
+    | Mapping[int, Sequence[Id]]
+    | Mapping[Id, Sequence[Id]]
+    | Iterable[tuple[Id, Sequence[Id]]]
+)
 """User id to item ids in time order, oldest first; a generator of pairs is read as it goes."""
 
 
 class Recommender:
     """Recommends items that go well after a history of item ids.
+
+    Ids may be given as strings or as whole numbers; results hold strings.
 
     Args:
         model: a trained model.
@@ -140,33 +150,34 @@ class Recommender:
         """What the scores of recommendations are: ``blend`` or the kind of the model."""
         return "blend" if isinstance(self.scorer, Blend) else self.model.kind
 
-    def title_of(self, item_id: str) -> str:
+    def title_of(self, item_id: Id) -> str:
         """Return an item's title; empty where there is none or the item is not known."""
-        index = self._index_of.get(item_id)
+        index = self._index_of.get(text_id(item_id))
         return "" if index is None or self._titles is None else str(self._titles[index - 1] or "")
 
-    def knows(self, item_id: str) -> bool:
+    def knows(self, item_id: Id) -> bool:
         """Whether the model was trained with this item."""
-        return item_id in self._index_of
+        return text_id(item_id) in self._index_of
 
-    def indices_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+    def indices_of(self, item_ids: Sequence[Id]) -> NDArray[np.int32]:
         """Return the index of every item.
 
         Raises:
             DataError: if one is not known.
         """
-        unknown = [item_id for item_id in item_ids if item_id not in self._index_of]
+        ids = text_ids(item_ids, "items")
+        unknown = [item_id for item_id in ids if item_id not in self._index_of]
         if unknown:
             raise DataError(f"the model does not know the items {unknown[:3]}")
-        return self._known(item_ids)
+        return self._known(ids)
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[Id],
         k: int = 10,
         *,
         remove_seen: bool = True,
-        only: Sequence[str] | None = None,
+        only: Sequence[Id] | None = None,
         new: NewItemVectors | None = None,
     ) -> pl.DataFrame:
         """Return the k best next items after a history.
@@ -189,23 +200,23 @@ class Recommender:
 
         Raises:
             DataError: if the history is a single string, or holds no item the model knows: such a
-                history says nothing about the user; if ``only`` holds an id of neither kind; or if
-                a new item has the id of a known one.
+                history says nothing about the user; if an id is neither a string nor a whole
+                number; if ``only`` holds an id of neither kind; or if a new item has the id of a
+                known one.
         """
-        if isinstance(history, str):
-            raise DataError(f"history must be a sequence of item ids, got the string {history!r}")
-        known = self._known(history)
+        ids = text_ids(history, "history")
+        known = self._known(ids)
         if not len(known):
             raise DataError(
-                f"none of the {len(history)} items of the history is known to the model, "
-                f"e.g. {list(history[:3])}; recommend popular items to such a user instead"
+                f"none of the {len(ids)} items of the history is known to the model, "
+                f"e.g. {ids[:3]}; recommend popular items to such a user instead"
             )
-        if len(known) < len(history):
-            unknown = [item_id for item_id in history if item_id not in self._index_of]
+        if len(known) < len(ids):
+            unknown = [item_id for item_id in ids if item_id not in self._index_of]
             logger.warning(
                 "%d of %d items of the history are unknown to the model and are left out, e.g. %s",
                 len(unknown),
-                len(history),
+                len(ids),
                 unknown[:3],
             )
         found = self._recommend(_histories([("user", known)]), k, remove_seen, only, new)
@@ -217,7 +228,7 @@ class Recommender:
         k: int = 10,
         *,
         remove_seen: bool = True,
-        only: Sequence[str] | None = None,
+        only: Sequence[Id] | None = None,
         new: NewItemVectors | None = None,
         chunk_users: int = CHUNK_USERS,
     ) -> Iterator[pl.DataFrame]:
@@ -261,7 +272,7 @@ class Recommender:
         histories: Histories,
         k: int,
         remove_seen: bool,
-        only: Sequence[str] | None,
+        only: Sequence[Id] | None,
         new: NewItemVectors | None,
     ) -> pl.DataFrame:
         scorer = self.scorer if new is None else self.scorer_with(new)
@@ -273,12 +284,10 @@ class Recommender:
         )
         return recommendation_table(histories.user_ids, ids, indices, scores)
 
-    def _mask(self, ids: pl.Series, only: Sequence[str] | None) -> NDArray[np.bool_] | None:
+    def _mask(self, ids: pl.Series, only: Sequence[Id] | None) -> NDArray[np.bool_] | None:
         if only is None:
             return None
-        if isinstance(only, str):
-            raise DataError(f"only must be a sequence of item ids, got the string {only!r}")
-        wanted = set(only)
+        wanted = set(text_ids(only, "only"))
         unknown = wanted - set(ids)
         if unknown or not wanted:
             raise DataError(
@@ -298,6 +307,10 @@ class Recommender:
 
         Args:
             histories: see :meth:`recommend_many`.
+
+        Raises:
+            DataError: if a history is a single string, an id is neither a string nor a whole
+                number, or the table lacks a column.
         """
         return _histories([(user, self._known(history)) for user, history in _pairs(histories)])
 
@@ -305,7 +318,7 @@ class Recommender:
 
     def encode(
         self,
-        item_ids: Sequence[str],
+        item_ids: Sequence[Id],
         texts: Sequence[str | None] | None = None,
         covers: Sequence[Cover | None] | None = None,
     ) -> NewItemVectors:
@@ -339,7 +352,7 @@ class Recommender:
             return BlendWithNewItems(self.scorer, new)
         return ContentScorer(self.model, new)
 
-    def neighbours(self, item_id: str, k: int = 10, by: str | None = None) -> pl.DataFrame:
+    def neighbours(self, item_id: Id, k: int = 10, by: str | None = None) -> pl.DataFrame:
         """Return the items nearest to one, by the cosine of their vectors.
 
         Args:
@@ -354,10 +367,10 @@ class Recommender:
         Raises:
             DataError: if the item is unknown or the model has no such vectors.
         """
-        if item_id not in self._index_of:
+        row = self._index_of.get(text_id(item_id), 0) - 1
+        if row < 0:
             raise DataError(f"the model does not know the item {item_id!r}")
         vectors = self.unit_vectors(by)
-        row = self._index_of[item_id] - 1
         similarities = vectors @ vectors[row]
         similarities[row] = -torch.inf
         return self._nearest(similarities, min(k, len(vectors) - 1))
@@ -419,10 +432,15 @@ def _pairs(histories: HistoriesById | pl.DataFrame) -> Iterator[tuple[str, Seque
         missing = {"user_id", "item_id"} - set(histories.columns)
         if missing:
             raise DataError(f"the table of histories lacks the columns {sorted(missing)}")
-        grouped = histories.group_by("user_id", maintain_order=True).agg("item_id")
+        table = histories.select(
+            text_id_column(histories["user_id"]), text_id_column(histories["item_id"])
+        )
+        grouped = table.group_by("user_id", maintain_order=True).agg("item_id")
         yield from zip(grouped["user_id"], grouped["item_id"].to_list(), strict=True)
         return
-    yield from histories.items() if isinstance(histories, Mapping) else histories
+    for user, history in histories.items() if isinstance(histories, Mapping) else histories:
+        user_id = text_id(user)
+        yield user_id, text_ids(history, f"the history of user {user_id!r}")
 
 
 def _histories(known: Sequence[tuple[str, NDArray[np.int32]]]) -> Histories:

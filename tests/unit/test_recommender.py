@@ -1,13 +1,19 @@
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
+import numpy as np
 import polars as pl
 import pytest
 
 from sicsrec.errors import ArtifactError, ConfigError, DataError
+from sicsrec.models.new_items import NewItemVectors
 from sicsrec.models.storage import save_model
 from sicsrec.recommender import Recommender
+from tests.unit.recommender_parts import new_items
 from tests.unit.steps.tiny_store import N_ITEMS, make_catalog, make_sicsrec
 
 
@@ -91,3 +97,84 @@ def test_unknown_kinds_of_models_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"kind": "tree"}), encoding="utf-8")
     with pytest.raises(ConfigError, match="unknown model 'tree'"):
         Recommender.load(folder)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call with values of other types, as users without the tests' type checks may."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def numbered(folder: Path) -> Recommender:
+    """Items "1".."N", as tables with whole numbers for ids give them."""
+    frame = make_catalog().frame.select("item_index")
+    frame = frame.with_columns(item_id=pl.col("item_index").cast(pl.String))
+    frame.write_parquet(folder / "items.parquet")
+    return Recommender.load(folder)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_whole_numbers_are_ids(numbered: Recommender) -> None:
+    expected = numbered.recommend(["3", "4"], k=4)
+    for history in ([3, 4], np.array([3, 4]), pl.Series([3, 4])):
+        assert numbered.recommend(history, k=4).equals(expected)  # type: ignore[arg-type]
+    assert set(numbered.recommend([3], only=[1, 2])["item_id"]) == {"1", "2"}
+    assert numbered.neighbours(3).equals(numbered.neighbours("3"))
+    assert numbered.knows(3)
+    assert numbered.indices_of([3]).tolist() == [3]
+    vectors = new_items(1)
+    new = NewItemVectors((99,), vectors.matrices, vectors.present)  # type: ignore[arg-type]
+    assert numbered.recommend([3], new=new, only=[99])["item_id"].to_list() == ["99"]
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        pl.DataFrame({"user_id": [5, 5, 6], "item_id": [3, 4, 1]}),
+        {5: [3, 4], 6: ["1"]},
+        [(5, ["3", 4]), ("6", [1])],
+    ],
+)
+def test_many_histories_may_hold_whole_numbers(numbered: Recommender, histories: Any) -> None:
+    expected = pl.concat(numbered.recommend_many({"5": ["3", "4"], "6": ["1"]}))
+    assert pl.concat(numbered.recommend_many(histories)).equals(expected)
+    assert numbered.histories(histories).user_ids.to_list() == ["5", "6"]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [1.0, None, True, b"1", float("nan")])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda found, wrong: found.recommend(["v01", wrong]),
+        lambda found, wrong: found.recommend(["v01"], only=["zz", wrong]),
+        lambda found, wrong: list(found.recommend_many({"u": ["v01", wrong]})),
+        lambda found, wrong: list(found.recommend_many([(wrong, ["v01"])])),
+        lambda found, wrong: found.neighbours(wrong),
+        lambda found, wrong: found.knows(wrong),
+    ],
+)
+def test_other_ids_are_refused(
+    folder: Path, call: Callable[[Recommender, object], object], wrong: object
+) -> None:
+    with pytest.raises(DataError, match="ids are strings or whole numbers; found"):
+        call(Recommender.load(folder), wrong)
+
+
+@pytest.mark.parametrize("column", [[1.0], [None], [True]])
+@pytest.mark.parametrize("name", ["user_id", "item_id"])
+def test_tables_of_other_ids_are_refused(folder: Path, name: str, column: list[object]) -> None:
+    table = pl.DataFrame({"user_id": ["u"], "item_id": ["v01"]} | {name: column})
+    with pytest.raises(DataError, match=f"found .* in the column {name}"):
+        list(Recommender.load(folder).recommend_many(table))
+
+
+@pytest.mark.parametrize("history", ["v03", 5, None])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_sequence_is_no_history_of_many(folder: Path, history: Any) -> None:
+    recommender = Recommender.load(folder)
+    with pytest.raises(DataError, match="history of user 'u' must be a sequence of item ids"):
+        list(recommender.recommend_many({"u": history}))
+    with pytest.raises(DataError, match="history must be a sequence of item ids"):
+        recommender.recommend(history)

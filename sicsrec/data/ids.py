@@ -1,0 +1,60 @@
+"""Ids as callers give them, to the strings they are everywhere inside."""
+
+from collections.abc import Iterable
+from numbers import Integral
+
+import polars as pl
+
+from sicsrec.errors import DataError
+
+
+def text_id(value: object) -> str:
+    """Return an id as the string it is known by.
+
+    Args:
+        value: a string or a whole number; tables with numbers as ids are read to strings as well.
+
+    Raises:
+        DataError: if it is anything else.
+
+    Example:
+        >>> text_id(12), text_id("12")
+        ('12', '12')
+    """
+    # bool is a kind of int, yet True is nobody's id.
+    if isinstance(value, str | Integral) and type(value) is not bool:
+        return str(value)
+    raise DataError(f"ids are strings or whole numbers; found {value!r}")
+
+
+def text_ids(values: object, what: str) -> list[str]:
+    """Return a sequence of ids as strings.
+
+    Args:
+        values: the ids.
+        what: their name in messages.
+
+    Raises:
+        DataError: if they are a single string or no sequence, or see :func:`text_id`.
+    """
+    if isinstance(values, str):
+        raise DataError(f"{what} must be a sequence of item ids, got the string {values!r}")
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise DataError(f"{what} must be a sequence of item ids, got {values!r}")
+    return [value if type(value) is str else text_id(value) for value in values]
+
+
+def text_id_column(column: pl.Series) -> pl.Series:
+    """Return a column of ids as strings.
+
+    Raises:
+        DataError: if it holds neither strings nor whole numbers, or a null.
+    """
+    dtype = column.dtype
+    if column.null_count():
+        raise DataError(f"ids are strings or whole numbers; found null in the column {column.name}")
+    if not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+        raise DataError(
+            f"ids are strings or whole numbers; found {dtype} in the column {column.name}"
+        )
+    return column.cast(pl.String)
