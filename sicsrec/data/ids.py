@@ -22,9 +22,9 @@ def text_id(value: object) -> str:
         ('12', '12')
     """
     # bool is a kind of int, yet True is nobody's id.
-    if isinstance(value, str | Integral) and type(value) is not bool:
-        return str(value)
-    raise DataError(f"ids are strings or whole numbers; found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, str | Integral):
+        raise DataError(f"ids are strings or whole numbers; found {value!r}")
+    return str(value)
 
 
 def text_ids(values: object, what: str) -> list[str]:
