@@ -133,11 +133,37 @@ def prepare_cover(content: bytes, suffix: str, limits: CoverLimits) -> StoredCov
         if content.startswith(_MAGIC):
             raise CoverError("undecodable", "the header is damaged") from err
         raise CoverError("not_an_image", f"starts with {content[:8]!r}") from err
-    except Image.DecompressionBombError as err:
-        raise CoverError("too_many_pixels", str(err)) from err
     except _DECODER_ERRORS as err:
-        reason = "truncated" if _is_cut_short(err) else "undecodable"
-        raise CoverError(reason, f"{type(err).__name__}: {err}") from err
+        raise _cover_error(err) from err
+
+
+def prepare_image(image: Image.Image, limits: CoverLimits) -> Image.Image:
+    """Return an opened image as the RGB image that a cover file of it becomes.
+
+    Args:
+        image: the image; it is not changed.
+        limits: what is accepted.
+
+    Raises:
+        CoverError: when the image is not usable.
+    """
+    try:
+        _check_size(image, limits)
+        changes = _find_changes(image, limits)
+        # An image made in memory has no format; a file of it is plain if all else is.
+        if not changes or (image.format is None and changes == ("other_format",)):
+            return image.convert("RGB")
+        # Encoded as for storage, so that the pixels are those that a file gives.
+        return open_cover(_encode(_to_plain(image, limits)))
+    except _DECODER_ERRORS as err:
+        raise _cover_error(err) from err
+
+
+def _cover_error(error: Exception) -> CoverError:
+    if isinstance(error, Image.DecompressionBombError):
+        return CoverError("too_many_pixels", str(error))
+    reason = "truncated" if _is_cut_short(error) else "undecodable"
+    return CoverError(reason, f"{type(error).__name__}: {error}")
 
 
 def _is_cut_short(error: Exception) -> bool:
@@ -145,12 +171,17 @@ def _is_cut_short(error: Exception) -> bool:
     return isinstance(error, EOFError) or any(word in str(error).lower() for word in words)
 
 
-def _convert(image: Image.Image, content: bytes, suffix: str, limits: CoverLimits) -> StoredCover:
+def _check_size(image: Image.Image, limits: CoverLimits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise CoverError(
             "too_many_pixels", f"{width} x {height} pixels, at most {limits.max_pixels} are decoded"
         )
+
+
+def _convert(image: Image.Image, content: bytes, suffix: str, limits: CoverLimits) -> StoredCover:
+    _check_size(image, limits)
+    width, height = image.size
     changes = _find_changes(image, limits)
     if "scaled_down" in changes:
         # A JPEG decodes straight to a half, a quarter or an eighth of its size, many times faster.
@@ -161,11 +192,15 @@ def _convert(image: Image.Image, content: bytes, suffix: str, limits: CoverLimit
     misnamed = ("wrong_extension",) if suffix.lower() not in said else ()
     if not changes:
         return StoredCover(content, hashlib.sha256(content).hexdigest(), misnamed)
+    stored = _encode(_to_plain(image, limits))
+    return StoredCover(stored, hashlib.sha256(stored).hexdigest(), misnamed + changes)
+
+
+def _to_plain(image: Image.Image, limits: CoverLimits) -> Image.Image:
     plain = _to_rgb(ImageOps.exif_transpose(image))
     if min(plain.size) > limits.short_side:
         plain = plain.resize(_fit(plain.size, limits.short_side), Image.Resampling.LANCZOS)
-    stored = _encode(plain)
-    return StoredCover(stored, hashlib.sha256(stored).hexdigest(), misnamed + changes)
+    return plain
 
 
 def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:

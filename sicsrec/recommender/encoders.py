@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sicsrec.data.ids import text_ids
-from sicsrec.data.images import CoverError, CoverLimits, open_cover, prepare_cover
+from sicsrec.data.images import CoverError, CoverLimits, open_cover, prepare_cover, prepare_image
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.encoders.base import ItemEncoder, Modality
 from sicsrec.encoders.builder import FILE_NAME, load_encoder
@@ -30,8 +30,8 @@ ENCODERS_FOLDER = "encoders"
 ENCODING_FILE = "encoding.json"
 BATCH_ITEMS = 64
 
-Cover = Path | bytes | Image.Image
-"""A file, the bytes of one, or a decoded image."""
+Cover = str | Path | bytes | Image.Image
+"""The path of a file, the bytes of one, or a decoded image."""
 
 
 class ItemEncoders:
@@ -164,9 +164,16 @@ class ItemEncoders:
         Raises:
             DataError: if it cannot be used.
         """
-        if isinstance(cover, Image.Image):
-            return cover.convert("RGB")
+        if isinstance(cover, str):
+            cover = Path(cover)
+        if not isinstance(cover, Path | bytes | Image.Image):
+            raise DataError(
+                f"the cover of {item_id!r} must be a path, bytes or an image, got "
+                f"{type(cover).__name__}"
+            )
         try:
+            if isinstance(cover, Image.Image):
+                return prepare_image(cover, self._limits)
             if isinstance(cover, Path) and cover.stat().st_size > self._limits.max_bytes:
                 raise DataError(
                     f"the cover of {item_id!r}, {cover}, has more than the {self._limits.max_bytes}"

@@ -147,6 +147,44 @@ def test_texts_and_covers_become_vectors_of_their_own_items(
     assert np.linalg.norm(both.matrices["text"][0]) == pytest.approx(1.0, abs=1e-5)
 
 
+def _oriented(image: Image.Image) -> Image.Image:
+    image.getexif()[0x0112] = 6
+    return image
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", "LA", "L", "I;16", "oriented", "wide", "transparent palette"]
+)
+def test_a_picture_gives_the_same_vector_as_image_and_as_file(
+    encoders: ItemEncoders, tmp_path: Path, mode: str
+) -> None:
+    shape = (90, 200) if mode == "wide" else (70, 80)
+    values = np.random.default_rng(2).integers(0, 256, (*shape, 4), dtype=np.uint8)
+    rgba = Image.fromarray(values)
+    path = tmp_path / "a.png"
+    if mode == "I;16":
+        picture = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    elif mode == "oriented":
+        picture = _oriented(rgba.convert("RGB"))
+    elif mode == "transparent palette":
+        picture = rgba.convert("RGB").quantize(8)
+        picture.info["transparency"] = 0
+    else:
+        picture = rgba.convert("RGB" if mode == "wide" else mode)
+    picture.save(path, exif=picture.getexif())
+    by_path = encoders.encode(["a"], covers=[str(path)]).matrices["image"]
+    with Image.open(path) as opened:
+        by_opened = encoders.encode(["a"], covers=[opened]).matrices["image"]
+    by_image = encoders.encode(["a"], covers=[picture]).matrices["image"]
+    np.testing.assert_array_equal(by_image, by_path)
+    np.testing.assert_array_equal(by_opened, by_path)
+
+
+def test_an_image_has_the_limits_of_a_file(encoders: ItemEncoders) -> None:
+    with pytest.raises(DataError, match="too_many_pixels"):
+        encoders.encode(["a"], covers=[Image.new("RGB", (2000, 600))])
+
+
 def test_what_cannot_be_encoded_is_named(encoders: ItemEncoders, tmp_path: Path) -> None:
     broken = tmp_path / "a.jpg"
     broken.write_bytes(b"no image")
