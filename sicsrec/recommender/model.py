@@ -362,18 +362,29 @@ class Recommender:
                 ``image``: that modality's vectors. None: content where the model has it, else id.
 
         Returns:
-            Columns item_id, rank and similarity, nearest first, without the item itself.
+            Columns item_id, rank and similarity, nearest first, without the item itself and items
+            that have no such vector.
 
         Raises:
-            DataError: if the item is unknown or the model has no such vectors.
+            DataError: if the item is unknown or has no such vector, the model has no such vectors,
+                or k is below 1.
         """
+        _require_at_least_one(k)
         row = self._index_of.get(text_id(item_id), 0) - 1
         if row < 0:
             raise DataError(f"the model does not know the item {item_id!r}")
         vectors = self.unit_vectors(by)
+        has_vector = vectors.any(dim=1)
+        if not has_vector[row]:
+            name = by or ("content" if isinstance(self.model, SICSRec) else "id")
+            raise DataError(
+                f"the item {item_id!r} has no vector by {name}, so nothing is near it; "
+                "give another item or another by"
+            )
         similarities = vectors @ vectors[row]
-        similarities[row] = -torch.inf
-        return self._nearest(similarities, min(k, len(vectors) - 1))
+        has_vector[row] = False
+        similarities[~has_vector] = -torch.inf
+        return self._nearest(similarities, min(k, int(has_vector.sum())))
 
     def neighbours_of_new(self, new: NewItemVectors, k: int = 10) -> pl.DataFrame:
         """Return the known items nearest to new ones, by the cosine of content embeddings c.
@@ -382,8 +393,9 @@ class Recommender:
             Columns new_item_id, item_id, rank and similarity, by new item, nearest first.
 
         Raises:
-            DataError: if the model has no content side; see :meth:`scorer_with`.
+            DataError: if the model has no content side or k is below 1; see :meth:`scorer_with`.
         """
+        _require_at_least_one(k)
         model, content = content_of_new_items(self.model, new)
         with torch.no_grad():
             similarities = content @ model.content_vectors().T
@@ -421,6 +433,11 @@ class Recommender:
                 "similarity": values.cpu().numpy(),
             }
         )
+
+
+def _require_at_least_one(k: int) -> None:
+    if k < 1:
+        raise DataError(f"k must be at least 1, got {k}")
 
 
 def _id_table(model: SequenceModel) -> torch.Tensor:

@@ -11,6 +11,7 @@ import pytest
 
 from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.models.new_items import NewItemVectors
+from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import save_model
 from sicsrec.recommender import Recommender
 from tests.unit.recommender_parts import new_items
@@ -97,6 +98,23 @@ def test_unknown_kinds_of_models_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"kind": "tree"}), encoding="utf-8")
     with pytest.raises(ConfigError, match="unknown model 'tree'"):
         Recommender.load(folder)
+
+
+def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
+    recommender = Recommender.load(folder)
+    assert isinstance(recommender.model, SICSRec)
+    adapter = recommender.model.content_embedding.adapters["text"]
+    adapter.present[1] = 0
+    adapter.present[4] = 0
+    with pytest.raises(DataError, match="'v01' has no vector by text"):
+        recommender.neighbours("v01", by="text")
+    near = recommender.neighbours("v02", k=N_ITEMS, by="text")
+    assert near.height == N_ITEMS - 3
+    assert not {"v01", "v02", "v04"} & set(near["item_id"])
+    assert recommender.neighbours("v01", k=N_ITEMS, by="id").height == N_ITEMS - 1
+    for k in (0, -1):
+        with pytest.raises(DataError, match="k must be at least 1"):
+            recommender.neighbours("v02", k=k)
 
 
 @pytest.fixture
