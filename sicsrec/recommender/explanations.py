@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sicsrec.data.packing import history_windows, last_tokens, pack
 from sicsrec.data.sequences import Histories
+from sicsrec.errors import DataError
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.blend import Blend, side_of
 from sicsrec.models.sicsrec import SICSRec
@@ -49,9 +50,14 @@ def explain(recommender: Recommender, history: list[str], item_ids: list[str]) -
         item_ids: known items.
 
     Raises:
-        DataError: if the history or an item is not known.
+        DataError: if no item of the history is known, or one of ``item_ids`` is not.
     """
     histories = recommender.histories({"user": history})
+    if not len(histories.items):
+        raise DataError(
+            f"none of the {len(history)} items of the history is known to the model, "
+            "so there is nothing to explain by; give a history with known items"
+        )
     columns = recommender.indices_of(item_ids) - 1
     parts = _parts(recommender, histories)
     vectors = recommender.unit_vectors()

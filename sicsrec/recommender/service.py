@@ -16,7 +16,7 @@ formed and cannot be answered, such as that of an unknown user, has an error and
 batch is not lost to one of its rows. A malformed request raises.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class _Request:
             raise DataError(f"{where}: user_id must be a string, got {user_id!r}")
         history = row.get("history")
         if history is not None:
-            if isinstance(history, str | bytes) or not all(isinstance(i, str) for i in history):
+            if not _is_list(history) or not all(isinstance(i, str) for i in history):
                 raise DataError(f"{where}: history must be a list of item ids, got {history!r}")
             history = list(history)
         if user_id is None and history is None:
@@ -108,7 +108,13 @@ class _Request:
         return cls(user_id, history, _read_new_items(row.get("new_items"), where))
 
 
+def _is_list(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+
+
 def _read_new_items(given: Any, where: str) -> list[dict[str, str]]:
+    if given is not None and not _is_list(given):
+        raise DataError(f"{where}: new_items must be a list of items, got {given!r}")
     found = [] if given is None else list(given)
     for entry in found:
         texts = [entry.get("item_id"), entry.get("text")] if isinstance(entry, Mapping) else [None]

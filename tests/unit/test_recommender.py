@@ -14,6 +14,7 @@ from sicsrec.models.new_items import NewItemVectors
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import save_model
 from sicsrec.recommender import Recommender
+from sicsrec.recommender.service import RankingService
 from tests.unit.recommender_parts import new_items
 from tests.unit.steps.tiny_store import N_ITEMS, make_catalog, make_sicsrec
 
@@ -115,6 +116,15 @@ def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
     for k in (0, -1):
         with pytest.raises(DataError, match="k must be at least 1"):
             recommender.neighbours("v02", k=k)
+
+
+@pytest.mark.parametrize("given", [5, "v03", {"v03": 1}])
+def test_requests_need_lists(folder: Path, given: object) -> None:
+    service = RankingService(Recommender.load(folder))
+    with pytest.raises(DataError, match="request 0: history must be a list"):
+        service.answer([{"history": given}])
+    with pytest.raises(DataError, match="request 0: new_items must be a list"):
+        service.answer([{"history": ["v03"], "new_items": given}])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import onnxruntime
 import polars as pl
 import pytest
 
-from sicsrec.errors import ConfigError
+from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
 from sicsrec.steps.export_files import export_files
@@ -91,6 +91,13 @@ def test_onnx_gives_the_models_scores_for_histories_of_any_length(finished, tmp_
 def test_an_unknown_format_is_named(finished, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one of parquet, jsonl, npy, faiss, onnx"):
         export_files(finished[1], "csv", tmp_path, k=5)
+
+
+@pytest.mark.parametrize("history", [[], ["new"]])
+def test_a_history_that_says_nothing_explains_nothing(finished, history: list[str]) -> None:
+    recommender = Recommender.load(finished[1].model_folder)
+    with pytest.raises(DataError, match=f"none of the {len(history)} items"):
+        explain(recommender, history, ["v01"])
 
 
 def test_parts_of_a_score_add_up_to_it(finished) -> None:
