@@ -18,17 +18,18 @@ same tables and settings reuses what was made, and one that was cut off goes on.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.data.readers.tables import as_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.progress import Progress
@@ -36,9 +37,9 @@ from sicsrec.recommender import Recommender
 from sicsrec.steps import STEPS
 from sicsrec.steps.runner import run_step
 
-Vectors = Mapping[str, NDArray[np.floating] | pl.DataFrame]
-"""``text`` or ``image`` to a matrix [N, D] whose row r belongs to row r of the items, or to a table
-with the columns item_id and vector."""
+Vectors = Mapping[str, NDArray[np.floating] | Sequence[Sequence[float]] | pl.DataFrame]
+"""``text`` or ``image`` to a matrix [N, D], which may be nested lists, whose row r belongs to
+row r of the items, or to a table with the columns item_id and vector."""
 
 
 def train(
@@ -144,16 +145,28 @@ def _write_vectors(vectors: Vectors, items: pl.DataFrame, tables: Path) -> dict[
     for modality, values in vectors.items():
         frame = values
         if not isinstance(frame, pl.DataFrame):
-            if frame.ndim != 2 or len(frame) != items.height:
+            matrix = _as_matrix(frame, modality)
+            if matrix.ndim != 2 or len(matrix) != items.height:
                 raise DataError(
-                    f"vectors[{modality!r}] has the shape {list(frame.shape)}; expected one row "
+                    f"vectors[{modality!r}] has the shape {list(matrix.shape)}; expected one row "
                     f"for each of the {items.height} items"
                 )
-            matrix = np.ascontiguousarray(frame, dtype=np.float32)
-            frame = items.select(pl.col("item_id").cast(pl.String)).with_columns(
+            frame = items.select("item_id").with_columns(
                 vector=pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))
             )
+        if "item_id" in frame.columns:
+            # As ids of items are read: 12.0 is item 12, and spaces around an id are no part of it.
+            frame = frame.with_columns(as_text("item_id", frame.schema).str.strip_chars())
         path = tables / f"{modality}.parquet"
         frame.write_parquet(path)
         files[modality] = str(path)
     return files
+
+
+def _as_matrix(values: ArrayLike, modality: str) -> NDArray[np.float32]:
+    try:
+        return np.ascontiguousarray(values, dtype=np.float32)
+    except (ValueError, TypeError) as err:
+        raise DataError(
+            f"vectors[{modality!r}] is no matrix of numbers, one row per item: {err}"
+        ) from err

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import sicsrec
+from sicsrec.api import _write_vectors
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 
@@ -93,6 +94,25 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         sicsrec.train(
             plays, items, {"text": matrix}, folder=tmp_path, config={"train_sicsrec": {"epochs": 1}}
         )
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [1.0, 2.0], [" 1", "2 "]])
+def test_vectors_are_written_with_the_ids_that_items_are_read_with(
+    tmp_path: Path, ids: list[object]
+) -> None:
+    items = pl.DataFrame({"item_id": ids, "title": ["a", "b"]})
+    table = pl.DataFrame({"item_id": ids, "vector": [[0.0, 1.0], [1.0, 0.0]]})
+    for vectors in (table, [[0.0, 1.0], [1.0, 0.0]]):
+        files = _write_vectors({"text": vectors}, items, tmp_path)
+        written = pl.read_parquet(files["text"])
+        assert written["item_id"].to_list() == ["1", "2"]
+        assert written["vector"].to_list() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_vectors_that_are_no_matrix_are_named(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": ["1", "2"], "title": ["a", "b"]})
+    with pytest.raises(DataError, match=r"vectors\['text'\] is no matrix of numbers"):
+        _write_vectors({"text": [[0.0, 1.0], [1.0]]}, items, tmp_path)
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

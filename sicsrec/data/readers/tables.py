@@ -190,14 +190,20 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
         missing = [name for name in wanted if name not in schema]
         if missing:
             raise DataError(f"{file} has no column {missing}; it has {list(schema)}")
-        frame = lazy.select([_as_text(name, schema) for name in wanted]).collect()
+        frame = lazy.select([as_text(name, schema) for name in wanted]).collect()
     except pl.exceptions.PolarsError as err:
         raise DataError(f"{path} cannot be read as Parquet: {err}") from err
     n_rows[file] += frame.height
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
 
 
-def _as_text(name: str, schema: Schema) -> pl.Expr:
+def as_text(name: str, schema: Schema) -> pl.Expr:
+    """Return a column of a typed table as the text that a CSV file of it would hold.
+
+    Args:
+        name: the column.
+        schema: of the table.
+    """
     column, dtype = pl.col(name), schema[name]
     if isinstance(dtype, pl.List):
         return column.cast(pl.List(pl.String)).list.join("|")
