@@ -51,6 +51,11 @@ def has_gpu_limit(started: Operation) -> bool:
         return any(limit.name == GPU_LIMIT for limit in client.read_global_concurrency_limits())
 
 
+def has_scheduled_run(started: Operation) -> bool:
+    with started.client() as client:
+        return any(run.auto_scheduled for run in client.read_flow_runs())
+
+
 def check_pages_and_records(started: Operation, finished: Finished) -> None:
     """Every step has left its summary, log lines stand there once, and the records link back."""
     texts = {str(entry.key): str(entry.data) for entry in finished.artifacts}
@@ -85,6 +90,8 @@ def test_served_step_runs_with_what_it_needs_and_wrong_names_are_refused(
 
     (schedule,) = served.deployments()["features"].schedules
     assert schedule.schedule.cron == "0 3 * * *"
+    # The server makes the runs that a schedule asks for.
+    served.wait_for(lambda: has_scheduled_run(served), "a run is scheduled")
     refused = served.prefect("deployment", "run", "sicsrec/full-pipeline", "-p", "preset=dmeo")
     assert refused.returncode == 1
     assert "movielens-100k" in refused.stdout + refused.stderr
