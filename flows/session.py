@@ -21,7 +21,6 @@ from sicsrec.artifacts import ArtifactStore
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import SicsrecError
 from tasks.outcome import Observer, RunOutcome, observed_by
-from tasks.report import explorer_beside
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -178,6 +177,9 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
     if not places and outcome.steps:
         places.append(("Output", _near(Path(outcome.steps[-1].folder)), ""))
     if outcome.report is not None:
+        # Not at the top: it imports Prefect, which waits until the server is being started.
+        from tasks.report import explorer_beside
+
         explorer = explorer_beside(Path(outcome.report))
         beside = f"{explorer.name} beside it: point at items" if explorer else ""
         places.append(("Report", _near(Path(outcome.report)), beside))

@@ -82,7 +82,7 @@ def _maps(items: pl.DataFrame) -> go.Figure:
                 name=_escaped(topic),
                 marker=_marker(number),
                 text=_labels(rows),
-                hovertemplate=f"%{{text}}<br>{_escaped(topic)}<extra></extra>",
+                hovertemplate="%{text}<br>%{fullData.name}<extra></extra>",
                 visible=space == spaces[0],
             )
     buttons = [
@@ -109,7 +109,7 @@ def _habits(items: pl.DataFrame) -> go.Figure:
         rows = items.filter(pl.col(model) > 0)
         figure.add_scatter(
             # An item nobody watched has no place on a logarithmic axis but one left of all others.
-            x=rows["watched"].clip(lower_bound=0.5).to_list(),
+            x=rows["watched"].cast(pl.Float64).clip(lower_bound=0.5).to_list(),
             y=rows[model].to_list(),
             mode="markers",
             name=_escaped(model),
@@ -136,7 +136,10 @@ def _labels(rows: pl.DataFrame) -> list[str]:
     """Return what is shown of items; titles come from strangers, and Plotly reads some HTML."""
     labels = []
     for item_id, title, watched in rows.select("item_id", "title", "watched").iter_rows():
-        lines = textwrap.wrap(title, _LINE, max_lines=_MOST_LINES, placeholder=" …")
+        # Cut before it is wrapped: a title without blanks would lose its whole last line.
+        is_long = len(title) > _LINE * _MOST_LINES
+        shortened = title[: _LINE * _MOST_LINES - 1] + "…" if is_long else title
+        lines = textwrap.wrap(shortened, _LINE)[:_MOST_LINES] or [item_id]
         shown = "<br>".join(_escaped(line) for line in lines)
         labels.append(f"<b>{shown}</b><br>{_escaped(item_id)}, watched {watched:,} times")
     return labels

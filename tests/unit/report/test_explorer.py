@@ -1,5 +1,6 @@
 """The page on which one points at items, with titles that try to be markup."""
 
+import json
 import re
 from pathlib import Path
 
@@ -37,6 +38,21 @@ def test_sections_keep_what_their_plots_show(small_run: SmallRun) -> None:
     ]
     assert "SICSRec" in models
     assert len({kept["habits"][model].sum() for model in models}) == 1, "lists are equally long"
+
+
+def test_items_that_nobody_watched_and_long_titles_have_their_place() -> None:
+    title = "很" * 200
+    items = pl.DataFrame(
+        {"item_id": ["a", "b"], "title": [title, " "], "watched": [0, 7], "SICSRec": [3, 4]}
+    )
+    page = explorer_page("demo", [Section("habits", "Habits", items=items)])
+    assert page is not None
+    texts = re.search(r'"text":(\[.*?\])', page.decode())
+    assert texts is not None
+    first, second = json.loads(texts.group(1))
+    assert first.startswith("<b>" + "<br>".join(["很" * 46, "很" * 46, "很" * 45 + "…"]) + "</b>")
+    assert second.startswith("<b>b</b>"), "a title of blanks says nothing"
+    assert '"x":[0.5,7.0]' in page.decode()
 
 
 def test_no_page_without_items_to_point_at() -> None:
