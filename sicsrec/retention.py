@@ -7,10 +7,13 @@ removes leaves whole artifacts and folders that are on their way out, which go t
 """
 
 import logging
+import os
 import re
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,6 +148,8 @@ def _judge(
         place = path.parent.name, path.name
         manifest = commits.get(place)
         changed = _changed(path) if manifest is None else datetime.fromisoformat(manifest.started)
+        if changed is None:
+            continue
         verdict: Verdict | None
         if manifest is not None:
             verdict = _judge_commit(kept.get(place), now - changed, policy)
@@ -210,8 +215,10 @@ def _first_missing(folder: Path, manifest: Manifest) -> str | None:
     for output, entry in manifest.outputs.items():
         for file in entry.files:
             path = folder / "data" / output / file.path
-            if not path.is_file() or path.stat().st_size != file.n_bytes:
-                return f"{output}/{file.path}"
+            with suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_size == file.n_bytes:
+                    continue
+            return f"{output}/{file.path}"
     return None
 
 
@@ -299,10 +306,29 @@ def _clear_records(store: ArtifactStore, register: RunRegister, dataset: str) ->
             path.unlink(missing_ok=True)
 
 
-def _changed(path: Path) -> datetime:
-    newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+def _changed(path: Path) -> datetime | None:
+    """Return when anything in a folder was changed last; None when the folder has vanished."""
+    if (own := _status(path)) is None:
+        return None
+    inner = (_status(p) for p in _inside(path))
+    newest = max([own.st_mtime, *(status.st_mtime for status in inner if status is not None)])
     return datetime.fromtimestamp(newest, UTC)
 
 
 def _size(path: Path) -> int:
-    return sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())
+    inner = (_status(p) for p in _inside(path))
+    return sum(s.st_size for s in inner if s is not None and not stat.S_ISDIR(s.st_mode))
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    # Unlike a glob, this passes over folders that vanish while it is under way.
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder) / name for name in (*folders, *files))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what the file system says of a path; None when a run beside us has removed it."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
