@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,9 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.removed")
 _LOCK = re.compile(r"\.[0-9a-f]{16}\.lock")
 _CACHE = ".cache"
+
+IN_USE = "a run that uses this dataset is in progress"
+"""Why nothing of a dataset goes."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,10 @@ def list_things(
 
 
 def remove_things(
-    store: ArtifactStore, policy: RetentionPolicy, datasets: Collection[str] = ()
+    store: ArtifactStore,
+    policy: RetentionPolicy,
+    datasets: Collection[str] = (),
+    when_in_use: Callable[[str], None] | None = None,
 ) -> Iterator[StoredThing]:
     """Remove what ``policy`` does not keep, one dataset after the other, and yield what went.
 
@@ -105,6 +111,7 @@ def remove_things(
         store: the store.
         policy: what is kept.
         datasets: names; all of the store when empty.
+        when_in_use: is told the name of a dataset that is left alone because a run uses it.
 
     Raises:
         ConfigError: if a dataset is not in the store.
@@ -113,6 +120,8 @@ def remove_things(
         register = RunRegister(store.root, dataset)
         with register.closed():
             if register.is_in_use():
+                if when_in_use is not None:
+                    when_in_use(dataset)
                 continue
             for thing in _judge(store, policy, dataset, is_in_use=False):
                 if thing.verdict.is_removable:
@@ -160,7 +169,7 @@ def _judge(
         if verdict is None:
             continue
         if is_in_use:
-            verdict = Verdict(verdict.kind, False, "a run that uses this dataset is in progress")
+            verdict = Verdict(verdict.kind, False, IN_USE)
         tracked_as = manifest.tracking.get("mlflow_run_id") if manifest else None
         things.append(StoredThing(dataset, *place, _size(path), changed, verdict, path, tracked_as))
     return things

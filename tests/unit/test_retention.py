@@ -177,7 +177,9 @@ def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
     with world.register.using():
         assert world.going() == set()
         assert world.reasons()[first] == "a run that uses this dataset is in progress"
-        assert list(remove_things(world.store, RetentionPolicy())) == []
+        told: list[str] = []
+        assert list(remove_things(world.store, RetentionPolicy(), when_in_use=told.append)) == []
+        assert told == ["d"]
     assert [thing.name for thing in remove_things(world.store, RetentionPolicy())] == ["a" * 16]
     assert [entry.id for entry in world.register.entries()] == ["good"]
 
