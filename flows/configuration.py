@@ -19,6 +19,9 @@ from sicsrec.errors import ConfigError, NotApplicableError
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
 
+FILE_SUFFIXES = (".yaml", ".yml")
+"""What the names of files end in; any other name is one of a shipped preset."""
+
 _TAGS = ("kind", "library")
 """Fields that name the variant of a section; another variant replaces all values of the first."""
 
@@ -138,7 +141,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
         label, where = f"preset {preset}", f"{preset}.yaml"
     else:
         path = Path(preset)
-        if path.suffix not in {".yaml", ".yml"}:
+        if path.suffix not in FILE_SUFFIXES:
             close = difflib.get_close_matches(preset, names, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(
