@@ -288,11 +288,16 @@ def _run_trial(
 
 def _own_values(plan: SearchPlan) -> dict[str, Any]:
     """Return the preset's values of what is searched."""
-    values = dict.fromkeys((p for entry in plan.ranges for p in entry.paths), None)
-    for path, value, _ in plan.resolved.rows():
-        if path in values:
-            values[path] = value
-    return values
+    config = plan.resolved.config.model_dump(mode="json")
+    return {path: _value_at(config, path) for entry in plan.ranges for path in entry.paths}
+
+
+def _value_at(values: Mapping[str, Any], path: str) -> Any:
+    """Return the value or section at a dotted path; None where there is none."""
+    value: Any = values
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _in_words(entry: Range) -> str:

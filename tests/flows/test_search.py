@@ -298,6 +298,21 @@ def test_a_file_that_cannot_hold_the_winner_is_refused(
         plan_search(replace(request_, output=home / name), settings_of(home))
 
 
+def test_own_values_may_be_sections(home: Path, request_: SearchRequest) -> None:
+    asked = replace(request_, overrides=["align_encoders.n_epochs=3"])
+    Path(request_.ranges).write_text(
+        "align_encoders.text_encoder.architecture: [{width: 16, n_layers: 1, n_heads: 1}, {}]\n"
+        "align_encoders.n_epochs: [1, 3]\n",
+        "utf-8",
+    )
+    plan = plan_search(asked, settings_of(home))
+    encoder = plan.resolved.config.model_dump(mode="json")["align_encoders"]["text_encoder"]
+    assert search._own_values(plan) == {
+        "align_encoders.text_encoder.architecture": encoder["architecture"],
+        "align_encoders.n_epochs": 3,
+    }
+
+
 def test_the_command_shown_can_be_pasted(home: Path, request_: SearchRequest) -> None:
     plan = plan_search(request_, settings_of(home))
     plan = replace(plan, request=replace(request_, data="my data"))
