@@ -3,7 +3,7 @@
 import difflib
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -11,13 +11,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows.shipped import read_shipped, shipped_names
+from flows.shipped import read_file, read_shipped, shipped_names
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA
 from sicsrec.errors import ConfigError, NotApplicableError
 
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
+
+FILE_SUFFIXES = (".yaml", ".yml")
+"""What the names of files end in; any other name is one of a shipped preset."""
 
 _TAGS = ("kind", "library")
 """Fields that name the variant of a section; another variant replaces all values of the first."""
@@ -52,6 +55,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(
+                problem=f"a {key_node.id} cannot be a key", problem_mark=key_node.start_mark
+            )
         if key in seen:
             line = key_node.start_mark.line + 1
             raise ConfigError(f"{key_node.start_mark.name}, line {line}: {key!r} is given twice")
@@ -124,7 +131,7 @@ def extend_preset(preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"extends": preset}
     if preset not in preset_names():
-        values = parse_mapping(Path(preset).read_text("utf-8"), preset)
+        values = parse_mapping(read_file(Path(preset)), preset)
     for path, value in changes.items():
         _set(values, {}, path, value, "")
     return values
@@ -138,7 +145,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
         label, where = f"preset {preset}", f"{preset}.yaml"
     else:
         path = Path(preset)
-        if path.suffix not in {".yaml", ".yml"}:
+        if path.suffix not in FILE_SUFFIXES:
             close = difflib.get_close_matches(preset, names, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(
@@ -147,7 +154,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
             )
         if not path.is_file():
             raise ConfigError(f"there is no configuration file {path}")
-        text, label, where = path.read_text("utf-8"), f"file {path.name}", str(path)
+        text, label, where = read_file(path), f"file {path.name}", str(path)
     values = parse_mapping(text, where)
     base = values.pop("extends", None)
     if base is None:
@@ -172,14 +179,12 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: if it is not valid, or holds something else.
     """
-    loader = _Loader(text)
-    loader.name = where
     try:
+        loader = _Loader(text)
+        loader.name = where
         values = loader.get_single_data()
     except yaml.YAMLError as err:
         raise ConfigError(f"{where} is not valid YAML: {err}") from err
-    finally:
-        loader.dispose()
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must hold sections and values, found {type(values).__name__}")
     return values
@@ -195,13 +200,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
         raise ConfigError(f"--set {text!r}: write it as section.key=value")
-    loader = _Loader(value)
     try:
-        return path, loader.get_single_data()
+        return path, _Loader(value).get_single_data()
     except yaml.YAMLError as err:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from err
-    finally:
-        loader.dispose()
 
 
 def _set(values: dict[str, Any], origins: Origins, path: str, value: object, origin: str) -> None:

@@ -5,6 +5,7 @@ by them.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.configuration import (
+    FILE_SUFFIXES,
     ResolvedConfig,
     extend_preset,
     parse_mapping,
@@ -112,28 +114,60 @@ def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
     """Resolve the preset and try the ends of every range on it, before anything runs.
 
     Raises:
-        ConfigError: if the metric, a range or the configuration cannot be used, or the file to be
-            written is somebody else's.
+        ConfigError: if the metric, a range or the configuration cannot be used, a range changes
+            nothing that a trial runs, or the winner cannot be written to the file asked for.
     """
     if request.metric not in METRICS:
         raise ConfigError(f"--metric {request.metric}: known are {', '.join(METRICS)}")
     resolved = _resolve(request, {})
     own = {path: value for path, value, _ in resolved.rows()}
     ranges = tuple(entry.fit(own.get(entry.paths[0])) for entry in load_ranges(request.ranges))
+    tried = [resolved.config]
     for entry in ranges:
         for value in entry.ends():
             try:
-                _resolve(request, dict.fromkeys(entry.paths, value))
+                tried.append(_resolve(request, dict.fromkeys(entry.paths, value)).config)
             except ConfigError as err:
                 raise ConfigError(f"range of {entry.name}, at {value!r}: {err}") from err
-    sections = {path.split(".")[0] for entry in ranges for path in entry.paths}
+    sections = {section for entry in ranges for section in _sections(entry)}
     last_step = "pretrain_id" if sections == {"pretrain_id"} else "train_sicsrec"
+    _check_reached(ranges, tried, last_step)
     name = _name(request, resolved.config, ranges)
     plan = SearchPlan(request, resolved, ranges, last_step, name)
-    path = _preset_path(plan, settings)
-    if path.exists() and not path.read_text("utf-8").startswith(_HEADER):
-        raise ConfigError(f"--output {path}: this file is not a search's; name another one")
+    _check_output(_preset_path(plan, settings))
     return plan
+
+
+def _sections(entry: Range) -> set[str]:
+    return {path.split(".")[0] for path in entry.paths}
+
+
+def _check_reached(
+    ranges: Sequence[Range], tried: Sequence[PipelineConfig], last_step: str
+) -> None:
+    """Refuse ranges whose values no trial uses: all trials would be the same."""
+    # A range may decide which steps there are, so those of all values count.
+    reached = {name for config in tried for name in select_steps(config, wanted=[last_step])}
+    for entry in ranges:
+        if not _sections(entry) & reached:
+            steps = ", ".join(step.name for step in STEPS if step.name in reached)
+            raise ConfigError(
+                f"range of {entry.name}: it changes nothing, because with this configuration a "
+                f"trial runs only {steps}; take it out"
+            )
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix not in FILE_SUFFIXES:
+        raise ConfigError(
+            f"--output {path}: the winner is a preset, whose file must end in "
+            f"{' or '.join(FILE_SUFFIXES)}"
+        )
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: this is a folder; name a file")
+    # Bytes, because a file of somebody else need not be text.
+    if path.exists() and not path.read_bytes().startswith(_HEADER.encode()):
+        raise ConfigError(f"--output {path}: this file is not a search's; name another one")
 
 
 def _resolve(request: SearchRequest, values: Mapping[str, Any]) -> ResolvedConfig:
@@ -254,11 +288,16 @@ def _run_trial(
 
 def _own_values(plan: SearchPlan) -> dict[str, Any]:
     """Return the preset's values of what is searched."""
-    values = dict.fromkeys((p for entry in plan.ranges for p in entry.paths), None)
-    for path, value, _ in plan.resolved.rows():
-        if path in values:
-            values[path] = value
-    return values
+    config = plan.resolved.config.model_dump(mode="json")
+    return {path: _value_at(config, path) for entry in plan.ranges for path in entry.paths}
+
+
+def _value_at(values: Mapping[str, Any], path: str) -> Any:
+    """Return the value or section at a dotted path; None where there is none."""
+    value: Any = values
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _in_words(entry: Range) -> str:
@@ -296,8 +335,8 @@ def print_search(
 ) -> None:
     """Print the best trials, the file and where the search is recorded."""
     console.print(trial_table(finished.rows, plan.request.metric))
-    run = f"sicsrec run {finished.preset}"
-    data = f" --data {plan.request.data}" if plan.request.data else ""
+    run = f"sicsrec run {shlex.quote(str(finished.preset))}"
+    data = f" --data {shlex.quote(plan.request.data)}" if plan.request.data else ""
     path = f"#/experiments/{finished.mlflow_experiment_id}/runs/{finished.mlflow_run_id}"
     where = settings.mlflow_uri or f"sicsrec ui, then {MLFLOW_URL}"
     for label, text in (("Winner  ", run + data), ("MLflow  ", f"{where}/{path}")):

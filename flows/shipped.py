@@ -17,6 +17,19 @@ def read_shipped(kind: str, name: str) -> str:
     return (resources.files("flows") / kind / f"{name}.yaml").read_text("utf-8")
 
 
+def read_file(path: Path) -> str:
+    """Return the text of a file of the user's.
+
+    Raises:
+        ConfigError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as err:
+        line = err.object[: err.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from err
+
+
 def read_shipped_or_file(kind: str, name: str, option: str, what: str) -> str:
     """Return the text of one of them, or of a file of the user's.
 
@@ -27,12 +40,12 @@ def read_shipped_or_file(kind: str, name: str, option: str, what: str) -> str:
         what: what the shipped ones are called, in the plural.
 
     Raises:
-        ConfigError: if there is neither, naming the shipped ones.
+        ConfigError: if there is neither, naming the shipped ones, or the file is not UTF-8.
     """
     if name in shipped_names(kind):
         return read_shipped(kind, name)
     if Path(name).is_file():
-        return Path(name).read_text("utf-8")
+        return read_file(Path(name))
     raise ConfigError(
         f"{option} {name}: there is no such file, and the {what} that are part of the package "
         f"are {', '.join(shipped_names(kind))}"

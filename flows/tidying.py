@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flows.terminal import format_age, format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.retention import RetentionPolicy, StoredThing, list_things, remove_things
+from sicsrec.retention import IN_USE, RetentionPolicy, StoredThing, list_things, remove_things
 from tasks.record import mark_removed
 from tasks.settings import Settings
 
@@ -34,8 +34,14 @@ def remove_what_can_go(
     settings: Settings, policy: RetentionPolicy, datasets: Sequence[str], console: Console
 ) -> None:
     """Remove what the policy does not keep; MLflow keeps its numbers and says what went."""
+
+    def tell_in_use(dataset: str) -> None:
+        console.print(Text(f"nothing of {dataset} is removed: {IN_USE}"))
+
     gone = []
-    for thing in remove_things(ArtifactStore(settings.store_root), policy, datasets):
+    for thing in remove_things(
+        ArtifactStore(settings.store_root), policy, datasets, when_in_use=tell_in_use
+    ):
         gone.append(thing)
         console.print(
             Text(f"removed {thing.dataset}/{thing.step}/{thing.name}: {thing.verdict.reason}")

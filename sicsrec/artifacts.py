@@ -283,10 +283,10 @@ class ArtifactStore:
             ArtifactCorruptError: if the manifest cannot be read.
         """
         path = self.folder(dataset, step, key) / "manifest.json"
-        if not path.exists():
-            return None
         try:
             return manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise ArtifactCorruptError(f"{path} is not a readable manifest: {err}") from err
 

@@ -7,10 +7,13 @@ removes leaves whole artifacts and folders that are on their way out, which go t
 """
 
 import logging
+import os
 import re
 import shutil
+import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +33,9 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.removed")
 _LOCK = re.compile(r"\.[0-9a-f]{16}\.lock")
 _CACHE = ".cache"
+
+IN_USE = "a run that uses this dataset is in progress"
+"""Why nothing of a dataset goes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,10 @@ def list_things(
 
 
 def remove_things(
-    store: ArtifactStore, policy: RetentionPolicy, datasets: Collection[str] = ()
+    store: ArtifactStore,
+    policy: RetentionPolicy,
+    datasets: Collection[str] = (),
+    when_in_use: Callable[[str], None] | None = None,
 ) -> Iterator[StoredThing]:
     """Remove what ``policy`` does not keep, one dataset after the other, and yield what went.
 
@@ -102,6 +111,7 @@ def remove_things(
         store: the store.
         policy: what is kept.
         datasets: names; all of the store when empty.
+        when_in_use: is told the name of a dataset that is left alone because a run uses it.
 
     Raises:
         ConfigError: if a dataset is not in the store.
@@ -110,6 +120,8 @@ def remove_things(
         register = RunRegister(store.root, dataset)
         with register.closed():
             if register.is_in_use():
+                if when_in_use is not None:
+                    when_in_use(dataset)
                 continue
             for thing in _judge(store, policy, dataset, is_in_use=False):
                 if thing.verdict.is_removable:
@@ -145,6 +157,8 @@ def _judge(
         place = path.parent.name, path.name
         manifest = commits.get(place)
         changed = _changed(path) if manifest is None else datetime.fromisoformat(manifest.started)
+        if changed is None:
+            continue
         verdict: Verdict | None
         if manifest is not None:
             verdict = _judge_commit(kept.get(place), now - changed, policy)
@@ -155,7 +169,7 @@ def _judge(
         if verdict is None:
             continue
         if is_in_use:
-            verdict = Verdict(verdict.kind, False, "a run that uses this dataset is in progress")
+            verdict = Verdict(verdict.kind, False, IN_USE)
         tracked_as = manifest.tracking.get("mlflow_run_id") if manifest else None
         things.append(StoredThing(dataset, *place, _size(path), changed, verdict, path, tracked_as))
     return things
@@ -210,8 +224,10 @@ def _first_missing(folder: Path, manifest: Manifest) -> str | None:
     for output, entry in manifest.outputs.items():
         for file in entry.files:
             path = folder / "data" / output / file.path
-            if not path.is_file() or path.stat().st_size != file.n_bytes:
-                return f"{output}/{file.path}"
+            with suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_size == file.n_bytes:
+                    continue
+            return f"{output}/{file.path}"
     return None
 
 
@@ -299,10 +315,29 @@ def _clear_records(store: ArtifactStore, register: RunRegister, dataset: str) ->
             path.unlink(missing_ok=True)
 
 
-def _changed(path: Path) -> datetime:
-    newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+def _changed(path: Path) -> datetime | None:
+    """Return when anything in a folder was changed last; None when the folder has vanished."""
+    if (own := _status(path)) is None:
+        return None
+    inner = (_status(p) for p in _inside(path))
+    newest = max([own.st_mtime, *(status.st_mtime for status in inner if status is not None)])
     return datetime.fromtimestamp(newest, UTC)
 
 
 def _size(path: Path) -> int:
-    return sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())
+    inner = (_status(p) for p in _inside(path))
+    return sum(s.st_size for s in inner if s is not None and not stat.S_ISDIR(s.st_mode))
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    # Unlike a glob, this passes over folders that vanish while it is under way.
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder) / name for name in (*folders, *files))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what the file system says of a path; None when a run beside us has removed it."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -32,6 +33,14 @@ class Interval(Section):
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log: true needs a low above 0 and no step")
         return self
+
+    def has(self, number: float) -> bool:
+        """Whether a number lies between the ends, and on the grid that ``step`` makes."""
+        if not self.low <= number <= self.high:
+            return False
+        # As they are written: in binary, 0.3 is no multiple of 0.1.
+        exact, low = Decimal(str(number)), Decimal(str(self.low))
+        return self.step is None or (exact - low) % Decimal(str(self.step)) == 0
 
     @property
     def has_whole_numbers(self) -> bool:
@@ -80,11 +89,14 @@ class Range(Section):
         return self.model_copy(update={"is_whole": is_whole})
 
     def holds(self, value: object) -> bool:
-        """Whether a value is one of the range."""
+        """Whether a value is one of the range, on its grid where it has one."""
         if self.interval is None:
             return encode(value) in {encode(choice) for choice in self.choices}
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.interval.low <= float(str(value)) <= self.interval.high
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        if self.is_whole and not float(value).is_integer():
+            return False
+        return self.interval.has(float(value))
 
 
 _Choices = Annotated[list[Any], Field(min_length=2)]

@@ -83,17 +83,25 @@ class Study:
         """Return what to try next.
 
         Args:
-            own: the configuration's own values by path. They are the first trial where the ranges
-                hold them, so that the winner is never worse on validation than they are.
+            own: the configuration's own values by path. They are the first trial, exactly as they
+                are, where the ranges hold them, so that the winner is never worse on validation
+                than they are. Otherwise the log says why they are not tried.
         """
         number = len(self.rows()) + 1
-        is_held = all(entry.holds(own[path]) for entry in self._ranges for path in entry.paths)
-        if number == 1 and is_held:
+        fault = _why_not_tried(self._ranges, own) if number == 1 else None
+        is_own = number == 1 and fault is None
+        if fault is not None:
+            logger.info("the configuration's own values are not tried: %s", fault)
+        if is_own:
             self._study.enqueue_trial({r.name: _to_study(r, own[r.paths[0]]) for r in self._ranges})
         self._study.sampler = self._optuna.samplers.TPESampler(seed=self._seed + number)
         trial = self._study.ask()
         drawn = {entry.name: _suggest(trial, entry) for entry in self._ranges}
-        values = {path: drawn[entry.name] for entry in self._ranges for path in entry.paths}
+        values = {
+            path: own[path] if is_own else drawn[entry.name]
+            for entry in self._ranges
+            for path in entry.paths
+        }
         trial.set_user_attr("values", json.dumps(values))
         self._asked[number] = trial
         return Proposal(number, values, trial.number)
@@ -156,6 +164,18 @@ def open_study(folder: Path, name: str, ranges: Sequence[Range], seed: int) -> I
         yield Study(f"sqlite:///{folder / 'optuna.db'}", name, ranges, seed)
     finally:
         lock.release()
+
+
+def _why_not_tried(ranges: Sequence[Range], own: Mapping[str, Any]) -> str | None:
+    """Return why the configuration's own values cannot be a trial; None when they can."""
+    for entry in ranges:
+        for path in entry.paths:
+            if not entry.holds(own[path]):
+                return f"{path} is {encode(own[path])}, which is none of its range"
+        if any(own[path] != own[entry.paths[0]] for path in entry.paths):
+            each = ", ".join(f"{path} is {encode(own[path])}" for path in entry.paths)
+            return f"the range is one of equal values, but {each}"
+    return None
 
 
 def _suggest(trial: Any, entry: Range) -> Any:

@@ -1,8 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows.configuration import preset_names, resolve_config
+from flows.configuration import extend_preset, preset_names, resolve_config
+from flows.search import load_ranges
+from flows.variants import load_variants
 from sicsrec.errors import ConfigError, NotApplicableError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -121,6 +124,9 @@ def test_file_extends_a_preset(tmp_path: Path) -> None:
         ("a: [\n", "not valid YAML"),
         ("extends: other\n", "must name a shipped preset"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("? [a, b]\n: 1\n", r"(?s)mine\.yaml is not valid YAML: .*sequence cannot be a key"),
+        ("{a: 1}: 1\n", "mapping cannot be a key"),
+        ("a: \x07\n", r"mine\.yaml is not valid YAML"),
     ],
 )
 def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -128,6 +134,27 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         resolve_config(str(path))
+
+
+def test_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("extends: demo\ndataset: Caf\xe9\n".encode("latin-1"))
+    message = r"mine\.yaml, line 2: not UTF-8 text; save"
+    for read in (resolve_config, load_variants, load_ranges):
+        with pytest.raises(ConfigError, match=message):
+            read(str(path))
+    with pytest.raises(ConfigError, match=message):
+        extend_preset(str(path), {})
+
+
+@pytest.mark.parametrize("read", [load_variants, load_ranges])
+def test_list_as_a_key_is_refused_in_every_kind_of_file(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("[a, b]: [1, 2]\n")
+    with pytest.raises(ConfigError, match=r"(?s)mine\.yaml is not valid .*cannot be a key"):
+        read(str(path))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

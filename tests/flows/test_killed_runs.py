@@ -83,6 +83,8 @@ def test_killed_runs_are_closed_and_living_ones_and_other_hosts_are_not(
     gc = launcher.start(home, "gc", "--delete")
     assert gc.wait() == 0, gc.said()
     assert "0 things removed" in gc.said()
+    said = " ".join(gc.said().split())
+    assert "nothing of demo is removed: a run that uses this dataset is in progress" in said
     assert artifacts_of(home) == stored
 
     os.kill(alive.pid, signal.SIGKILL)

@@ -28,6 +28,7 @@ from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.steps import get_step
 from sicsrec.tracking.mlflow_store import database_uri
+from sicsrec.tuning.study import TrialRow
 from tasks.settings import Settings
 from tests.flows.conftest import SMALL
 
@@ -261,6 +262,66 @@ def test_a_value_that_asks_for_missing_data_is_refused(home: Path, request_: Sea
     with pytest.raises(ConfigError, match=r"range of train_sicsrec\.modalities") as caught:
         plan_search(replace(request_, overrides=given), settings_of(home))
     assert isinstance(caught.value.__cause__, NotApplicableError)
+
+
+def test_ranges_of_steps_that_no_trial_runs_are_refused(
+    home: Path, request_: SearchRequest
+) -> None:
+    source = "encode_items.source={kind: given, text: text.npy}"
+    asked = replace(request_, overrides=[*SMALL, source])
+    ranges = Path(request_.ranges)
+    learning = "align_encoders.n_epochs: [1, 2]\n"
+    ranges.write_text(f"train_sicsrec.dropout: [0.1, 0.2]\n{learning}", "utf-8")
+    with pytest.raises(ConfigError, match=r"range of align_encoders\.n_epochs: .*runs only ingest"):
+        plan_search(asked, settings_of(home))
+    plan_search(replace(asked, overrides=SMALL), settings_of(home))
+    sources = "encode_items.source: [{kind: given, text: text.npy}, {kind: encoders}]\n"
+    ranges.write_text(f"{sources}{learning}", "utf-8")
+    plan_search(asked, settings_of(home))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder.yaml", "this is a folder"),
+        ("binary.yml", "this file is not a search's"),
+        ("best.txt", r"must end in \.yaml or \.yml"),
+        ("best", r"must end in \.yaml or \.yml"),
+    ],
+)
+def test_a_file_that_cannot_hold_the_winner_is_refused(
+    home: Path, request_: SearchRequest, name: str, message: str
+) -> None:
+    (home / "folder.yaml").mkdir()
+    (home / "binary.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=message):
+        plan_search(replace(request_, output=home / name), settings_of(home))
+
+
+def test_own_values_may_be_sections(home: Path, request_: SearchRequest) -> None:
+    asked = replace(request_, overrides=["align_encoders.n_epochs=3"])
+    Path(request_.ranges).write_text(
+        "align_encoders.text_encoder.architecture: [{width: 16, n_layers: 1, n_heads: 1}, {}]\n"
+        "align_encoders.n_epochs: [1, 3]\n",
+        "utf-8",
+    )
+    plan = plan_search(asked, settings_of(home))
+    encoder = plan.resolved.config.model_dump(mode="json")["align_encoders"]["text_encoder"]
+    assert search._own_values(plan) == {
+        "align_encoders.text_encoder.architecture": encoder["architecture"],
+        "align_encoders.n_epochs": 3,
+    }
+
+
+def test_the_command_shown_can_be_pasted(home: Path, request_: SearchRequest) -> None:
+    plan = plan_search(request_, settings_of(home))
+    plan = replace(plan, request=replace(request_, data="my data"))
+    row = TrialRow(1, {"train_sicsrec.temperature": 0.1}, 0.5, "")
+    console = Console(file=io.StringIO(), width=80)
+    finished = FinishedSearch([row], row, Path("of mine/best.yaml"), "1", "2")
+    print_search(finished, plan, settings_of(home), console)
+    assert isinstance(console.file, io.StringIO)
+    assert "sicsrec run 'of mine/best.yaml' --data 'my data'" in console.file.getvalue()
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(home: Path, request_: SearchRequest) -> None:

@@ -151,13 +151,35 @@ def test_checkpoints_are_kept_for_a_day_and_caches_until_they_are_named(world: W
     assert world.going(older_than=timedelta(days=5)) == set()
 
 
+def test_what_vanishes_while_it_is_looked_at_is_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = world.store.begin("d", "ingest", "b" * 16)
+    (pending.work / "kept").write_text("12345")
+    (pending.work / "replaced").write_text("x")
+    (pending.work / "folder").mkdir()
+    other = world.store.begin("d", "ingest", "c" * 16)
+    real = Path.lstat
+
+    def vanishing(path: Path) -> os.stat_result:
+        if path.name in {"replaced", "folder", other.folder.name}:
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", vanishing)
+    [thing] = list_things(world.store, RetentionPolicy())
+    assert (thing.name, thing.n_bytes) == (pending.folder.name, 5)
+
+
 def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
     first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
     world.good_run("good", second)
     with world.register.using():
         assert world.going() == set()
         assert world.reasons()[first] == "a run that uses this dataset is in progress"
-        assert list(remove_things(world.store, RetentionPolicy())) == []
+        told: list[str] = []
+        assert list(remove_things(world.store, RetentionPolicy(), when_in_use=told.append)) == []
+        assert told == ["d"]
     assert [thing.name for thing in remove_things(world.store, RetentionPolicy())] == ["a" * 16]
     assert [entry.id for entry in world.register.entries()] == ["good"]
 

@@ -84,9 +84,49 @@ def test_fractions_are_refused_where_only_whole_numbers_are_possible() -> None:
         entry.fit(2)
 
 
-def test_own_values_outside_a_range_are_not_tried(tmp_path: Path) -> None:
-    [values] = carry_out(tmp_path, 1, OWN | {"pretrain_id.dropout": 0.0})
-    assert values["pretrain_id.dropout"] >= 0.1
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pretrain_id.dropout": 0.0}, "pretrain_id.dropout is 0.0, which is none of its range"),
+        ({"pretrain_id.dropout": 0.25}, "pretrain_id.dropout is 0.25, which is none of its range"),
+        ({"pretrain_id.width": 20}, "pretrain_id.width is 20, which is none of its range"),
+        ({"pretrain_id.width": 32.5}, "pretrain_id.width is 32.5, which is none of its range"),
+        (
+            {"train_sicsrec.width": 48},
+            "the range is one of equal values, but pretrain_id.width is 32, train_sicsrec.width "
+            "is 48",
+        ),
+        (
+            {"train_sicsrec.modalities": ["image"]},
+            'train_sicsrec.modalities is ["image"], which is none of its range',
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_own_values_that_the_ranges_do_not_hold_are_not_tried_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], reason: str
+) -> None:
+    own = OWN | change
+    with caplog.at_level("INFO", "sicsrec.tuning.study"):
+        [values] = carry_out(tmp_path, 1, own)
+    assert caplog.messages == [f"the configuration's own values are not tried: {reason}"]
+    assert values != own
+    assert values["pretrain_id.dropout"] in {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
+    assert values["pretrain_id.width"] == values["train_sicsrec.width"]
+
+
+def test_a_fraction_is_none_of_a_range_of_whole_numbers() -> None:
+    [entry] = parse_ranges({"pretrain_id.n_layers": {"low": 1, "high": 4}}, "mine.yaml")
+    assert entry.holds(2)
+    assert not entry.holds(2.5)
+
+
+def test_own_values_are_tried_to_the_last_digit_and_others_are_rounded(tmp_path: Path) -> None:
+    own = OWN | {"train_sicsrec.learning_rate": 0.00123456789}
+    first, second = carry_out(tmp_path, 2, own)
+    assert first == own
+    drawn = second["train_sicsrec.learning_rate"]
+    assert drawn == float(f"{drawn:.4g}")
 
 
 def test_a_study_killed_within_a_trial_proposes_what_an_undisturbed_one_does(
