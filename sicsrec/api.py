@@ -18,6 +18,7 @@ same tables and settings reuses what was made, and one that was cut off goes on.
 """
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _configure(
         "items": "items.parquet",
         "interactions": "interactions.parquet",
         "timestamp": "timestamp" if "timestamp" in interactions.columns else None,
-        "covers": None if covers is None else str(Path(covers).resolve()),
+        "covers": None if covers is None else _place_covers(Path(covers), tables),
     }
     sections: dict[str, Any] = {
         "dataset": "own",
@@ -128,6 +129,28 @@ def _configure(
             for error in err.errors(include_url=False)
         )
         raise ConfigError(f"the configuration cannot be used: {found}") from err
+
+
+def _place_covers(covers: Path, tables: Path) -> str:
+    """Put covers where the reader, which leaves its folder for nothing, finds them.
+
+    Hard links where the file system has them; a file keeps its time of change either way, by which
+    a second call knows that nothing changed.
+    """
+    if not covers.is_dir():
+        raise DataError(f"covers: there is no folder {covers}")
+    place = tables / "covers"
+    if covers.resolve() != place:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(covers, place, copy_function=_link_or_copy)
+    return place.name
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:

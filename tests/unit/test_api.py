@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import sicsrec
 from sicsrec.api import _write_vectors
@@ -78,6 +79,27 @@ def test_vectors_are_joined_by_id_not_by_position(trained: Recommender, tmp_path
         device="cpu",
     )
     assert shuffled.recommend(["v1", "v2"]).equals(trained.recommend(["v1", "v2"]))
+
+
+def test_covers_are_read_from_any_folder_and_known_the_next_time(tmp_path: Path) -> None:
+    plays, items, matrix = make_tables()
+    covers = tmp_path / "my covers"
+    covers.mkdir()
+    for name in items["item_id"].head(5):
+        Image.new("RGB", (32, 32), "teal").save(covers / f"{name}.png")
+
+    def train() -> list[Path]:
+        sicsrec.train(
+            plays, items, {"text": matrix}, folder=tmp_path / "own", covers=covers, config=FAST
+        )
+        return sorted((tmp_path / "own/artifacts/own/ingest").rglob("items.parquet"))
+
+    [catalog] = train()
+    statuses = pl.read_parquet(catalog).group_by("image_status").len().sort("len")
+    assert statuses.rows() == [("ok", 5), ("missing", 15)]
+    assert train() == [catalog]
+    with pytest.raises(DataError, match="there is no folder"):
+        sicsrec.train(plays, items, {"text": matrix}, folder=tmp_path, covers=tmp_path / "none")
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
