@@ -25,6 +25,8 @@ from tasks.settings import TEMPORARY_SERVER, Settings
 
 MLFLOW_URL = "http://127.0.0.1:5000"
 PREFECT_URL = "http://127.0.0.1:4200"
+LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+"""Prefect's module that keeps in its home who holds a place under a limit."""
 
 _NOT_NEEDED = (
     "SCHEDULER",
@@ -244,6 +246,9 @@ def _prefect_environment(port: int) -> dict[str, str]:
         # So that `prefect deployment run --watch` shows log lines, and with them what went wrong.
         "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
         "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
+        # By itself it forgets with its process who holds a place under a limit, and the place is
+        # never given back.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
         **os.environ,
     }
 

@@ -27,6 +27,10 @@ from tasks.shared_store import open_shared_store
 
 logger = logging.getLogger("sicsrec.tasks")
 
+_LEASE_SECONDS = 60.0
+"""How long a killed step keeps its place under a limit; the least that Prefect takes. A living one
+renews it."""
+
 
 def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> StepOutcome:
     """Run or reuse one step and turn the result into a Prefect state that carries the outcome.
@@ -90,7 +94,7 @@ def hold_gpu() -> Iterator[None]:
     Not a tag of the tasks: those of a reused step, and of a machine without a GPU, would wait too.
     """
     logger.info("waiting for a place under Prefect's limit %r", GPU_LIMIT)
-    with concurrency(GPU_LIMIT):
+    with concurrency(GPU_LIMIT, lease_duration=_LEASE_SECONDS):
         yield
 
 

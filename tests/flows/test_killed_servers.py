@@ -10,13 +10,24 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 
-from flows.server import free_port
+from flows.server import _prefect_command, _prefect_environment, free_port, is_answering
+from tasks.settings import GPU_LIMIT
 from tests.flows.runs import OVERRIDES, REPOSITORY, artifacts_of, left_behind, new_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SICSREC = [sys.executable, "-c", "from flows.cli import app; app()"]
+HOLD = """
+import time
+from flows.deployments import limit_gpu_work
+from tasks._run import hold_gpu
+limit_gpu_work()
+with hold_gpu():
+    print("held", flush=True)
+    time.sleep(600)
+"""
 EARLY = [*OVERRIDES, "--until", "sample_pairs"]
 
 
@@ -94,3 +105,42 @@ def test_a_page_that_is_told_to_stop_leaves_no_server(page: list[str], tmp_path:
     process.terminate()
     assert process.wait() == 0
     wait_for(lambda: not is_served(), output, 30.0)
+
+
+def test_a_place_on_the_gpu_comes_back_after_server_and_step_were_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    output, port = tmp_path / "said.txt", free_port()
+    mine = environment(tmp_path / "home", PREFECT_HOME=str(tmp_path / "prefect"))
+    api_url = f"http://127.0.0.1:{port}/api"
+
+    def run(command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        with output.open("ab") as stream:
+            return subprocess.Popen(
+                command, cwd=REPOSITORY, env=variables, stdout=stream, stderr=stream
+            )
+
+    def start_server() -> subprocess.Popen[bytes]:
+        server = run(_prefect_command(port), _prefect_environment(port) | mine)
+        wait_for(lambda: is_answering(api_url), output)
+        return server
+
+    def places_taken() -> int:
+        with SyncPrefectClient(api_url) as client:
+            return client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots
+
+    server = start_server()
+    holder = run([sys.executable, "-c", HOLD], mine | {"PREFECT_API_URL": api_url})
+    wait_for(lambda: "held" in output.read_text(), output)
+    assert places_taken() == 1
+    for process in (server, holder):
+        process.kill()
+        process.wait()
+    server = start_server()
+    try:
+        assert places_taken() == 1
+        wait_for(lambda: places_taken() == 0, output, 240.0)
+    finally:
+        server.terminate()
+        server.wait()
