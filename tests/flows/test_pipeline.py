@@ -130,7 +130,7 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     experiment = client.get_experiment(parent.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     logged = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
-    assert logged == {"figures", "tables", "report.html"}
+    assert logged == {"explorer.html", "figures", "report.html", "tables"}
 
     second = run()
     assert second.outcome.report == first.outcome.report
