@@ -138,7 +138,7 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None
 
 def test_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_bytes("extends: demo\ndataset: Caf\xe9\n".encode("latin-1"))
+    path.write_bytes("extends: demo\ndataset: Jos\xe9\n".encode("latin-1"))
     message = r"mine\.yaml, line 2: not UTF-8 text; save"
     for read in (resolve_config, load_variants, load_ranges):
         with pytest.raises(ConfigError, match=message):
