@@ -33,6 +33,7 @@ from sicsrec.config import PipelineConfig
 from sicsrec.data.readers.tables import as_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
+from sicsrec.linking import link_or_copy_folder
 from sicsrec.progress import Progress
 from sicsrec.recommender import Recommender
 from sicsrec.steps import STEPS
@@ -132,25 +133,15 @@ def _configure(
 
 
 def _place_covers(covers: Path, tables: Path) -> str:
-    """Put covers where the reader, which leaves its folder for nothing, finds them.
-
-    Hard links where the file system has them; a file keeps its time of change either way, by which
-    a second call knows that nothing changed.
-    """
+    """Put covers where the reader, which leaves its folder for nothing, finds them."""
     if not covers.is_dir():
         raise DataError(f"covers: there is no folder {covers}")
     place = tables / "covers"
     if covers.resolve() != place:
         shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(covers, place, copy_function=_link_or_copy)
+        place.mkdir()
+        link_or_copy_folder(covers, place)
     return place.name
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:

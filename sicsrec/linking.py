@@ -8,13 +8,14 @@ from pathlib import Path
 def link_or_copy(source: Path, target: Path) -> Path:
     """Give ``source`` a second name, or copy it where the file system cannot, and return it.
 
-    Only for files that nobody changes, such as those of the store: both names are one file.
+    Only for files that nobody changes in place, such as those of the store: both names are one
+    file. Either way the time of its last change stays what it was.
     """
     try:
         os.link(source, target)
     except OSError:
         # Another file system, or one without hard links.
-        shutil.copyfile(source, target)
+        shutil.copy2(source, target)
     return target
 
 

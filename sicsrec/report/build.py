@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
@@ -33,6 +32,7 @@ from sicsrec.report.place import (
 )
 from sicsrec.report.quality import cohorts, curves, results, towers
 from sicsrec.report.raw_data import raw_data
+from sicsrec.report.rendering import new_environment
 from sicsrec.report.run_files import RunFiles
 from sicsrec.report.thumbnails import SIZES, Thumbnails
 from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED, WITH_VALID
@@ -117,11 +117,7 @@ def _write_small_enough(files: RunFiles, sections: tuple[Section, ...], score: s
 def _render(
     files: RunFiles, sections: tuple[Section, ...], score: str, thumbnails: Thumbnails
 ) -> bytes:
-    # Titles come from strangers: whatever is not markup made here is escaped.
-    environment = Environment(
-        loader=PackageLoader("sicsrec.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True,
-    )  # fmt: skip
+    environment = new_environment()
     environment.filters |= {"cell": _cell, "svg": _svg}
     dataset = next(iter(files.manifests.values())).dataset
     lead, tiles = _headline(files, score)

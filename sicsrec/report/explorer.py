@@ -12,17 +12,18 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import plotly.io
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sicsrec.report.content import SPACES
 from sicsrec.report.drawing import INK, MUTED, RULE, SERIES
 from sicsrec.report.parts import Section
+from sicsrec.report.rendering import new_environment
 
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 """As :data:`sicsrec.report.drawing.MARKERS`."""
-_OF_NO_ITEM = ("item_id", "title", "watched")
+_OF_ITEM = ("item_id", "title", "watched")
+"""Columns that say which item it is; the others are one of each model."""
 _CONFIG = {"displaylogo": False, "responsive": True}
 _LINE, _MOST_LINES = 46, 3
 """Characters of a line of a title, and how many of its lines are shown."""
@@ -55,15 +56,15 @@ def explorer_page(dataset: str, sections: Sequence[Section]) -> bytes | None:
         (title, words, _embed(figure, number))
         for number, (title, words, figure) in enumerate(charts)
     ]
-    environment = Environment(
-        loader=PackageLoader("sicsrec.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("explorer.html.j2").render(
-        title=f"{dataset}: items of a sicsrec run",
-        # Plotly's own library, and charts whose texts it has escaped for a script.
-        library=Markup(get_plotlyjs()),  # noqa: S704
-        charts=embedded,
+    page = (
+        new_environment()
+        .get_template("explorer.html.j2")
+        .render(
+            title=f"{dataset}: items of a sicsrec run",
+            # Plotly's own library, and charts whose texts it has escaped for a script.
+            library=Markup(get_plotlyjs()),  # noqa: S704
+            charts=embedded,
+        )
     )
     return page.encode()
 
@@ -105,7 +106,7 @@ def _maps(items: pl.DataFrame) -> go.Figure:
 
 def _habits(items: pl.DataFrame) -> go.Figure:
     figure = go.Figure()
-    for number, model in enumerate(name for name in items.columns if name not in _OF_NO_ITEM):
+    for number, model in enumerate(name for name in items.columns if name not in _OF_ITEM):
         rows = items.filter(pl.col(model) > 0)
         figure.add_scatter(
             # An item nobody watched has no place on a logarithmic axis but one left of all others.
