@@ -1,4 +1,4 @@
-"""Step 1 against the SASRec of RecTools and of RePlay: speed on Bili_Food, and accuracy.
+"""Step 1 against the SASRec of RecTools and of RePlay: speed, and accuracy.
 
 The peers are installed in an environment of their own, which ``SICSREC_PEERS_PYTHON`` names:
 
@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from sicsrec.data.sequences import Histories
 from sicsrec.evaluation.metrics import mean_metrics
 from sicsrec.evaluation.ranking import rank_targets
+from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.progress import NoProgress
 from sicsrec.tracking import NullTracker
 from sicsrec.training.sequential import FitSettings, fit
 from tests.benchmarks.child import measure
-from tests.benchmarks.stage_two import make_model
+from tests.benchmarks.stage_two import DATASETS, TOWER, as_histories, file_of, sequences
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(12 * 3600)]
 
@@ -49,14 +48,12 @@ def python() -> str:
     return named
 
 
-def sequences(data: Path, name: str) -> list[np.ndarray]:
-    """Return the histories of a NineRec set with at least three items, as item indices from 1."""
-    path = data / f"ninerec/{name}/sequential_data.txt"
+def histories_of(data: Path, dataset: str) -> list[np.ndarray]:
+    """Return the histories of a set, or skip the test where it is not there."""
+    path = file_of(data, dataset)
     if not path.exists():
         pytest.skip(f"there is no {path}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [np.array(line.split()[1:], dtype=np.int64) + 1 for line in lines]
-    return [items for items in rows if len(items) > 2]
+    return sequences(data, dataset)
 
 
 def write(histories: list[np.ndarray], path: Path) -> int:
@@ -91,11 +88,12 @@ def call(python: str, peer: str, mode: str, **arguments: Any) -> dict[str, float
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_speed_of_step_one(python, real_data, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_speed_of_step_one(dataset, python, real_data, tmp_path, capsys) -> None:
     path = tmp_path / "histories.npz"
-    write(sequences(real_data, "Bili_Food"), path)
-    ours = {"step": 1, "side": "packed", "data": str(real_data), "n_warm_up": 3, "n_batches": 20}
-    found = {"sicsrec": measure("stage_two:train_bili_food", **ours)}
+    write(histories_of(real_data, dataset), path)
+    ours = {"dataset": dataset, "data": str(real_data), "n_warm_up": 3, "n_batches": 20}
+    found = {"sicsrec": measure("stage_two:train_step_one", **ours)}
     for peer in PEERS:
         found[peer] = call(python, peer, "measure", histories=str(path), n_warm_up=1, n_batches=5)
     rates = {
@@ -105,24 +103,19 @@ def test_speed_of_step_one(python, real_data, tmp_path, capsys) -> None:
     with capsys.disabled():
         for name in found:
             print(  # noqa: T201
-                f"\nstep 1, {name}: {rates['process'][name]:,.0f} targets per second of processor "
-                f"time, {rates['wall'][name]:,.0f} of wall time ({found[name]['targets']} targets)",
+                f"\n{dataset}, {name}: {rates['process'][name]:,.0f} targets per second of "
+                f"processor time, {rates['wall'][name]:,.0f} of wall time "
+                f"({found[name]['targets']} targets)",
                 end="",
             )
         for clock, by_name in rates.items():
             fastest = max(PEERS, key=by_name.__getitem__)
             print(  # noqa: T201
-                f"\nby {clock} time {by_name['sicsrec'] / by_name[fastest]:.1f} x the faster peer, "
-                f"{fastest} (bar: {BAR})",
+                f"\n{dataset}, by {clock} time {by_name['sicsrec'] / by_name[fastest]:.1f} x the "
+                f"faster peer, {fastest} (bar: {BAR})",
                 end="",
             )
     assert rates["process"]["sicsrec"] > max(rates["process"][peer] for peer in PEERS)
-
-
-def as_histories(rows: list[np.ndarray]) -> Histories:
-    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
-    users = pl.Series("user_id", [str(row) for row in range(len(rows))])
-    return Histories(users, offsets, np.concatenate(rows).astype(np.int32))
 
 
 def fit_ours(rows: list[np.ndarray], n_items: int, work: Path) -> dict[str, float]:
@@ -131,7 +124,9 @@ def fit_ours(rows: list[np.ndarray], n_items: int, work: Path) -> dict[str, floa
         np.array([items[-cut] for items in rows], dtype=np.int32) for cut in (2, 1)
     )
     train, context = as_histories([r[:-2] for r in rows]), as_histories([r[:-1] for r in rows])
-    model = make_model(1, n_items, {})
+    torch.manual_seed(0)
+    # As the peers, which pad on the left.
+    model = IdEncoder(n_items=n_items, **TOWER, positions="from_end")
 
     def validate(candidate) -> dict[str, float]:
         ranks = rank_targets(candidate, train, valid_targets, remove_seen=False)
@@ -145,16 +140,15 @@ def fit_ours(rows: list[np.ndarray], n_items: int, work: Path) -> dict[str, floa
         selection_metric="hr_at_10",
         seed=0,
     )
-    torch.manual_seed(0)
     fit(model, train, validate, settings, work=work, tracker=NullTracker(), progress=NoProgress())
     ranks = rank_targets(model.eval(), context, test_targets, remove_seen=False)
     return mean_metrics(ranks, (5, 10))
 
 
 @pytest.mark.skipif(not EPOCHS, reason="SICSREC_PEERS_EPOCHS is not set")
-@pytest.mark.parametrize("name", ["Bili_Food", "Bili_Movie"])
-def test_accuracy_of_step_one(name, python, real_data, tmp_path, capsys) -> None:
-    rows = sequences(real_data, name)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_accuracy_of_step_one(dataset, python, real_data, tmp_path, capsys) -> None:
+    rows = histories_of(real_data, dataset)
     path = tmp_path / "histories.npz"
     n_items = write(rows, path)
     targets = np.array([items[-1] for items in rows])
@@ -177,7 +171,7 @@ def test_accuracy_of_step_one(name, python, real_data, tmp_path, capsys) -> None
     with capsys.disabled():
         for peer, values in found.items():
             print(  # noqa: T201
-                f"\n{name}, {peer}: test HR@10 {values['hr_at_10']:.4f}, "
+                f"\n{dataset}, {peer}: test HR@10 {values['hr_at_10']:.4f}, "
                 f"NDCG@10 {values['ndcg_at_10']:.4f}",
                 end="",
             )

@@ -40,18 +40,49 @@ class AsTheField(SICSRec):
         return self.fuse(*self.tower_states(batch, self.content_embedding(batch.items)))
 
 
+MOVIELENS = "MovieLens 100K"
+DATASETS = ("Bili_Food", "Bili_Movie", MOVIELENS)
+
+
+def file_of(data: Path, dataset: str) -> Path:
+    """Return where the log of one of :data:`DATASETS` lies in the folder of the real data."""
+    if dataset == MOVIELENS:
+        return data / "movielens-100k" / "u.data"
+    return data / "ninerec" / dataset / "sequential_data.txt"
+
+
+def sequences(data: Path, dataset: str) -> list[np.ndarray]:
+    """Return the histories with at least three items, oldest item first, as indices from 1."""
+    path = file_of(data, dataset)
+    if dataset == MOVIELENS:
+        names = ["user", "item", "rating", "timestamp"]
+        log = pl.read_csv(path, separator="\t", has_header=False, new_columns=names)
+        log = log.unique(["user", "item"], keep="first", maintain_order=True)
+        log = log.sort("timestamp", maintain_order=True).with_columns(pl.col("item").rank("dense"))
+        users = [
+            items.to_numpy().astype(np.int64)
+            for items in log.group_by("user", maintain_order=True).agg("item")["item"]
+        ]
+    else:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        users = [np.array(line.split()[1:], dtype=np.int64) + 1 for line in lines]
+    return [items for items in users if len(items) > 2]
+
+
+def as_histories(rows: Sequence[np.ndarray]) -> Histories:
+    """Return rows of item indices as histories of users named by their row."""
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    users = pl.Series("user_id", [str(row) for row in range(len(rows))])
+    return Histories(users, offsets, np.concatenate(rows).astype(np.int32))
+
+
 def bili_food(data: Path) -> tuple[Histories, dict[str, np.ndarray]]:
     """Return training histories (all but the last two items) and the given vectors."""
-    lines = (data / "ninerec/Bili_Food/sequential_data.txt").read_text().splitlines()
-    users = [np.array(line.split()[1:], dtype=np.int32) + 1 for line in lines]
-    sequences = [items[:-2] for items in users if len(items) > 2]
-    offsets = np.cumsum([0, *map(len, sequences)])
-    ids = pl.Series("user_id", [str(row) for row in range(len(sequences))])
     vectors = {
         modality: np.load(data / f"features/Bili_Food_{name}.npy")
         for modality, name in (("text", "text"), ("image", "second"))
     }
-    return Histories(ids, offsets, np.concatenate(sequences)), vectors
+    return as_histories([items[:-2] for items in sequences(data, "Bili_Food")]), vectors
 
 
 def generated(n_users: int, n_items: int) -> Histories:
@@ -154,6 +185,14 @@ def train_bili_food(
         train_on(model, prefix_batches(histories, n_rows=16), 0, 1)
     found = train_on(model, batches, n_warm_up, n_batches)
     return found | {"megabytes": memory("VmHWM") - before}
+
+
+def train_step_one(dataset: str, data: str, n_warm_up: int, n_batches: int) -> dict[str, float]:
+    """Measure the library's training of the ID encoder on one of :data:`DATASETS`."""
+    rows = sequences(Path(data), dataset)
+    model = make_model(1, int(max(items.max() for items in rows)), {})
+    batches = packed_batches(as_histories([items[:-2] for items in rows]))
+    return train_on(model, batches, n_warm_up, n_batches)
 
 
 def train_generated(
