@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -451,6 +451,25 @@ def serve(
         with standing_prefect_server(settings, port) as api_url:
             console.print(deployments_table(schedules))
             serve_deployments(schedules, n_at_once, lambda: print_how_to_run(api_url, console))
+
+
+@app.command()
+def join(
+    host: Annotated[
+        int, typer.Option("--host", min=1, help="Number of this host; 0 runs the pipeline.")
+    ],
+) -> None:
+    """Train together with the host that runs the pipeline, until stopped."""
+    console, settings = Console(), _settings()
+    with _clear_errors(console):
+        from tasks.hosts import join as join_trainings
+
+        console.print(
+            Text(f"host {host}: waiting for trainings in {settings.home}; Ctrl-C ends it"),
+            soft_wrap=True,
+        )
+        with suppress(KeyboardInterrupt):
+            join_trainings(settings, host, lambda line: console.print(Text(line), soft_wrap=True))
 
 
 def _settings() -> "Settings":

@@ -77,3 +77,24 @@ def check_seen(*paths: Path) -> None:
                 f"the worker on {socket.gethostname()} sees no {path}; SICSREC_HOME must be a "
                 "folder that all machines of the cluster share, under the same path"
             )
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Hosts that train together; this is the first of them.
+
+    Raises:
+        ConfigError: if there are fewer than two.
+    """
+
+    n_hosts: int
+    address: str
+    """Of the first host, as the others reach it."""
+    port: int
+    folder: Path
+    """What all of them share; job and checkpoint of every training lie below it."""
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.n_hosts < 2:
+            raise ConfigError(f"several hosts are two at least, found {self.n_hosts}")

@@ -57,6 +57,7 @@ def call_step(name: str, config: PipelineConfig, refs: Refs, run: RunRecord) -> 
             # The server of this run alone knows no limits.
             hold_accelerator=hold_gpu if settings.prefect_page else nullcontext,
             n_processes=settings.n_processes,
+            hosts=settings.hosts,
             open_cluster=partial(open_cluster, settings.dask),
             read_secret=read_secret,
             code={"git_commit": git_commit()} if git_commit() else None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from sicsrec.cluster import Hosts
 from sicsrec.errors import ConfigError
 
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
@@ -29,7 +30,10 @@ class Settings:
     """``PREFECT_API_URL``: a running Prefect server; None starts a temporary one per run."""
     n_processes: int = 1
     """``SICSREC_PROCESSES``: processes that train a sequence model together; 1. On CUDA one per
-    device."""
+    device. With several hosts: on each."""
+    hosts: Hosts | None = None
+    """``SICSREC_HOSTS`` (how many) and ``SICSREC_TRAINING_ADDRESS`` (``host:port`` of the one that
+    runs the pipeline): hosts that train a sequence model together; None: this one alone."""
 
     dask: str | None = None
     """``SICSREC_DASK``: who takes over parts of sampling and encoding: the address of a Dask
@@ -54,12 +58,14 @@ class Settings:
             ConfigError: if a variable has a value it cannot have.
         """
         values = os.environ if environment is None else environment
+        home = Path(values.get("SICSREC_HOME") or ".sicsrec").resolve()
         api_url = values.get("PREFECT_API_URL") or None
         mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
         return cls(
-            home=Path(values.get("SICSREC_HOME") or ".sicsrec").resolve(),
+            home=home,
             device=values.get("SICSREC_DEVICE") or "auto",
             n_processes=_count(values, "SICSREC_PROCESSES", 1),
+            hosts=_hosts(values, home),
             dask=values.get("SICSREC_DASK") or None,
             mlflow_uri=mlflow_uri,
             prefect_api_url=api_url,
@@ -141,6 +147,19 @@ def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, found {text!r}")
     return int(text)
+
+
+def _hosts(values: Mapping[str, str], home: Path) -> Hosts | None:
+    n_hosts = _count(values, "SICSREC_HOSTS", 1)
+    if n_hosts == 1:
+        return None
+    address, _, port = (values.get("SICSREC_TRAINING_ADDRESS") or "").rpartition(":")
+    if not address or not port.isascii() or not port.isdigit():
+        raise ConfigError(
+            f"SICSREC_HOSTS is {n_hosts}, so SICSREC_TRAINING_ADDRESS must say where they meet: "
+            "this host, as the others reach it, and a free port, e.g. 10.0.0.1:29400"
+        )
+    return Hosts(n_hosts, address, int(port), home)
 
 
 def _page(named: str | None, server: str | None) -> str | None:

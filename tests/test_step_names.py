@@ -47,6 +47,7 @@ def test_there_is_no_further_task() -> None:
         "__init__",
         "_run",
         "cluster",
+        "hosts",
         "comparison",
         "outcome",
         "page",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sicsrec.artifacts import ArtifactReader, PendingArtifact
-from sicsrec.cluster import OpenCluster
+from sicsrec.cluster import Hosts, OpenCluster
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import LeakageError
 from sicsrec.progress import NoProgress, Progress
@@ -51,7 +51,9 @@ class StepContext:
     open_cluster: OpenCluster = field(default=nullcontext, repr=False)
     """Gives who takes over parts of the work, or None; for steps whose work comes in parts."""
     n_processes: int = 1
-    """Processes that train a sequence model together."""
+    """Processes of each host that train a sequence model together."""
+    hosts: Hosts | None = None
+    """Who trains a sequence model together; None: this host alone."""
     read_secret: ReadSecret = field(default=no_secrets, repr=False)
 
     @property

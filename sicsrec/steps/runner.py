@@ -22,7 +22,7 @@ from sicsrec.artifacts import (
     PendingArtifact,
     make_key,
 )
-from sicsrec.cluster import OpenCluster
+from sicsrec.cluster import Hosts, OpenCluster
 from sicsrec.config import PipelineConfig
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
@@ -146,6 +146,7 @@ def run_step(
     device: str = "cpu",
     hold_accelerator: HoldAccelerator = nullcontext,
     n_processes: int = 1,
+    hosts: Hosts | None = None,
     open_cluster: OpenCluster = nullcontext,
     read_secret: ReadSecret = no_secrets,
     code: Mapping[str, str] | None = None,
@@ -167,6 +168,8 @@ def run_step(
             CPU; may wait until others are done there.
         n_processes: processes that train a sequence model together, on CUDA each on a device of
             its own. Not part of the key: beside rounding and dropout nothing depends on it.
+        hosts: that train a sequence model together, each with so many processes; None: this one
+            alone. No more part of the key.
         open_cluster: gives who takes over parts of sampling and encoding; asked only when such a
             step really runs. Not part of the key: what comes out is the same.
         read_secret: gives the value of a secret that the configuration names; by default none is
@@ -201,6 +204,7 @@ def run_step(
                 config,
                 progress=progress or NoProgress(),
                 n_processes=n_processes,
+                hosts=hosts,
                 open_cluster=open_cluster,
                 read_secret=read_secret,
             )

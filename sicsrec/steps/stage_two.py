@@ -90,6 +90,7 @@ def fit_model(
         work=work,
         tracker=tracker,
         progress=context.progress,
+        hosts=context.hosts,
     )
 
 
@@ -110,7 +111,7 @@ def fit_and_save(
         rows_of="training targets",
         content={
             **fit_report(state, model),
-            "processes": context.n_processes,
+            "processes": context.n_processes * (context.hosts.n_hosts if context.hosts else 1),
             "seconds_per_epoch": seconds / max(1, state.epoch),
             "log": state.log,
         },
@@ -145,6 +146,7 @@ def refit_and_save(
         work=work,
         tracker=context.tracker,
         progress=context.progress,
+        hosts=context.hosts,
     )
     save_model(model, context.output("refit"))
     report.content["refit"] = {

@@ -1,7 +1,7 @@
 """One of several processes that train a model: what torchrun starts.
 
-``python -m sicsrec.training.peer JOB WORK DEVICE MEETING``, with the rank in the environment, as
-torchrun sets it.
+``python -m sicsrec.training.peer JOB WORK DEVICE MEETING``, with the ranks in the environment, as
+torchrun sets them.
 """
 
 import logging
@@ -32,19 +32,20 @@ def main(folder: Path, work: Path, device_type: str, meeting: str) -> int:
     Args:
         folder: of the job; events are written there.
         work: folder of the checkpoint.
-        device_type: ``cpu``, or ``cuda`` for the device with the number of the process.
-        meeting: file by which the processes find each other.
+        device_type: ``cpu``, or ``cuda`` for the device with the process's number on its host.
+        meeting: URL by which the processes find each other, as torch.distributed takes it.
 
     Returns:
         The exit status: 1 after an error, which is among the events then.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = torch.device(f"cuda:{rank}" if device_type == "cuda" else device_type)
+    number = os.environ["LOCAL_RANK"]
+    device = torch.device(f"cuda:{number}" if device_type == "cuda" else device_type)
     if device_type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device_type == "cuda" else "gloo",
-        init_method=f"file://{meeting}",
+        init_method=meeting,
         rank=rank,
         world_size=size,
         timeout=_PATIENCE,

@@ -1,34 +1,42 @@
-"""Training in several processes on this machine, started with torchrun and watched from here."""
+"""Training in several processes, started with torchrun and watched from here."""
 
-import logging
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
+from sicsrec.cluster import Hosts
 from sicsrec.errors import ConfigError, TrainingProcessError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.training.events import EventReader, events_path
+from sicsrec.training.hosts import Announcement, announced, log_path, peer_command
 from sicsrec.training.job import Job
+from sicsrec.training.launching import (
+    loopback_interface,
+    network_interface,
+    started,
+    torchrun_alone,
+    wait_a_little,
+)
 from sicsrec.training.sequential import FitState, fit
-
-logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LINES_OF_LOG = 20
 
 
 def fit_in_processes(
-    job: Job, n_processes: int, *, work: Path, tracker: Tracker, progress: Progress
+    job: Job,
+    n_processes: int,
+    *,
+    work: Path,
+    tracker: Tracker,
+    progress: Progress,
+    hosts: Hosts | None = None,
 ) -> FitState:
     """Train ``job.model`` in place as :func:`sicsrec.training.sequential.fit` does.
 
@@ -38,25 +46,27 @@ def fit_in_processes(
 
     Args:
         job: what is trained, on the device on which it goes on afterwards.
-        n_processes: how many; 1 trains right here.
+        n_processes: how many, on every host; 1 trains right here where there is but one host.
         work: folder of the checkpoint and, while it is trained, of the job.
         tracker: receives losses and metrics with the epoch as x axis.
         progress: receives the number of finished epochs.
+        hosts: that train together; None: this one alone.
 
     Raises:
         ConfigError: if the device cannot be shared by so many.
-        TrainingProcessError: if a process died.
+        TrainingProcessError: if a process died, or a host did not take part.
         SicsrecError: whatever the first process that failed on purpose raised.
     """
-    if n_processes > 1:
+    if n_processes > 1 or hosts is not None:
         _check_device(job.model.device, n_processes)
         folder = work / "job"
         shutil.rmtree(folder, ignore_errors=True)
         job.write(folder)
         with progress.stage(f"train {job.model.kind}", job.settings.max_epochs) as advance:
             events = EventReader(events_path(folder, 0), tracker, advance)
-            _run(folder, work, job.model.device, n_processes, events)
-        shutil.rmtree(folder)
+            _run(folder, work, job.model.device, n_processes, hosts, events)
+        # Another host may still hold a file of it; the next training there clears what stays.
+        shutil.rmtree(folder, ignore_errors=True)
         # All epochs are in the checkpoint, so this takes up the best weights and no more.
         tracker, progress = NullTracker(), NoProgress()
     return fit(
@@ -84,81 +94,75 @@ def _check_device(device: torch.device, n_processes: int) -> None:
 
 
 def _run(
-    folder: Path, work: Path, device: torch.device, n_processes: int, events: EventReader
+    folder: Path,
+    work: Path,
+    device: torch.device,
+    n_processes: int,
+    hosts: Hosts | None,
+    events: EventReader,
 ) -> None:
-    log = folder / "processes.log"
+    n_all = n_processes * (hosts.n_hosts if hosts else 1)
+    readers = [events, *(EventReader(events_path(folder, rank)) for rank in range(1, n_all))]
+    log = log_path(folder, 0)
     with (
-        tempfile.TemporaryDirectory(prefix="sicsrec-") as meeting,
+        _prepared(folder, work, device.type, n_processes, hosts) as how,
         log.open("wb") as output,
-        _started(
-            _command(folder, work, device, n_processes, meeting), n_processes, output
+        started(
+            how.command,
+            output,
+            n_processes=n_processes,
+            interface=how.interface,
+            shares_store=hosts is not None,
         ) as process,
     ):
-        while process.poll() is None:
-            _wait(process)
-            events.read()
-    events.read()
-    others = [EventReader(events_path(folder, rank)) for rank in range(1, n_processes)]
-    for reader in others:
+        while process.poll() is None and all(reader.error is None for reader in readers):
+            wait_a_little(process, _SECONDS_BETWEEN_LOOKS)
+            how.keep_up()
+            for reader in readers:
+                reader.read()
+    for reader in readers:
         reader.read()
-    for error in (reader.error for reader in (events, *others)):
-        if error is not None:
-            raise error
+        if reader.error is not None:
+            raise reader.error
     if process.returncode != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         raise TrainingProcessError(
-            f"one of {n_processes} training processes died (exit status {process.returncode}); "
-            f"what they wrote last, from {log}:\n" + "\n".join(lines[-_LINES_OF_LOG:])
+            f"one of {n_all} training processes died (exit status {process.returncode}); what they "
+            f"wrote last:\n{_last_lines(folder, hosts.n_hosts if hosts else 1)}"
         )
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_SECONDS_BETWEEN_LOOKS)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def _command(
-    folder: Path, work: Path, device: torch.device, n_processes: int, meeting: str
-) -> list[str]:
-    # The processes find each other by files, so nothing listens to others.
-    return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nnodes", "1", "--nproc-per-node", str(n_processes), "--local-addr", "127.0.0.1"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{meeting}/agent"),
-        *("--rdzv-conf", "store_type=file", "--max-restarts", "0"),
-        *("-m", "sicsrec.training.peer", str(folder), str(work), device.type, f"{meeting}/group"),
-    ]
+@dataclass(frozen=True)
+class _Prepared:
+    command: list[str]
+    interface: str | None
+    keep_up: Callable[[], None]
+    """To be called while the command runs."""
 
 
 @contextmanager
-def _started(
-    command: list[str], n_processes: int, output: IO[bytes]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that ends when this one does, however that comes about.
+def _prepared(
+    folder: Path, work: Path, device_type: str, n_processes: int, hosts: Hosts | None
+) -> Iterator[_Prepared]:
+    """Make everything ready for the processes of this host."""
+    if hosts is not None:
+        interface = network_interface(hosts.address, hosts.port)
+        announcement = Announcement.make(hosts, folder, work, device_type, n_processes)
+        with announced(hosts, announcement) as touch:
+            yield _Prepared(peer_command(announcement, 0, folder, work), interface, touch)
+        return
+    with tempfile.TemporaryDirectory(prefix="sicsrec-") as meeting:
+        command = [
+            *torchrun_alone(n_processes, Path(meeting)),
+            *("-m", "sicsrec.training.peer", str(folder), str(work), device_type),
+            f"file://{meeting}/group",
+        ]
+        yield _Prepared(command, loopback_interface(), lambda: None)
 
-    Its standard input is a pipe that only this process writes to: when the other end reads an end
-    of file, whoever held it is gone.
-    """
-    environment = {
-        **os.environ,
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
-    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
-    environment.setdefault("OMP_NUM_THREADS", str(n_threads))
-    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    if loopback:
-        environment.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-    process = subprocess.Popen(  # noqa: S603 - the command is made here
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate()
+
+def _last_lines(folder: Path, n_hosts: int) -> str:
+    parts = []
+    for path in (log_path(folder, host) for host in range(n_hosts)):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            parts.append("\n".join([f"{path}:", *lines[-_LINES_OF_LOG:]]))
+    return "\n".join(parts)

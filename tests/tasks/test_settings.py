@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from sicsrec.cluster import Hosts
 from sicsrec.errors import ConfigError
 from tasks.settings import TEMPORARY_SERVER, Settings, read_secret
 
@@ -86,3 +87,21 @@ def test_home_that_would_not_stay_is_refused(home: dict[str, str]) -> None:
 def test_home_that_stays_is_taken() -> None:
     home = {"SICSREC_HOME": "/somewhere"}
     Settings.from_environment(home).check_home(home)
+
+
+def test_hosts_that_train_together():
+    settings = Settings.from_environment(
+        {
+            "SICSREC_HOME": "/shared",
+            "SICSREC_HOSTS": "3",
+            "SICSREC_TRAINING_ADDRESS": "10.0.0.1:29400",
+        }
+    )
+    assert settings.hosts == Hosts(3, "10.0.0.1", 29400, Path("/shared"))
+    assert Settings.from_environment({"SICSREC_HOSTS": "1"}).hosts is None
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1", ":29400", "10.0.0.1:", "host:port"])
+def test_hosts_need_a_place_to_meet(address):
+    with pytest.raises(ConfigError, match=r"SICSREC_TRAINING_ADDRESS must say.*10\.0\.0\.1:29400"):
+        Settings.from_environment({"SICSREC_HOSTS": "2", "SICSREC_TRAINING_ADDRESS": address})

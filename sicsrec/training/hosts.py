@@ -1,0 +1,307 @@
+"""Training on several hosts that share a folder.
+
+The first host runs the pipeline. When one of its steps trains, it announces that in the shared
+folder, waits until every other host has answered, and starts its processes; the others start theirs
+(:func:`join_trainings`). A host takes part for as long as it sees the announcement touched, so it
+does not outlive a first host that is gone, and what that left behind is never joined. What is
+announced are names below the shared folder and numbers; every host makes its command itself.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from sicsrec.artifacts import resolve_inside
+from sicsrec.cluster import Hosts
+from sicsrec.errors import ArtifactError, ConfigError, DataError, TrainingProcessError
+from sicsrec.training.launching import (
+    network_interface,
+    started,
+    torchrun_with_others,
+    wait_a_little,
+)
+
+logger = logging.getLogger(__name__)
+
+_ANNOUNCEMENT = "announcement.json"
+_SECONDS_BETWEEN_BEATS = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SILENCE = 60.0
+"""Seconds without a beat after which the first host counts as gone."""
+_PATIENCE = 600.0
+"""Seconds the first host waits for the others."""
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A training that hosts may take part in."""
+
+    job: str
+    """Folder of the job, relative to the shared one."""
+    work: str
+    """Folder of the checkpoint, likewise."""
+    device: str
+    """``cpu`` or ``cuda``."""
+    n_processes: int
+    """On every host."""
+    n_hosts: int
+    address: str
+    port: int
+    versions: Mapping[str, str]
+
+    @classmethod
+    def make(
+        cls, hosts: Hosts, job: Path, work: Path, device: str, n_processes: int
+    ) -> "Announcement":
+        """Announce the job in one folder with the checkpoint in another.
+
+        Raises:
+            ConfigError: if they do not lie in the folder that the hosts share.
+        """
+        shared = hosts.folder.resolve()
+        for path in (job, work):
+            if not path.resolve().is_relative_to(shared):
+                raise ConfigError(
+                    f"several hosts train in {shared}, which they share, not in {path}"
+                )
+        return cls(
+            job.resolve().relative_to(shared).as_posix(),
+            work.resolve().relative_to(shared).as_posix(),
+            device,
+            n_processes,
+            hosts.n_hosts,
+            hosts.address,
+            hosts.port,
+            installed_versions(),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Announcement":
+        """Read an announcement.
+
+        Raises:
+            DataError: if the file is none.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(**content)
+            is_sound = (
+                all(isinstance(value, str) for value in (found.job, found.work, found.address))
+                and all(
+                    isinstance(value, int) and value > 0
+                    for value in (found.n_processes, found.n_hosts, found.port)
+                )
+                and isinstance(found.versions, dict)
+                and found.device in ("cpu", "cuda")
+            )
+        except (OSError, ValueError, TypeError) as err:
+            raise DataError(f"{path} is no announcement of a training: {err}") from err
+        if not is_sound:
+            raise DataError(f"{path} is no announcement of a training: {content}")
+        return found
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions that must be the same on all hosts."""
+    return {name: importlib.metadata.version(name) for name in ("sicsrec", "torch")}
+
+
+def board_of(folder: Path) -> Path:
+    """Return where trainings are announced in a shared folder."""
+    return folder / "trainings"
+
+
+@contextmanager
+def announced(
+    hosts: Hosts, announcement: Announcement, patience: float = _PATIENCE
+) -> Iterator[Callable[[], None]]:
+    """Wait until all other hosts take part; inside the block, call what is yielded ever so often.
+
+    One training at a time: they meet at one address.
+
+    Raises:
+        TrainingProcessError: if a host cannot take part or does not answer; says what to do.
+    """
+    board = board_of(hosts.folder)
+    board.mkdir(parents=True, exist_ok=True)
+    with FileLock(board / ".lock"):
+        for left in board.glob(f"*/{_ANNOUNCEMENT}"):
+            # Whoever held the lock and did not clear this is gone.
+            shutil.rmtree(left.parent, ignore_errors=True)
+        own = board / uuid.uuid4().hex
+        own.mkdir()
+        try:
+            path = own / _ANNOUNCEMENT
+            _write(path, asdict(announcement))
+            touch = _every(_SECONDS_BETWEEN_BEATS, lambda: os.utime(path))
+            _wait_for_answers(own, hosts.n_hosts, touch, patience)
+            yield touch
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    partial.replace(path)
+
+
+def _every(seconds: float, do: Callable[[], None]) -> Callable[[], None]:
+    last = -seconds
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            do()
+            last = time.monotonic()
+
+    return maybe
+
+
+def _answer_path(training: Path, host: int) -> Path:
+    return training / f"host-{host}.json"
+
+
+def _wait_for_answers(
+    training: Path, n_hosts: int, touch: Callable[[], None], patience: float
+) -> None:
+    missing = set(range(1, n_hosts))
+    commands = ", ".join(f"`sicsrec join --host {host}`" for host in sorted(missing))
+    logger.info("waiting for the other hosts: %s, with this SICSREC_HOME", commands)
+    deadline = time.monotonic() + patience
+    while missing:
+        touch()
+        for host in sorted(missing):
+            path = _answer_path(training, host)
+            if not path.exists():
+                continue
+            error = json.loads(path.read_text(encoding="utf-8"))["error"]
+            if error:
+                raise TrainingProcessError(f"host {host} cannot take part in training: {error}")
+            missing.remove(host)
+        if missing and time.monotonic() > deadline:
+            names = ", ".join(map(str, sorted(missing)))
+            raise TrainingProcessError(
+                f"within {patience:.0f} seconds host {names} of 0 to {n_hosts - 1} did not take "
+                "part in training; run `sicsrec join --host NUMBER` on each, with SICSREC_HOME at "
+                "the folder that all of them share, and start this run again"
+            )
+        if missing:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def log_path(job: Path, host: int) -> Path:
+    """Return the file of what one host's processes say."""
+    return job / f"processes-{host}.log"
+
+
+def join_trainings(folder: Path, host: int, tell: Callable[[str], None]) -> None:
+    """Take part in every training that is announced, until interrupted.
+
+    Args:
+        folder: what the hosts share.
+        host: number of this one, from 1.
+        tell: receives a line about everything that happens, for people.
+
+    Raises:
+        ConfigError: if the first host is no other one.
+    """
+    if host < 1:
+        raise ConfigError(f"the host that runs the pipeline is 0, others count from 1, not {host}")
+    board = board_of(folder)
+    beats: dict[str, int] = {}
+    known: set[str] = set()
+    while True:
+        for path in sorted(board.glob(f"*/{_ANNOUNCEMENT}")):
+            name = path.parent.name
+            beat = _beat_of(path)
+            # An announcement that stands still is what a host that is gone left behind.
+            if name in known or beat is None or beats.setdefault(name, beat) == beat:
+                continue
+            known.add(name)
+            tell(_take_part(folder, path, host, tell))
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _beat_of(path: Path) -> int | None:
+    """Return when an announcement was touched, by the clock of who keeps the files; None: gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None]) -> str:
+    """Take part in one training and return how that ended."""
+    answer = _answer_path(path.parent, host)
+    try:
+        announcement = Announcement.read(path)
+        job = resolve_inside(folder, announcement.job)
+        work = resolve_inside(folder, announcement.work)
+        _check(announcement, job, host)
+        _check(announcement, job, host)
+        interface = network_interface(announcement.address, announcement.port)
+    except (ArtifactError, ConfigError, DataError) as err:
+        _write(answer, {"error": str(err)})
+        return f"cannot take part: {err}"
+    tell(f"training in {announcement.job}, {announcement.n_processes} processes here")
+    command = peer_command(announcement, host, job, work)
+    with (
+        log_path(job, host).open("wb") as output,
+        started(
+            command, output, n_processes=announcement.n_processes, interface=interface
+        ) as process,
+    ):
+        _write(answer, {"error": ""})
+        beat, heard = _beat_of(path), time.monotonic()
+        while process.poll() is None:
+            wait_a_little(process, _SECONDS_BETWEEN_LOOKS)
+            found = _beat_of(path)
+            if found is not None and found != beat:
+                beat, heard = found, time.monotonic()
+            elif time.monotonic() - heard > _SILENCE:
+                return "the first host is gone; ended"
+    return "done" if process.returncode == 0 else f"ended with status {process.returncode}"
+
+
+def peer_command(announcement: Announcement, host: int, job: Path, work: Path) -> list[str]:
+    """Return what one host starts, to train with the others."""
+    torchrun = torchrun_with_others(
+        announcement.n_processes,
+        host=host,
+        n_hosts=announcement.n_hosts,
+        address=announcement.address,
+        port=announcement.port,
+    )
+    peer = ("-m", "sicsrec.training.peer", str(job), str(work), announcement.device, "env://")
+    return [*torchrun, *peer]
+
+
+def _check(announcement: Announcement, job: Path, host: int) -> None:
+    if host >= announcement.n_hosts:
+        raise ConfigError(
+            f"there are hosts 0 to {announcement.n_hosts - 1}, this one is {host}; set "
+            "SICSREC_HOSTS where the pipeline runs to the number of hosts"
+        )
+    if (own := installed_versions()) != announcement.versions:
+        raise ConfigError(f"it has {own}, the first host {announcement.versions}; install the same")
+    if not job.is_dir():
+        raise ConfigError(
+            f"it does not see {job}; SICSREC_HOME must be one folder that all hosts share"
+        )
+    if announcement.device == "cuda" and torch.cuda.device_count() < announcement.n_processes:
+        raise ConfigError(
+            f"it has {torch.cuda.device_count()} GPUs for {announcement.n_processes} processes; "
+            "ask for no more on each host (SICSREC_PROCESSES)"
+        )
