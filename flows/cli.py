@@ -279,7 +279,10 @@ def export(
     to: Annotated[
         Path, typer.Option("--to", help="Folder of the files; made when needed.", metavar="FOLDER")
     ] = Path("exported"),
-    k: Annotated[int, typer.Option("--k", min=1, help="Recommendations per user.")] = 20,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", min=1, help="Recommendations per user, in place of the export's own."),
+    ] = None,
     dataset: Dataset = None,
     export_key: ExportKey = None,
 ) -> None:

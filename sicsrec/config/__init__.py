@@ -65,8 +65,8 @@ class TablesReaderConfig(Section):
     """Folder of cover images named ``<item id>.<extension>``, relative to the data folder."""
     item_id: str = "item_id"
     """Column of the item id in the item file."""
-    title: str = "title"
-    """Column of the title."""
+    title: str | None = "title"
+    """Column of the title; None where there are no titles."""
     description: str | None = None
     """Column of a longer text."""
     language: str | None = None

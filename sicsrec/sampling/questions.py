@@ -36,6 +36,7 @@ class QuestionSource:
             other items of that history, most recent first.
         n_candidates: most candidates in one question.
         seed: orders candidates that share equally many histories.
+        needs_text: whether items without a text are left out; otherwise their text is empty.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class QuestionSource:
         choice: AnchorChoice,
         n_candidates: int,
         seed: int,
+        *,
+        needs_text: bool = True,
     ) -> None:
         self._histories = Histories.from_interactions(log.interactions, catalog)
         self._ids = catalog.item_ids.to_list()
-        self._texts = catalog.texts
+        texts = catalog.texts
+        self._texts = texts if needs_text else [text or "" for text in texts]
         self._choice = choice
         self._n_candidates = n_candidates
         self._seed = seed

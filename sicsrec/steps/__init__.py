@@ -172,7 +172,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="sample_pairs",
-        version=1,
+        version=2,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

@@ -68,6 +68,8 @@ def answer(
 ) -> dict[str, Any]:
     """Answer a question with the newest export of a dataset, a named one, or a model folder.
 
+    Watched items are left out where the export leaves them out, and by a model folder always.
+
     Args:
         question: what is asked.
         store: where exports are looked for.
@@ -98,15 +100,18 @@ def answer(
     content: dict[str, Any] = {"model": str(folder), "ranks_by": recommender.ranks_by}
     if history is not None:
         content["user"] = question.user
-        content |= _recommend(recommender, list(history), question)
+        remove_seen = finished is None or finished.remove_seen
+        content |= _recommend(recommender, list(history), question, remove_seen=remove_seen)
     if question.new_item:
         new = recommender.encode([NEW_ITEM], **_read_files(question.new_item))
         content["new_item"] = _place(recommender, new, question, history, finished)
     return content
 
 
-def _recommend(recommender: Recommender, history: list[str], question: Question) -> dict[str, Any]:
-    found = recommender.recommend(history, question.k)
+def _recommend(
+    recommender: Recommender, history: list[str], question: Question, *, remove_seen: bool
+) -> dict[str, Any]:
+    found = recommender.recommend(history, question.k, remove_seen=remove_seen)
     rows = [{**row, "title": recommender.title_of(row["item_id"])} for row in found.to_dicts()]
     if question.explain:
         known = [item_id for item_id in history if recommender.knows(item_id)]

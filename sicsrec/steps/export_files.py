@@ -15,11 +15,21 @@ def export_files(
     kind: str,
     folder: Path,
     *,
-    k: int,
+    k: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write one kind of files for the users of an export; see :func:`write_files`.
+
+    Watched items are left out where the export leaves them out.
+
+    Args:
+        finished: the export.
+        kind: which files.
+        folder: where to.
+        k: most recommendations per user; None: as many as the export has.
+        device: torch device.
+        progress: shows how far it is.
 
     Raises:
         ConfigError: if there is no such format, what it needs is not installed, or the folder
@@ -30,4 +40,12 @@ def export_files(
         raise ConfigError(f"unknown format {kind!r}; one of {', '.join(FORMATS)}")
     recommender = Recommender.load(finished.model_folder, device)
     histories = LoggedHistories(finished.interactions_file, recommender.item_ids)
-    return write_files(recommender, histories, kind, folder, k=k, progress=progress)
+    return write_files(
+        recommender,
+        histories,
+        kind,
+        folder,
+        k=finished.top_k if k is None else k,
+        remove_seen=finished.remove_seen,
+        progress=progress,
+    )

@@ -26,6 +26,16 @@ class FinishedExport:
         return self.store.open(self.manifest.refs()["export/model"]).path()
 
     @property
+    def top_k(self) -> int:
+        """Recommendations per user, as the export was configured."""
+        return int(self.manifest.config["top_k"])
+
+    @property
+    def remove_seen(self) -> bool:
+        """Whether the export leaves out what a user has watched."""
+        return bool(self.manifest.config["remove_seen"])
+
+    @property
     def interactions_file(self) -> Path:
         """The log that the export read, sorted by user_id and position.
 

@@ -22,7 +22,7 @@ from sicsrec.encoders.encoding import encode_content
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.sampling.answers import Tally
 from sicsrec.sampling.asking import LanguageModelJudge, Surroundings
-from sicsrec.sampling.judges import JUDGES
+from sicsrec.sampling.judges import JUDGES, TEXTLESS
 from sicsrec.sampling.judges.similarity import (
     SimilaritySource,
     SpreadSimilarityJudge,
@@ -54,7 +54,14 @@ def run(context: StepContext) -> StepReport:
     config = context.config.sample_pairs
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
     log = TrainLog.read(context.input("split/train").path())
-    questions = QuestionSource(log, catalog, config.anchors, config.n_candidates, context.seed)
+    questions = QuestionSource(
+        log,
+        catalog,
+        config.anchors,
+        config.n_candidates,
+        context.seed,
+        needs_text=config.judge.kind not in TEXTLESS,
+    )
     open_cluster = context.open_cluster if _comes_in_parts(config.judge) else nullcontext
     with open_cluster() as cluster:
         judge = _make_judge(context, catalog, cluster)

@@ -226,7 +226,8 @@ def _check_enough(material: _Material) -> None:
     if len(material.pairs) == 0 and len(material.both) < 2:
         raise DataError(
             "there is nothing to align on: no pair of items and no two items with text and image; "
-            "lower sample_pairs.judge.min_positive or set align_encoders.trained to none"
+            "take another sample_pairs.judge, for similarity a lower min_positive, or set "
+            "align_encoders.trained to none"
         )
 
 

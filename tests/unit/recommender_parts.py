@@ -16,9 +16,12 @@ from tests.unit.steps.tiny_store import TinyStore, make_config, make_tiny_store
 HISTORY = ["v03", "v04", "v05"]
 
 
-def export_tiny(root: Path, score: str) -> tuple[TinyStore, FinishedExport]:
+def export_tiny(
+    root: Path, score: str, *, remove_seen: bool = True
+) -> tuple[TinyStore, FinishedExport]:
     tiny = make_tiny_store(root)
-    config = make_config(export=ExportConfig(top_k=5, score=score))
+    section = ExportConfig(top_k=5, score=score, remove_seen=remove_seen)
+    config = make_config(export=section)
     tiny.refs |= run_step("export", config, tiny.refs, tiny.store).refs
     return tiny, newest_export(tiny.store)
 

@@ -15,6 +15,7 @@ import pytest
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
+from sicsrec.steps.answers import Question, answer
 from sicsrec.steps.export_files import export_files
 from sicsrec.steps.finished import FinishedExport
 from tests.unit.recommender_parts import HISTORY, export_tiny
@@ -37,6 +38,19 @@ def test_tables_hold_the_pipelines_own_recommendations(finished, tmp_path: Path)
     read = [json.loads(line) for line in lines.read_text().splitlines()]
     wanted = pl.read_parquet(own).group_by("user_id", maintain_order=True).agg("item_id")
     assert [(row["user_id"], row["item_id"]) for row in read] == wanted.rows()
+
+
+def test_what_the_export_keeps_is_kept_everywhere(tmp_path: Path) -> None:
+    tiny, export = export_tiny(tmp_path / "artifacts", "sicsrec", remove_seen=False)
+    own = pl.read_parquet(
+        tiny.store.open(tiny.refs["export/recommendations"]).path("recommendations.parquet")
+    )
+    watched = pl.read_parquet(export.interactions_file).select("user_id", "item_id")
+    assert own.join(watched, on=["user_id", "item_id"], how="semi").height
+    (parquet,) = export_files(export, "parquet", tmp_path / "files")
+    assert pl.read_parquet(parquet).equals(own)
+    told = answer(Question(user="u17", k=5), tiny.store)["recommendations"]
+    assert [row["item_id"] for row in told] == own.filter(user_id="u17")["item_id"].to_list()
 
 
 def test_vectors_and_index_give_the_models_own_scores(finished, tmp_path: Path) -> None:

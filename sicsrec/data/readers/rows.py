@@ -75,7 +75,7 @@ def item_rows(
     quarantine: QuarantineLog,
     *,
     item_id: str,
-    title: str,
+    title: str | None,
     description: str | None = None,
     language: str | None = None,
     topics: pl.Expr | None = None,
@@ -86,16 +86,15 @@ def item_rows(
         table: the item file.
         quarantine: receives the rows without an id.
         item_id: column of the id.
-        title: column of the title.
+        title: column of the title; None: no item has one.
         description: column of a longer text.
         language: column of the language.
         topics: expression that gives a list of strings.
     """
-    optional = {"description": description, "language": language}
+    optional = {"title": title, "description": description, "language": language}
     no_topics = pl.lit([], dtype=pl.List(pl.String))
     frame = table.frame.select(
         item_id=pl.col(item_id).str.strip_chars(),
-        title=_text_or_null(pl.col(title)),
         **{
             name: pl.lit(None, pl.String) if column is None else _text_or_null(pl.col(column))
             for name, column in optional.items()

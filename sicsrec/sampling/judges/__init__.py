@@ -8,6 +8,9 @@ An entry is a function ``build(config, n_negatives, given) -> Judge``. ``similar
 
 from sicsrec.registry import Registry
 
+TEXTLESS = ("co_occurrence", "random")
+"""Judges that read no text, so items without one are asked about too."""
+
 JUDGES = Registry(
     "judge",
     {

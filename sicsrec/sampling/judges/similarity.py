@@ -55,7 +55,8 @@ def tfidf_vectors(catalog: ItemCatalog) -> TextVectors:
     ]
     if not known:
         raise DataError(
-            "no item has a text, so there is nothing to compare; check ingest.text_fields"
+            "no item has a text, so there is nothing to compare; check ingest.text_fields, or take "
+            "the judge co_occurrence, which reads no text"
         )
     vectorizer = TfidfVectorizer(
         analyzer="char_wb",

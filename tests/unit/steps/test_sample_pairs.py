@@ -107,4 +107,7 @@ def test_judges_without_texts_give_a_pair_for_every_question(tmp_path, kind):
     content = world.run("sample_pairs").content
     assert content["answers"]["pair"] == world.pairs().height > 0
     assert set(world.pairs()["source"]) == {kind}
+    # It has a cover and no text, which they do not miss.
+    assert "i7" in world.pairs()["anchor_id"]
+    assert "anchor_without_text" not in content["not_asked"]
     assert "language_model" not in content

@@ -218,6 +218,15 @@ def test_tables_of_every_kind_say_the_same(tmp_path, suffix):
     assert raw.quarantine.frame().height == 0
 
 
+def test_items_without_titles(tmp_path):
+    write_table(tmp_path / "videos.csv", [{"id": "1"}, {"id": "2"}])
+    write_table(tmp_path / "log.csv", LOG)
+    of_titles = ("title", "description", "language", "topics")
+    mapping = MAPPING | dict.fromkeys(of_titles)
+    reader = TablesReaderConfig(items="videos.csv", interactions="log.csv", **mapping)
+    assert rows(read(tmp_path, reader).items, "item_id", "title") == [("1", None), ("2", None)]
+
+
 def test_covers_named_in_a_column(tmp_path):
     write_table(tmp_path / "videos.csv", RECORDS)
     write_table(tmp_path / "log.csv", LOG)
