@@ -39,6 +39,8 @@ _SECONDS_BETWEEN_BEATS = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SILENCE = 60.0
 """Seconds without a beat after which the first host counts as gone."""
+_GRACE = 10.0
+"""Seconds to end by themselves for processes whose training is announced no more."""
 _PATIENCE = 600.0
 """Seconds the first host waits for the others."""
 
@@ -270,8 +272,8 @@ def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None])
             found = _beat_of(path)
             if found is not None and found != beat:
                 beat, heard = found, time.monotonic()
-            elif time.monotonic() - heard > _SILENCE:
-                return "the first host is gone; ended"
+            elif time.monotonic() - heard > (_GRACE if found is None else _SILENCE):
+                return "the first host has ended the training or is gone; ended"
     return "done" if process.returncode == 0 else f"ended with status {process.returncode}"
 
 
