@@ -283,6 +283,9 @@ class SequenceModelConfig(Section):
     """Stop after so many validations without improvement."""
     selection_metric: Literal["hr_at_10", "ndcg_at_10"] = "hr_at_10"
     """Validation metric that picks the best epoch."""
+    precision: Precision = "auto"
+    """What training computes in: bfloat16 rounds the inputs of matrix products. ``auto``: bfloat16
+    on CUDA, float32 elsewhere. Weights, losses over large catalogues and ranking are float32."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "SequenceModelConfig":

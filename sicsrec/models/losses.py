@@ -54,7 +54,12 @@ def next_item_cross_entropy(
         return F.cross_entropy(user_vectors @ vectors.T, targets - 1)
     size = max(1, min(max_logits, BLOCK_NUMBERS) // (n_targets + user_vectors.shape[1]))
     rows = targets - 1 + n_padding
-    total = BlockedCrossEntropy.apply(user_vectors, item_vectors, rows, n_padding, size, prepare)
+    # Its sums run over millions of items and its backward pass computes the logits again: both
+    # have to be of full precision.
+    with torch.autocast(user_vectors.device.type, enabled=False):
+        total = BlockedCrossEntropy.apply(
+            user_vectors.float(), item_vectors, rows, n_padding, size, prepare
+        )
     return total / n_targets
 
 

@@ -142,6 +142,14 @@ def _whether_registered(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG
     return ("register_model",)
 
 
+def _precision_left_to_the_device(name: str) -> Callable[[PipelineConfig], tuple[str, ...]]:
+    def not_in_key(config: PipelineConfig) -> tuple[str, ...]:
+        # Like the device itself.
+        return ("precision",) if getattr(config, name).precision == "auto" else ()
+
+    return not_in_key
+
+
 def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # Validation ranks as evaluation does, so the choice of the best epoch depends on it.
     return ("evaluate.remove_seen", "refit")
@@ -221,6 +229,7 @@ STEPS: tuple[Step, ...] = (
         outputs=(Output("model"), Output("refit", is_written=_with_refit)),
         is_seeded=True,
         further_sections=_ranking_protocol,
+        not_in_key=_precision_left_to_the_device("pretrain_id"),
         uses_accelerator=_always,
     ),
     Step(
@@ -242,6 +251,7 @@ STEPS: tuple[Step, ...] = (
         ),
         is_seeded=True,
         further_sections=_ranking_protocol,
+        not_in_key=_precision_left_to_the_device("train_sicsrec"),
         uses_accelerator=_always,
     ),
     Step(

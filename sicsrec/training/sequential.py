@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sicsrec.config.encoders import Precision
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
+from sicsrec.encoders.precision import computing_in
 from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.peers import ALONE, Peers
@@ -45,6 +47,8 @@ class FitSettings:
     selection_metric: str
     """Name of the validation metric that picks the best epoch; larger is better."""
     seed: int
+    precision: Precision = "auto"
+    """What losses are computed in."""
 
 
 @dataclass
@@ -270,7 +274,8 @@ def _train_epoch(
     )
     for packed in batches:
         share = packed.share(peers.rank, peers.size)
-        parts = loss(TokenBatch.from_packed(share, model.device))
+        with computing_in(settings.precision, model.device):
+            parts = loss(TokenBatch.from_packed(share, model.device))
         values, is_due = _agree(parts, checkpoint.is_due, peers)
         if not np.isfinite(values["loss"]):
             found = ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -35,6 +35,32 @@ def data(real_data: Path) -> str:
     return str(real_data)
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_half_precision_on_this_processor(step, data, capsys):
+    found = {
+        precision: measure(
+            "stage_two:train_bili_food",
+            step=step,
+            side="packed",
+            data=data,
+            n_warm_up=3,
+            n_batches=PACKED_BATCHES,
+            precision=precision,
+        )
+        for precision in ("float32", "bfloat16")
+    }
+    rates = {name: values["targets"] / values["process"] for name, values in found.items()}
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\nstep {step}: {rates['bfloat16']:,.0f} targets per second in bfloat16, "
+            f"{rates['float32']:,.0f} in float32, {rates['bfloat16'] / rates['float32']:.2f} x; "
+            f"loss of the last batch {found['bfloat16']['loss']:.4f} and "
+            f"{found['float32']['loss']:.4f}",
+            end="",
+        )
+    assert found["bfloat16"]["loss"] == pytest.approx(found["float32"]["loss"], rel=0.01)
+
+
 @pytest.mark.parametrize(("step", "bar"), [(1, 30), (2, 40)])
 def test_packed_training_against_rows_of_prefixes(step, bar, data, capsys):
     found = {

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from sicsrec.config.encoders import Precision
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories, item_counts
+from sicsrec.encoders.precision import computing_in
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
@@ -148,7 +150,11 @@ def prefix_batches(histories: Histories, n_rows: int = BATCH) -> Iterator[TokenB
 
 
 def train_on(
-    model: SequenceModel, batches: Iterator[TokenBatch], n_warm_up: int, n_batches: int
+    model: SequenceModel,
+    batches: Iterator[TokenBatch],
+    n_warm_up: int,
+    n_batches: int,
+    precision: Precision = "float32",
 ) -> dict[str, float]:
     """Take optimiser steps and return how long they took; making the batches is part of it."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -158,7 +164,8 @@ def train_on(
         if number == n_warm_up:
             wall, process = time.perf_counter(), time.process_time()
         batch = next(batches)
-        loss = model.loss(batch)["loss"]
+        with computing_in(precision, model.device):
+            loss = model.loss(batch)["loss"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -167,11 +174,17 @@ def train_on(
         "targets": n_targets,
         "wall": time.perf_counter() - wall,
         "process": time.process_time() - process,
+        "loss": float(loss),
     }
 
 
 def train_bili_food(
-    step: int, side: str, data: str, n_warm_up: int, n_batches: int
+    step: int,
+    side: str,
+    data: str,
+    n_warm_up: int,
+    n_batches: int,
+    precision: Precision = "float32",
 ) -> dict[str, float]:
     """Measure the library's training (``packed``) or the rival's (``prefixes``)."""
     histories, vectors = bili_food(Path(data))
@@ -183,7 +196,7 @@ def train_bili_food(
         model = make_model(step, n_items, vectors, AsTheField)
         batches = prefix_batches(histories)
         train_on(model, prefix_batches(histories, n_rows=16), 0, 1)
-    found = train_on(model, batches, n_warm_up, n_batches)
+    found = train_on(model, batches, n_warm_up, n_batches, precision)
     return found | {"megabytes": memory("VmHWM") - before}
 
 

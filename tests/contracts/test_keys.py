@@ -11,7 +11,7 @@ from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import Section
 from sicsrec.data.demo import write_demo
-from sicsrec.steps import STEPS, runner
+from sicsrec.steps import STEPS, get_step, runner
 from sicsrec.steps.context import StepContext
 from sicsrec.steps.runner import run_step
 from tests.leakage.test_noninterference import configuration
@@ -68,6 +68,17 @@ def test_a_section_beyond_the_key_is_noticed() -> None:
     assert config.train_sicsrec.alpha == 0.2
     assert config.align_encoders.memory_bank.size == 0
     assert reads == {"train_sicsrec.alpha", "align_encoders.memory_bank.size"}
+
+
+@pytest.mark.parametrize("name", ["pretrain_id", "train_sicsrec"])
+def test_a_precision_that_is_named_is_in_the_key(name) -> None:
+    config = configuration("/nowhere")
+    found = []
+    for precision in ("auto", "float32", "bfloat16"):
+        section = getattr(config, name).model_copy(update={"precision": precision})
+        changed = config.model_copy(update={name: section})
+        found.append(get_step(name).not_in_key(changed))
+    assert found == [("precision",), (), ()]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

@@ -341,3 +341,16 @@ def test_without_the_contrastive_task_the_loss_is_the_rest(sicsrec):
     assert float(parts["loss"]) == pytest.approx(
         float(parts["loss_rec"] + 0.02 * parts["table_norms"]), rel=1e-5
     )
+
+
+def test_blocks_of_items_have_full_precision_under_autocast():
+    torch.manual_seed(0)
+    user, items = torch.randn(7, 16), torch.randn(40, 16, requires_grad=True)
+    targets = torch.arange(1, 8)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = next_item_cross_entropy(user, items, targets, max_logits=70)
+        found.append((loss, *torch.autograd.grad(loss, items)))
+    assert found[0][0].dtype == found[1][0].dtype == torch.float32
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.0)

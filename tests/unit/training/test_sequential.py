@@ -89,6 +89,18 @@ def test_the_loss_falls(tmp_path):
     assert state.log[-1]["train/loss"] < 0.5 * state.log[0]["train/loss"]
 
 
+def test_half_precision_gives_nearly_the_same_losses_and_whole_weights(tmp_path):
+    logs = {}
+    for precision in ("float32", "bfloat16", "auto"):
+        (tmp_path / precision).mkdir()
+        model = make_model()
+        state = run(model, None, tmp_path / precision, precision=precision)
+        logs[precision] = [entry["refit/loss"] for entry in state.log]
+        assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert logs["auto"] == logs["float32"] != logs["bfloat16"]
+    assert logs["bfloat16"] == pytest.approx(logs["float32"], rel=0.01)
+
+
 def test_the_loss_over_all_items_falls_when_trained_on_sampled_ones(tmp_path):
     model = make_model()
     [packed] = training_batches(make_histories(), 5, 1000, np.random.default_rng(0))
