@@ -38,7 +38,7 @@ class ItemCatalog:
     @classmethod
     def read(cls, folder: Path) -> "ItemCatalog":
         """Read the catalogue that :meth:`write` left in ``folder``."""
-        return cls(pl.read_parquet(folder / FILE_NAME))
+        return cls(pl.read_parquet(folder / FILE_NAME, glob=False))
 
     def write(self, folder: Path) -> None:
         """Write the catalogue into ``folder``."""

@@ -72,7 +72,7 @@ def _read_npy(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
 
 def _read_parquet(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as err:
         raise SchemaError(f"{path} is no readable Parquet file: {err}") from err
     vector = frame.schema.get("vector")

@@ -25,7 +25,7 @@ class TrainLog:
     @classmethod
     def read(cls, folder: Path) -> "TrainLog":
         """Read what :meth:`write` left in ``folder``."""
-        frame = pl.read_parquet(folder / "interactions.parquet")
+        frame = pl.read_parquet(folder / "interactions.parquet", glob=False)
         return cls(check_schema(frame, INTERACTIONS, "training log"))
 
     def write(self, folder: Path) -> None:
@@ -50,9 +50,13 @@ class HeldOut:
         """Read what :meth:`write` left in ``folder``."""
         return cls(
             check_schema(
-                pl.read_parquet(folder / "context.parquet"), INTERACTIONS, "held-out context"
+                pl.read_parquet(folder / "context.parquet", glob=False),
+                INTERACTIONS,
+                "held-out context",
             ),
-            check_schema(pl.read_parquet(folder / "targets.parquet"), TARGETS, "held-out targets"),
+            check_schema(
+                pl.read_parquet(folder / "targets.parquet", glob=False), TARGETS, "held-out targets"
+            ),
         )
 
     def write(self, folder: Path) -> None:

@@ -62,8 +62,8 @@ def judge_files(candidate: Path, champion: Path | None) -> Verdict:
         candidate: Parquet file of user_id, item_id and rank.
         champion: the same; None: there is no champion.
     """
-    before = None if champion is None else pl.read_parquet(champion)
-    return judge_candidate(pl.read_parquet(candidate), before)
+    before = None if champion is None else pl.read_parquet(champion, glob=False)
+    return judge_candidate(pl.read_parquet(candidate, glob=False), before)
 
 
 def judge_candidate(candidate: pl.DataFrame, champion: pl.DataFrame | None) -> Verdict:

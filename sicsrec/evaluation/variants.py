@@ -82,7 +82,7 @@ def compare_variants(
 
 
 def _read(path: Path, model: str) -> _SeedRanks:
-    ranks = pl.read_parquet(path).filter(split="test", model=model).sort("user_id")
+    ranks = pl.read_parquet(path, glob=False).filter(split="test", model=model).sort("user_id")
     if not ranks.height:
         raise DataError(f"{path} holds no test ranks of {model!r}")
     by_name = per_user_metrics(ranks["rank"].to_numpy().astype(np.int64), CUTOFFS)

@@ -120,7 +120,7 @@ class Recommender:
         encoders = path / ENCODERS_FOLDER
         return cls(
             model,
-            pl.read_parquet(path / ITEMS_FILE),
+            pl.read_parquet(path / ITEMS_FILE, glob=False),
             scorer,
             ItemEncoders.open(encoders, device) if encoders.is_dir() else None,
             path,

@@ -67,7 +67,7 @@ def read_histories(path: Path) -> Histories:
         ArtifactError: if the file is missing or another.
     """
     try:
-        frame = pl.read_parquet(path, columns=["user_id", "items"])
+        frame = pl.read_parquet(path, columns=["user_id", "items"], glob=False)
         lengths = frame["items"].list.len().to_numpy()
         items = frame["items"].explode().to_numpy()
     except (OSError, pl.exceptions.PolarsError) as err:

@@ -35,7 +35,7 @@ def pairs(files: RunFiles, seed: int) -> Section | None:
     if not files.has("sample_pairs/pairs"):
         return None
     report = files.report("sample_pairs")
-    frame = pl.read_parquet(files.path("sample_pairs/pairs", "pairs.parquet"))
+    frame = pl.read_parquet(files.path("sample_pairs/pairs", "pairs.parquet"), glob=False)
     positive = frame.filter(pl.col("positive_id").is_not_null())
     shown = positive.sample(min(_N_PAIRS, positive.height), seed=seed)
     cards = []

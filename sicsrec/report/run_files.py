@@ -91,7 +91,7 @@ class RunFiles:
     @cached_property
     def interactions(self) -> pl.DataFrame:
         """The whole log."""
-        return pl.read_parquet(self.path("ingest/interactions", "interactions.parquet"))
+        return pl.read_parquet(self.path("ingest/interactions", "interactions.parquet"), glob=False)
 
     @cached_property
     def train(self) -> Histories:

@@ -34,7 +34,7 @@ def run(context: StepContext) -> StepReport:
     """
     config = context.config.align_encoders
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
-    frame = pl.read_parquet(context.input("sample_pairs/pairs").path("pairs.parquet"))
+    frame = pl.read_parquet(context.input("sample_pairs/pairs").path("pairs.parquet"), glob=False)
     pairs = Pairs.from_frame(check_schema(frame, PAIRS, "pairs"), catalog)
     encoders: dict[str, ItemEncoder] = {}
     contents: dict[str, ItemContent] = {}

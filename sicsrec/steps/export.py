@@ -45,7 +45,7 @@ def run(context: StepContext) -> StepReport:
     """
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
     interactions = pl.read_parquet(
-        context.input("ingest/interactions").path("interactions.parquet")
+        context.input("ingest/interactions").path("interactions.parquet"), glob=False
     )
     check_schema(interactions, INTERACTIONS, "interactions")
     histories = Histories.from_interactions(interactions, catalog)

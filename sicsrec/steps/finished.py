@@ -54,7 +54,9 @@ class FinishedExport:
 
     def interactions(self) -> pl.LazyFrame:
         """Return user_id, item_id and position of :attr:`interactions_file`."""
-        return pl.scan_parquet(self.interactions_file).select("user_id", "item_id", "position")
+        return pl.scan_parquet(self.interactions_file, glob=False).select(
+            "user_id", "item_id", "position"
+        )
 
     def history_of(self, user_id: str) -> list[str]:
         """Return the items of a user in time order.

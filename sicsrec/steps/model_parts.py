@@ -43,10 +43,14 @@ def make_model_parts(
         DataError: if nothing was validated.
     """
     folder = store.open(refs["export/model"]).path()
-    item_ids = pl.read_parquet(folder / ITEMS_FILE).sort("item_index")["item_id"].to_list()
+    item_ids = (
+        pl.read_parquet(folder / ITEMS_FILE, glob=False).sort("item_index")["item_id"].to_list()
+    )
     log = store.open(refs["ingest/interactions"]).path("interactions.parquet")
-    write_histories(pl.scan_parquet(log), item_ids, work / "histories.parquet")
-    per_user = pl.read_parquet(store.open(refs["evaluate/per_user"]).path("per_user.parquet"))
+    write_histories(pl.scan_parquet(log, glob=False), item_ids, work / "histories.parquet")
+    per_user = pl.read_parquet(
+        store.open(refs["evaluate/per_user"]).path("per_user.parquet"), glob=False
+    )
     ranking = SICSREC_BLENDED if config.export.score == "blend" else SICSREC
     validation_ranks(per_user, ranking).write_parquet(work / "validation.parquet")
     return ModelParts(

@@ -18,7 +18,7 @@ def run(context: StepContext) -> StepReport:
         DataError: if the interactions cannot be split so.
     """
     path = context.input("ingest/interactions").path("interactions.parquet")
-    interactions = check_schema(pl.read_parquet(path), INTERACTIONS, "interactions")
+    interactions = check_schema(pl.read_parquet(path, glob=False), INTERACTIONS, "interactions")
     split = _split(interactions, context.config.split)
     if not split.valid.targets.height or not split.test.targets.height:
         raise DataError("split: no user has a target in valid or in test")

@@ -185,7 +185,7 @@ def _json_text(value: object) -> str | None:
 
 def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:
     try:
-        lazy = pl.scan_parquet(path)
+        lazy = pl.scan_parquet(path, glob=False)
         schema = lazy.collect_schema()
         missing = [name for name in wanted if name not in schema]
         if missing:
