@@ -9,6 +9,8 @@ from sicsrec.data.schema import QUARANTINE
 REASONS: dict[str, str] = {
     "wrong_field_count": "the row has more or fewer fields than the file's header or layout",
     "unclosed_quote": "a quote is opened and not closed",
+    "doubtful_quote": "a quoted text of many lines, each of which could be a row of its own",
+    "field_too_long": "a field has more than 16,777,216 characters",
     "invalid_utf8": "some bytes are not text in the file's encoding",
     "null_byte": "the row holds a null byte",
     "invalid_json": "the line is not a JSON object",

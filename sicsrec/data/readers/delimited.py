@@ -8,6 +8,7 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import polars as pl
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.errors import DataError
 
-_MOST_LINES_PER_RECORD = 200
+_MANY_LINES = 200
+_MOST_CHARACTERS_PER_FIELD = 16 << 20
 _ROWS_PER_CHUNK = 500_000
 _END_MARK = "\0\x1a\0"
 _UNDECODED_BYTE = re.compile("[\udc80-\udcff]")
@@ -70,8 +72,6 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        if len(self.taken) >= _MOST_LINES_PER_RECORD:
-            raise StopIteration
         if self._returned:
             line = self._returned.popleft()
         else:
@@ -108,18 +108,39 @@ def _records(stream: Iterable[str], dialect: Dialect) -> Iterator[_Record]:
             if len(lines.taken) > 1:
                 lines.keep_first()
             reader = _csv_reader(lines, dialect)
-        text = "".join(lines.taken)
+        else:
+            fault = _find_fault(lines.taken, fields, dialect)
         lines.finish_record()
-        if not fault and not text.isascii() and _UNDECODED_BYTE.search(text):
-            fault = ("invalid_utf8", f"not {dialect.encoding.removesuffix('-sig')}")
-        if not fault and "\0" in text:
-            fault = ("null_byte", "the row holds a null byte")
         if fields and n_fields is None and not fault:
             n_fields = len(fields)
         if fault:
             yield _Record(number, [], fault[0], f"line {number}: {fault[1]}")
         elif fields:
             yield _Record(number, fields)
+
+
+def _find_fault(taken: Sequence[str], fields: Sequence[str], dialect: Dialect) -> _Fault | None:
+    """Return what is wrong with a record that has the right number of fields."""
+    text = "".join(taken)
+    if not text.isascii() and _UNDECODED_BYTE.search(text):
+        return "invalid_utf8", f"not {dialect.encoding.removesuffix('-sig')}"
+    if "\0" in text:
+        return "null_byte", "the row holds a null byte"
+    if _may_be_rows(taken, fields, dialect):
+        return "doubtful_quote", f"a quote opens here and closes {len(taken) - 1} lines below"
+    return None
+
+
+def _may_be_rows(taken: Sequence[str], fields: Sequence[str], dialect: Dialect) -> bool:
+    """Return whether one record of many lines may as well be as many rows.
+
+    Either a long text with delimiters in every line, or a quote that never closes and meets a stray
+    one far below. Nothing tells which, so that neither may be believed.
+    """
+    if len(taken) <= _MANY_LINES:
+        return False
+    between = _csv_reader(taken[1:-1], dialect, is_strict=False)
+    return all(len(row) in (0, len(fields)) for row in between)
 
 
 def _csv_reader(
@@ -134,6 +155,7 @@ def _next_fields(
     reader: Iterator[list[str]], lines: _Lines, n_fields: int | None, dialect: Dialect
 ) -> tuple[list[str], _Fault | None]:
     """Return the fields of the next record, or what is wrong with it."""
+    # A quote that never closes is followed for as long as a field may be, which the reader checks.
     try:
         fields = next(reader, [])
     except csv.Error as err:
@@ -144,11 +166,10 @@ def _next_fields(
         try:
             fields = next(_csv_reader([lines.taken[0], _END_MARK], dialect, is_strict=False), [])
         except csv.Error as fault:
-            return [], ("wrong_field_count", str(fault))
+            return [], ("field_too_long", str(fault))
     if fields == [_END_MARK]:
         return fields, None
-    has_swallowed = len(lines.taken) >= _MOST_LINES_PER_RECORD
-    if has_swallowed or (fields and fields[-1].endswith(_END_MARK)):
+    if fields and fields[-1].endswith(_END_MARK):
         return [], ("unclosed_quote", "a quote opens here and does not close")
     if fields and n_fields is not None and len(fields) != n_fields:
         return [], ("wrong_field_count", f"expected {n_fields} fields, found {len(fields)}")
@@ -180,7 +201,10 @@ def read_delimited(
     """
     chunks: list[pl.DataFrame] = []
     try:
-        with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
+        with (
+            path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream,
+            _long_fields(),
+        ):
             records = _records(stream, dialect)
             first, columns = _read_header(records, file, dialect)
             places = _find_columns(columns, wanted, file)
@@ -203,6 +227,16 @@ def read_delimited(
     chunks.append(_to_frame(wanted, values, rows))
     n_rows[file] += row
     return Table(file, pl.concat(chunks))
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let fields be as long as those of the other formats; the limit is one of the process."""
+    before = csv.field_size_limit(_MOST_CHARACTERS_PER_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _chain(first: _Record | None, rest: Iterator[_Record]) -> Iterator[_Record]:

@@ -83,10 +83,33 @@ def test_unclosed_quote_in_a_long_file(tmp_path):
     assert [row[2] for row in rows] == [*range(1, 11), *range(12, 1001)]
 
 
-def test_field_too_long_costs_one_row(tmp_path):
-    rows, refused, _ = read(tmp_path, "a,b\n1," + "x" * 200_000 + "\n2,y\n")
-    assert [row[0] for row in rows] == ["2"]
-    assert [row for row, _ in refused] == [1]
+def test_quoted_text_of_many_lines_stays_one_row(tmp_path):
+    text = "\n".join(f"line {number}" for number in range(500))
+    rows, refused, n_rows = read(tmp_path, f'a,b\n1,"{text}"\n2,y\n')
+    assert [row[:2] for row in rows] == [("1", text), ("2", "y")]
+    assert refused == []
+    assert n_rows == 2
+
+
+def test_none_of_many_quoted_lines_becomes_a_row(tmp_path):
+    text = "\n".join(f"line {number}, of many" for number in range(500))
+    rows, refused, n_rows = read(tmp_path, f'a,b\n1,"{text}"\n2,y\n')
+    assert [row[:2] for row in rows] == [("2", "y")]
+    assert refused == [(1, "doubtful_quote")]
+    assert n_rows == 2
+
+
+def test_long_field_is_read_and_one_beyond_all_measure_costs_one_row(tmp_path):
+    content = "a,b\n1," + "x" * 200_000 + "\n2,y\n3," + "x" * (16 << 20) + "y\n4,z\n"
+    rows, refused, _ = read(tmp_path, content)
+    assert [(row[0], len(row[1])) for row in rows] == [("1", 200_000), ("2", 1), ("4", 1)]
+    assert refused == [(3, "field_too_long")]
+
+
+def test_limit_of_the_process_stays(tmp_path):
+    before = csv.field_size_limit()
+    read(tmp_path, "a,b\n1,x\n")
+    assert csv.field_size_limit() == before
 
 
 def test_blank_lines_are_no_rows(tmp_path):
