@@ -140,7 +140,7 @@ def _may_be_rows(taken: Sequence[str], fields: Sequence[str], dialect: Dialect) 
     if len(taken) <= _MANY_LINES:
         return False
     between = _csv_reader(taken[1:-1], dialect, is_strict=False)
-    return all(len(row) in (0, len(fields)) for row in between)
+    return {len(row) for row in between if row} == {len(fields)}
 
 
 def _csv_reader(

@@ -1,6 +1,7 @@
 """Any CSV, TSV, JSONL or Parquet tables, with a mapping of their columns."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +179,8 @@ def _parse_json_line(line: bytes) -> tuple[dict[str, object] | None, str, str]:
 def _json_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, list):
         return "|".join(str(entry) for entry in value)
     return str(value)
@@ -216,5 +219,7 @@ def as_text(name: str, schema: Schema) -> pl.Expr:
         # Whole numbers beside nulls often come as floats: id 12 must not become "12.0".
         whole = column.cast(pl.Int64, strict=False)
         text = pl.when(whole.cast(dtype) == column).then(whole.cast(pl.String))
-        return text.otherwise(column.cast(pl.String)).alias(name)
+        # NaN is how pandas writes that there is nothing.
+        other = pl.when(column.is_not_nan()).then(column.cast(pl.String))
+        return text.otherwise(other).alias(name)
     return column.cast(pl.String)

@@ -258,6 +258,26 @@ def test_parquet_types_become_the_same_strings(tmp_path):
     assert rows(raw.quarantine.frame(), "row", "reason") == [(3, "empty_id")]
 
 
+def test_ids_that_are_no_number_are_empty(tmp_path):
+    nothing = float("nan")
+    pl.DataFrame({"item_id": [1.0, nothing], "title": [nothing, 2.5]}).write_parquet(
+        tmp_path / "i.parquet"
+    )
+    put(
+        tmp_path,
+        "l.jsonl",
+        '{"user_id": "u", "item_id": 1, "timestamp": 1}\n'
+        '{"user_id": NaN, "item_id": 1, "timestamp": 1}\n',
+    )
+    raw = read(tmp_path, TablesReaderConfig(items="i.parquet", interactions="l.jsonl"))
+    assert rows(raw.items, "item_id", "title") == [("1", None)]
+    assert rows(raw.interactions, "user_id", "item_id") == [("u", "1")]
+    assert rows(raw.quarantine.frame(), "file", "row", "reason") == [
+        ("l.jsonl", 2, "empty_id"),
+        ("i.parquet", 2, "empty_id"),
+    ]
+
+
 def test_bad_json_lines_are_refused_one_by_one(tmp_path):
     lines = [b'{"item_id": 5, "title": "A"}', b"{broken", b"", b"[1]", b'{"item_id": "\xff"}']
     lines += [b'{"item_id": "a\\u0000", "title": "B"}', b'{"item_id": "6"}']
