@@ -121,6 +121,16 @@ def canonical_json(value: object) -> str:
     )
 
 
+def digest_json(value: object) -> str:
+    """Return the SHA-256 of a value as canonical JSON; it may hold names that are no UTF-8.
+
+    Python reads such names with lone surrogates, which have no bytes in UTF-8; here they are
+    written as escapes.
+    """
+    text = canonical_json(value).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(text).hexdigest()
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted names.
 
@@ -166,7 +176,7 @@ def _list_files(folder: Path) -> tuple[FileEntry, ...]:
 
 
 def _digest_entries(files: tuple[FileEntry, ...]) -> str:
-    return hashlib.sha256(canonical_json([(f.path, f.sha256) for f in files]).encode()).hexdigest()
+    return digest_json([(f.path, f.sha256) for f in files])
 
 
 def resolve_inside(root: Path, relative: str) -> Path:

@@ -1,5 +1,6 @@
 """Rows and covers that are left out, each with a reason, its file and its row."""
 
+import os
 from collections import Counter
 
 import polars as pl
@@ -35,6 +36,18 @@ REASONS: dict[str, str] = {
 """Every reason word and what it means."""
 
 
+def printable(name: str) -> str:
+    r"""Return the name of a file with bytes that are no UTF-8 as escapes; others stay as they are.
+
+    Tables and terminals take no such names as they are.
+
+    Example:
+        >>> printable("covers/caf\udce9.jpg")
+        'covers/caf\\xe9.jpg'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 class QuarantineLog:
     """Collects what is left out."""
 
@@ -47,11 +60,14 @@ class QuarantineLog:
     ) -> None:
         """Record one row or cover; the arguments are the columns of the schema QUARANTINE.
 
+        Names of files may hold bytes that are no UTF-8.
+
         Raises:
             ValueError: if the reason is not one of :data:`REASONS`.
         """
         _check_reasons({reason})
-        self._rows.append((kind, file, row, key, reason, detail))
+        key = None if key is None else printable(key)
+        self._rows.append((kind, printable(file), row, key, reason, printable(detail)))
 
     def extend(self, frame: pl.DataFrame) -> None:
         """Record a table of the schema QUARANTINE.

@@ -1,11 +1,10 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sicsrec.artifacts import canonical_json, digest_file, digest_folder
+from sicsrec.artifacts import digest_file, digest_folder, digest_json
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.videos import VIDEO_SUFFIXES
@@ -91,4 +90,4 @@ def _digest_raw_data(root: Path) -> str:
         else:
             mark = digest_file(path)
         entries.append((path.relative_to(root).as_posix(), mark))
-    return hashlib.sha256(canonical_json(entries).encode()).hexdigest()
+    return digest_json(entries)

@@ -12,7 +12,7 @@ from sicsrec.data.covers import CoverFile, CoverOutcome, CoverWriter, store_cove
 from sicsrec.data.description import describe_interactions, draw_popularity
 from sicsrec.data.filters import FilterCount, apply_filters
 from sicsrec.data.images import CoverLimits
-from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.readers import read_raw
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.validation import (
@@ -99,7 +99,7 @@ def _with_images(
     items: pl.DataFrame, files: Sequence[CoverFile], outcome: CoverOutcome
 ) -> pl.DataFrame:
     found = pl.DataFrame(
-        [(file.item_id, file.path, outcome.status[file.item_id]) for file in files],
+        [(file.item_id, printable(file.path), outcome.status[file.item_id]) for file in files],
         schema={"item_id": pl.String, "path": pl.String, "status": pl.String},
         orient="row",
     )

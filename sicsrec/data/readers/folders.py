@@ -7,7 +7,7 @@ from pathlib import Path
 from sicsrec.artifacts import resolve_inside
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.images import IMAGE_SUFFIXES
-from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.errors import ArtifactError, DataError
 
@@ -22,7 +22,7 @@ def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
     """
     found = find_optional(root, patterns, what)
     if found is None:
-        present = sorted(path.name for path in root.iterdir())
+        present = sorted(printable(path.name) for path in root.iterdir())
         more = ", ..." if len(present) > _SHOWN_NAMES else ""
         raise DataError(
             f"{root} has no {what}: looked for {' or '.join(patterns)}, "
@@ -40,7 +40,7 @@ def find_optional(root: Path, patterns: Sequence[str], what: str) -> Path | None
     for pattern in patterns:
         found = sorted(root.glob(pattern))
         if len(found) > 1:
-            names = ", ".join(path.name for path in found[:_SHOWN_NAMES])
+            names = ", ".join(printable(path.name) for path in found[:_SHOWN_NAMES])
             raise DataError(f"{root} has several files that may be the {what}: {names}; keep one")
         if found:
             return inside(root, found[0].name, f"the {what}")

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from sicsrec.config import MicroLensReaderConfig
-from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
@@ -26,7 +26,9 @@ def read_microlens(root: Path, config: MicroLensReaderConfig) -> RawData:  # noq
     quarantine = QuarantineLog()
     n_rows: Counter[str] = Counter()
     path = find_one(root, ("*_titles.csv", "*_title*.csv"), "file of titles")
-    titles = read_delimited(path, path.name, _TITLES, ("item", "title"), "item", n_rows, quarantine)
+    titles = read_delimited(
+        path, printable(path.name), _TITLES, ("item", "title"), "item", n_rows, quarantine
+    )
     covers_root = find_optional(
         root, ("*_covers", "*_cover", "*_videos", "*_video"), "folder of covers"
     )

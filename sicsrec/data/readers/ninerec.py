@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from sicsrec.config import NineRecReaderConfig
-from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
@@ -39,7 +39,13 @@ def read_ninerec(root: Path, config: NineRecReaderConfig) -> RawData:
     n_rows: Counter[str] = Counter()
     path = find_one(root, ("*_item.csv",), "file of items")
     items = read_delimited(
-        path, path.name, _ITEMS, ("item_id", config.title_language), "item", n_rows, quarantine
+        path,
+        printable(path.name),
+        _ITEMS,
+        ("item_id", config.title_language),
+        "item",
+        n_rows,
+        quarantine,
     )
     covers_root = find_optional(root, ("*_cover", "*_covers"), "folder of covers")
     covers, n_ignored = list_covers(covers_root, root, quarantine) if covers_root else ([], 0)
@@ -82,11 +88,13 @@ def read_pairs_or_sequences(
     path = find_one(root, (*pair_files, *sequence_files), "file of interactions")
     if any(path.match(pattern) for pattern in pair_files):
         columns = ("user", "item", "timestamp")
-        table = read_delimited(path, path.name, pairs, columns, "interaction", n_rows, quarantine)
+        table = read_delimited(
+            path, printable(path.name), pairs, columns, "interaction", n_rows, quarantine
+        )
         return interaction_rows(
             table, quarantine, user_id="user", item_id="item", timestamp="timestamp"
         )
     table = read_delimited(
-        path, path.name, SEQUENCE_DIALECT, ("line",), "interaction", n_rows, quarantine
+        path, printable(path.name), SEQUENCE_DIALECT, ("line",), "interaction", n_rows, quarantine
     )
     return sequence_rows(table, n_rows, quarantine)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from sicsrec.data.schema import INTERACTIONS, QUARANTINE, check_schema
 from sicsrec.errors import DataError
 from sicsrec.progress import NoProgress
 from sicsrec.steps.context import StepContext
+from sicsrec.steps.external import external_inputs
 from sicsrec.steps.ingest import run
 from sicsrec.steps.runner import run_step
 from sicsrec.tracking import NullTracker
@@ -86,6 +88,21 @@ def test_outputs_follow_their_schemas(data, tmp_path):
     assert covers.read(["7"])[0].getpixel((0, 0)) == (7, 0, 0)
     assert set(tracker.tables) == {"quarantine"}
     assert len(tracker.figures["popularity"].axes) == 2
+
+
+def test_file_whose_name_is_no_text_stops_nothing(data, tmp_path):
+    name = os.fsdecode(b"\xff\xfe.jpg")
+    (data / name).write_bytes(b"anything")
+    (data / "covers").rename(data / os.fsdecode(b"\xff_covers"))
+    (data / "items.csv").rename(data / "x_titles.csv")
+    (data / "log.csv").rename(data / "x_pairs.csv")
+    config = configuration(data, {"kind": "microlens"})
+    before = external_inputs("ingest", config)
+    report, out, _ = ingest(tmp_path, config)
+    assert report.rows == 100
+    assert ItemCatalog.read(out / "catalog").frame["image_path"][0] == r"\xff_covers/1.png"
+    (data / name).write_bytes(b"anything else")
+    assert external_inputs("ingest", config) != before
 
 
 def test_report_counts_everything(data, tmp_path):

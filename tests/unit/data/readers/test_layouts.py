@@ -1,6 +1,7 @@
 """Every layout, written on the spot as it is downloaded."""
 
 import json
+import os
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -342,6 +343,23 @@ def test_second_cover_of_an_item_is_refused(tmp_path):
     assert rows(raw.quarantine.frame(), "file", "key", "reason", "detail") == [
         ("X_cover/7.png", "7", "duplicate_cover", "7.jpg is kept")
     ]
+
+
+def test_names_that_are_no_text_are_read_and_shown_with_escapes(tmp_path):
+    name = os.fsdecode(b"\xff")
+    put(tmp_path, f"{name}_item.csv", NINEREC_ITEMS + "13\n")
+    put(tmp_path, f"{name}_behaviour.tsv", "u1\t12 7\n")
+    for cover in ("7.jpg", f"{name}.jpg", f"{name}.png"):
+        put_image(tmp_path, f"X_cover/{cover}")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert raw.items["file"].unique().to_list() == [r"\xff_item.csv"]
+    assert rows(raw.quarantine.frame(), "file", "key", "detail") == [
+        (r"X_cover/\xff.png", r"\xff", r"\xff.jpg is kept"),
+        (r"\xff_item.csv", None, "line 3: expected 3 fields, found 1"),
+    ]
+    put(tmp_path, f"{name}{name}_item.csv", NINEREC_ITEMS)
+    with pytest.raises(DataError, match=r"several files .*: \\xff_item.csv, \\xff\\xff_item.csv"):
+        read(tmp_path, NineRecReaderConfig())
 
 
 def test_folder_that_does_not_exist(tmp_path):
