@@ -15,6 +15,7 @@ REASONS: dict[str, str] = {
     "invalid_utf8": "some bytes are not text in the file's encoding",
     "null_byte": "the row holds a null byte",
     "invalid_json": "the line is not a JSON object",
+    "not_a_text": "a field of a JSON line holds an object, true or false where a text belongs",
     "empty_id": "the item or user id is empty",
     "duplicate_id": "an earlier row has the same id; that one is kept",
     "bad_timestamp": "the time is empty or cannot be read",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from sicsrec.errors import DataError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
+# A backslash before it would make it text that only looks like one.
+_ESCAPED_NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_WHOLE_NUMBERS = 2.0**63
 
 
 def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
@@ -138,22 +143,31 @@ def _read_json_lines(
     values: dict[str, list[str | None]] = {name: [] for name in wanted}
     seen: set[str] = set()
     rows: list[int] = []
-    row = 0
+    row, first_fault = 0, ""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             row += 1
-            content, reason, detail = _parse_json_line(line)
-            if content is None:
-                quarantine.add(kind, file, row, None, reason, f"line {number}: {detail}")
+            try:
+                content = _parse_json_line(line)
+                seen.update(content)
+                texts = [_json_text(name, content.get(name)) for name in wanted]
+            except _LineError as err:
+                detail = f"line {number}: {err.detail}"
+                first_fault = first_fault or detail
+                quarantine.add(kind, file, row, None, err.reason, detail)
                 continue
-            seen.update(content)
             rows.append(row)
-            for name, column in values.items():
-                column.append(_json_text(content.get(name)))
+            for column, text in zip(values.values(), texts, strict=True):
+                column.append(text)
     if not row:
         raise DataError(f"{file} is empty")
+    if not seen:
+        raise DataError(
+            f"{file}: none of its {row} lines is a JSON object with fields; {first_fault}. "
+            'Expected one object per line, such as {"item_id": "7", "title": "A title"}'
+        )
     missing = [name for name in wanted if name not in seen]
     if missing:
         raise DataError(f"{file} has no column {missing}; it has {sorted(seen)}")
@@ -162,28 +176,46 @@ def _read_json_lines(
     return Table(file, pl.DataFrame({**columns, "row": pl.Series("row", rows, dtype=pl.Int64)}))
 
 
-def _parse_json_line(line: bytes) -> tuple[dict[str, object] | None, str, str]:
+class _LineError(Exception):
+    """A line cannot be used; carries a reason word and a detail for the quarantine."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def _parse_json_line(line: bytes) -> dict[str, object]:
     try:
-        content = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        content = json.loads(text)
     except UnicodeDecodeError as err:
-        return None, "invalid_utf8", str(err)
+        raise _LineError("invalid_utf8", str(err)) from err
     except (ValueError, RecursionError) as err:
-        return None, "invalid_json", str(err)
+        raise _LineError("invalid_json", str(err)) from err
     if not isinstance(content, dict):
-        return None, "invalid_json", "not a JSON object"
-    if "\\u0000" in line.decode("utf-8-sig"):
-        return None, "null_byte", "the row holds a null byte"
-    return content, "", ""
+        raise _LineError("invalid_json", "not a JSON object")
+    if _ESCAPED_NULL.search(text):
+        raise _LineError("null_byte", "the row holds a null byte")
+    return content
 
 
-def _json_text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and math.isnan(value):
-        return None
+def _json_text(name: str, value: object) -> str | None:
+    """Return the text that a Parquet column of such values would give."""
     if isinstance(value, list):
-        return "|".join(str(entry) for entry in value)
-    return str(value)
+        texts = [_json_text(name, entry) for entry in value]
+        return "|".join(text for text in texts if text is not None)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        if not value.isascii() and _HALF_CHARACTER.search(value):
+            raise _LineError("invalid_utf8", f"{name!r} holds half a character: {value[:40]!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        shown = json.dumps(value)[:40]
+        raise _LineError("not_a_text", f"{name!r} is neither text nor number: {shown}")
+    is_whole = isinstance(value, float) and abs(value) < _WHOLE_NUMBERS and value.is_integer()
+    return str(int(value) if is_whole else value)
 
 
 def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -292,6 +293,50 @@ def test_bad_json_lines_are_refused_one_by_one(tmp_path):
         (4, "invalid_utf8"),
         (5, "null_byte"),
     ]
+
+
+def read_json_items(tmp_path, *lines):
+    put(tmp_path, "i.jsonl", "".join(line + "\n" for line in lines))
+    put(tmp_path, "l.csv", "user_id,item_id,timestamp\nu,5,1\n")
+    return read(
+        tmp_path, TablesReaderConfig(items="i.jsonl", interactions="l.csv", topics="topics")
+    )
+
+
+def test_json_values_become_the_texts_of_other_formats(tmp_path):
+    raw = read_json_items(
+        tmp_path,
+        '{"item_id": 1.0, "title": "\\ud83d\\ude00", "topics": ["a", null, 2.0]}',
+        r'{"item_id": 12345678901234567890, "title": "C:\\u0000dir", "topics": 1.5}',
+    )
+    assert rows(raw.items, "item_id", "title", "topics") == [
+        ("1", "😀", ["a", "2"]),
+        ("12345678901234567890", r"C:\u0000dir", ["1.5"]),
+    ]
+    assert raw.quarantine.frame().height == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (r'{"item_id": "1", "title": "V \ud83d"}', "invalid_utf8", "'title' holds half a char"),
+        (r'{"item_id": "1", "title": "\\\u0000"}', "null_byte", "null byte"),
+        ('{"item_id": true}', "not_a_text", "'item_id' is neither text nor number: true"),
+        ('{"item_id": "1", "title": {"en": "x"}}', "not_a_text", r"""'title' .*: {"en": "x"}"""),
+        ('{"item_id": "1", "topics": [{"id": 5}]}', "not_a_text", "'topics' is neither"),
+    ],
+)
+def test_json_line_without_texts_is_refused(tmp_path, line, reason, detail):
+    raw = read_json_items(tmp_path, '{"item_id": "0", "title": "A", "topics": null}', line)
+    assert raw.items["item_id"].to_list() == ["0"]
+    refused = raw.quarantine.frame()
+    assert rows(refused, "row", "reason") == [(2, reason)]
+    assert re.search("line 2: .*" + detail, refused["detail"][0])
+
+
+def test_file_of_which_no_line_is_json_is_said_to_be_none(tmp_path):
+    with pytest.raises(DataError, match=r"i.jsonl: none of its 2 lines is a JSON .*line 1: Expec"):
+        read_json_items(tmp_path, "item_id,title", "1,A")
 
 
 @pytest.mark.parametrize(
