@@ -84,6 +84,9 @@ class TablesReaderConfig(Section):
     of the rows is the order in time."""
     rating: str | None = None
     """Column of a rating, used by the filter ``min_rating``."""
+    quotes: bool = True
+    """Whether ``"`` encloses fields of CSV and TSV files. False for files that are written without
+    quoting, as Hive and MySQL write them: there a ``"`` is text, and a line is always one row."""
 
 
 ReaderConfig = Annotated[

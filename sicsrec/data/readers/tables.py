@@ -48,6 +48,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
             config.image,
         ],
         "item",
+        config.quotes,
         n_rows,
         quarantine,
     )
@@ -57,6 +58,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
         "ingest.reader.interactions",
         [config.interaction_user, config.interaction_item, config.timestamp, config.rating],
         "interaction",
+        config.quotes,
         n_rows,
         quarantine,
     )
@@ -115,6 +117,7 @@ def _read_table(
     key: str,
     columns: Sequence[str | None],
     kind: str,
+    has_quotes: bool,
     n_rows: Counter[str],
     quarantine: QuarantineLog,
 ) -> Table:
@@ -122,7 +125,7 @@ def _read_table(
     wanted = list(dict.fromkeys(column for column in columns if column is not None))
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
-        dialect = Dialect(_DELIMITERS[suffix])
+        dialect = Dialect(_DELIMITERS[suffix], has_quotes=has_quotes)
         return read_delimited(path, relative, dialect, wanted, kind, n_rows, quarantine)
     if suffix in _JSON_LINES:
         return _read_json_lines(path, relative, wanted, kind, n_rows, quarantine)

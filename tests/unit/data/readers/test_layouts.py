@@ -229,6 +229,21 @@ def test_items_without_titles(tmp_path):
     assert rows(read(tmp_path, reader).items, "item_id", "title") == [("1", None), ("2", None)]
 
 
+def test_tables_without_quoting(tmp_path):
+    put(tmp_path, "i.tsv", 'item_id\ttitle\n7\t"Unclosed\n8\tmid\n9\t"\n10\t"both"\n')
+    put(tmp_path, "l.csv", 'user_id,item_id,timestamp\n"u,7,1\nu",8,2\n')
+    reader = TablesReaderConfig(items="i.tsv", interactions="l.csv", quotes=False)
+    raw = read(tmp_path, reader)
+    assert rows(raw.items, "item_id", "title") == [
+        ("7", '"Unclosed'),
+        ("8", "mid"),
+        ("9", '"'),
+        ("10", '"both"'),
+    ]
+    assert raw.interactions["user_id"].to_list() == ['"u', 'u"']
+    assert raw.quarantine.frame().height == 0
+
+
 def test_covers_named_in_a_column(tmp_path):
     write_table(tmp_path / "videos.csv", RECORDS)
     write_table(tmp_path / "log.csv", LOG)
