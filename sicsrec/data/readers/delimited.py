@@ -7,7 +7,7 @@ whole or in the quarantine, and row numbers are those of the file.
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,9 @@ class Dialect:
     encoding: str = "utf-8-sig"
     columns: tuple[str, ...] | None = None
     """Names of the columns of a file without a header; None: the first row names them."""
-    is_header: Callable[[Sequence[str]], bool] | None = None
-    """For files that may come with or without a header: tells whether the first row is one."""
+    header_words: Mapping[str, frozenset[str]] | None = None
+    """For files that may come with or without a header: the names, in lower case, that a header may
+    give to each of ``columns``. A first row that begins with one of them is a header."""
 
 
 @dataclass(frozen=True)
@@ -253,14 +254,38 @@ def _read_header(
     if first is None:
         raise DataError(f"{file} is empty")
     if dialect.columns is not None:
-        is_header = dialect.is_header is not None and dialect.is_header(first.fields)
-        return (None if is_header and not first.reason else first), dialect.columns
+        named = _name_columns(first.fields, dialect.columns, dialect.header_words or {}, file)
+        return (first, dialect.columns) if named is None else (None, named)
     if first.reason:
         raise DataError(f"{file}: the header cannot be read: {first.detail}")
     names = [name.strip() for name in first.fields]
     if len(set(names)) != len(names):
         raise DataError(f"{file}: the header names a column twice: {names}")
     return None, names
+
+
+def _name_columns(
+    fields: Sequence[str],
+    columns: Sequence[str],
+    words: Mapping[str, frozenset[str]],
+    file: str,
+) -> Sequence[str] | None:
+    """Return the columns in the order of a header, or None if the fields are no header."""
+    column_of = {word: column for column in columns for word in words.get(column, ())}
+    names = [field.strip().lower() for field in fields]
+    if not names or names[0] not in column_of:
+        return None
+    found = [column_of.get(name) for name in names]
+    # Names that nobody foresaw are believed to stand where the layout has them.
+    if all(name in (None, column) for name, column in zip(found, columns, strict=True)):
+        return columns
+    named = [name for name in found if name is not None]
+    if sorted(named) != sorted(columns):
+        raise DataError(
+            f"{file}: the header {list(fields)} is not in the expected order {list(columns)} and "
+            "cannot be read by its names; write it with these names, or the columns in this order"
+        )
+    return named
 
 
 def _find_columns(columns: Sequence[str], wanted: Sequence[str], file: str) -> list[int]:

@@ -9,10 +9,12 @@ from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
 from sicsrec.data.readers.ninerec import read_pairs_or_sequences
-from sicsrec.data.readers.rows import is_header_row, item_rows
+from sicsrec.data.readers.rows import ITEM_WORDS, item_rows
 
-_TITLES = Dialect(columns=("item", "title"), is_header=is_header_row)
-_PAIRS = Dialect(columns=("user", "item", "timestamp"), is_header=is_header_row)
+_TITLES = Dialect(
+    columns=("item", "title"),
+    header_words={"item": ITEM_WORDS | {"id"}, "title": frozenset({"title", "name"})},
+)
 
 
 def read_microlens(root: Path, config: MicroLensReaderConfig) -> RawData:  # noqa: ARG001
@@ -36,7 +38,7 @@ def read_microlens(root: Path, config: MicroLensReaderConfig) -> RawData:  # noq
     return RawData(
         items=item_rows(titles, quarantine, item_id="item", title="title"),
         interactions=read_pairs_or_sequences(
-            root, ("*_pairs.csv",), _PAIRS, ("*_pairs.tsv",), n_rows, quarantine
+            root, ("*_pairs.csv",), ("*_pairs.tsv",), n_rows, quarantine
         ),
         root=root,
         covers_root=covers_root,

@@ -12,15 +12,22 @@ from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
 from sicsrec.data.readers.rows import (
+    ITEM_WORDS,
+    PAIRS_DIALECT,
     SEQUENCE_DIALECT,
     interaction_rows,
-    is_header_row,
     item_rows,
     sequence_rows,
 )
 
-_ITEMS = Dialect(columns=("item_id", "zh", "en"), is_header=is_header_row)
-_PAIRS = Dialect(columns=("user", "item", "timestamp"), is_header=is_header_row)
+_ITEMS = Dialect(
+    columns=("item_id", "zh", "en"),
+    header_words={
+        "item_id": ITEM_WORDS | {"id"},
+        "zh": frozenset({"zh", "cn", "chinese", "title_zh", "zh_title", "chinese_title"}),
+        "en": frozenset({"en", "english", "title_en", "en_title", "english_title"}),
+    },
+)
 
 _PAIR_FILES = ("*_pair.csv",)
 _SEQUENCE_FILES = ("*_behaviour.tsv", "*_behavior.tsv", "sequential_data.txt")
@@ -53,7 +60,7 @@ def read_ninerec(root: Path, config: NineRecReaderConfig) -> RawData:
     return RawData(
         items=titled.with_columns(language=pl.lit(config.title_language)),
         interactions=read_pairs_or_sequences(
-            root, _PAIR_FILES, _PAIRS, _SEQUENCE_FILES, n_rows, quarantine
+            root, _PAIR_FILES, _SEQUENCE_FILES, n_rows, quarantine
         ),
         root=root,
         covers_root=covers_root,
@@ -67,7 +74,6 @@ def read_ninerec(root: Path, config: NineRecReaderConfig) -> RawData:
 def read_pairs_or_sequences(
     root: Path,
     pair_files: Sequence[str],
-    pairs: Dialect,
     sequence_files: Sequence[str],
     n_rows: Counter[str],
     quarantine: QuarantineLog,
@@ -77,7 +83,6 @@ def read_pairs_or_sequences(
     Args:
         root: the data folder.
         pair_files: patterns of the file with one interaction per row.
-        pairs: how it is written; its columns are ``user``, ``item``, ``timestamp``.
         sequence_files: patterns of the file with one user per line.
         n_rows: told how many rows were read.
         quarantine: receives broken rows.
@@ -89,7 +94,7 @@ def read_pairs_or_sequences(
     if any(path.match(pattern) for pattern in pair_files):
         columns = ("user", "item", "timestamp")
         table = read_delimited(
-            path, printable(path.name), pairs, columns, "interaction", n_rows, quarantine
+            path, printable(path.name), PAIRS_DIALECT, columns, "interaction", n_rows, quarantine
         )
         return interaction_rows(
             table, quarantine, user_id="user", item_id="item", timestamp="timestamp"

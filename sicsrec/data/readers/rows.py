@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
@@ -15,14 +14,21 @@ _LEAST_MILLISECONDS = 100_000_000_000
 _MOST_MILLISECONDS = 100_000_000_000_000
 
 
-_HEADER_WORDS = frozenset(
-    {"user", "user_id", "userid", "uid", "item", "item_id", "itemid", "id", "iid"}
+USER_WORDS = frozenset({"user", "user_id", "userid", "uid"})
+"""What a header may call the user id."""
+
+ITEM_WORDS = frozenset({"item", "item_id", "itemid", "iid", "video", "video_id", "videoid", "vid"})
+"""What a header may call the item id."""
+
+PAIRS_DIALECT = Dialect(
+    columns=("user", "item", "timestamp"),
+    header_words={
+        "user": USER_WORDS | {"id"},
+        "item": ITEM_WORDS,
+        "timestamp": frozenset({"timestamp", "time", "ts", "date"}),
+    },
 )
-
-
-def is_header_row(fields: Sequence[str]) -> bool:
-    """Return whether the first row of a file that needs no header is one."""
-    return bool(fields) and fields[0].strip().lower() in _HEADER_WORDS
+"""One interaction per row, with or without a header."""
 
 
 def parse_timestamps(texts: pl.Series) -> pl.Series:

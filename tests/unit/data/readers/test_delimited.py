@@ -124,9 +124,20 @@ def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
 
 
 def test_file_without_header(tmp_path):
-    dialect = Dialect(columns=("a", "b"), is_header=lambda fields: fields[0] == "id")
+    words = {"a": frozenset({"id", "item_id"}), "b": frozenset({"title"})}
+    dialect = Dialect(columns=("a", "b"), header_words=words)
     assert read(tmp_path, "7,x\n8,y\n", dialect)[0] == [("7", "x", 1), ("8", "y", 2)]
     assert read(tmp_path, "id,title\n8,y\n", dialect)[0] == [("8", "y", 1)]
+    assert read(tmp_path, " ID,headline\n8,y\n", dialect)[0] == [("8", "y", 1)]
+    assert read(tmp_path, "Title,id\ny,8\n", dialect)[0] == [("8", "y", 1)]
+
+
+@pytest.mark.parametrize("header", ["title,number", "id,item_id", "title,title"])
+def test_header_in_an_order_that_nothing_explains(tmp_path, header):
+    words = {"a": frozenset({"id", "item_id"}), "b": frozenset({"title"})}
+    dialect = Dialect(columns=("a", "b"), header_words=words)
+    with pytest.raises(DataError, match=r"file.csv: the header .* expected order \['a', 'b'\]"):
+        read(tmp_path, f"{header}\n8,y\n", dialect)
 
 
 def test_first_row_of_a_file_without_header_may_be_broken(tmp_path):

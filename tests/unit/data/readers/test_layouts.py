@@ -166,6 +166,22 @@ def test_microlens(tmp_path, name):
     assert [cover.item_id for cover in raw.covers] == ["2"]
 
 
+def test_headers_in_another_order_are_read_by_their_names(tmp_path):
+    put(tmp_path, "X_item.csv", "item_id,en,zh\n7,One,一\n")
+    put(tmp_path, "X_pair.csv", "item,user,timestamp\n7,u1,1600000000\n")
+    raw = read(tmp_path, NineRecReaderConfig(title_language="en"))
+    assert rows(raw.items, "item_id", "title") == [("7", "One")]
+    assert rows(raw.interactions, "user_id", "item_id") == [("u1", "7")]
+
+
+def test_microlens_header_with_videos_is_no_item(tmp_path):
+    put(tmp_path, "ML_titles.csv", "video_id,title\n1,One\n")
+    put(tmp_path, "ML_pairs.csv", "video_id,user_id,time\n1,9,1583378629552\n")
+    raw = read(tmp_path, MicroLensReaderConfig())
+    assert raw.items["item_id"].to_list() == ["1"]
+    assert rows(raw.interactions, "user_id", "item_id") == [("9", "1")]
+
+
 RECORDS = [
     {"id": "1", "name": "One, two", "plot": "p", "lang": "en", "tags": "a|b", "pic": "one.png"},
     {"id": "2", "name": "Tab\tand | bar", "plot": "", "lang": "", "tags": "", "pic": ""},

@@ -11,7 +11,6 @@ from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
 from sicsrec.data.readers.delimited import Table
 from sicsrec.data.readers.rows import (
     interaction_rows,
-    is_header_row,
     item_rows,
     parse_timestamps,
     sequence_rows,
@@ -129,11 +128,3 @@ def test_sequences():
         (5, "empty_id"),
     ]
     assert n_rows["f.csv"] == 5 + 3
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [(["user_id", "x"], True), (["Item", "title"], True), (["12", "title"], False), ([], False)],
-)
-def test_is_header_row(fields, expected):
-    assert is_header_row(fields) == expected
