@@ -80,9 +80,20 @@ def _filter_by(condition: pl.Expr) -> Keep:
 
 def _parse_date(name: str, text: str) -> int:
     moment = parse_timestamps(pl.Series([text], dtype=pl.String)).item()
-    if moment is None or text.strip().replace(".", "").isdigit():
-        raise ConfigError(f"ingest.filters.{name}: {text!r} is not an ISO 8601 time after 1970")
+    if moment is None or _is_number(text):
+        raise ConfigError(
+            f"ingest.filters.{name}: {text!r} is not an ISO 8601 time after 1970, e.g. 2021-03-04 "
+            "or 2021-03-04T05:06:07Z"
+        )
     return int(moment)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _need(interactions: pl.DataFrame, column: str, name: str) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
 from sicsrec.data.readers.delimited import Dialect, Table
+from sicsrec.errors import DataError
 
 _LEAST_MILLISECONDS = 100_000_000_000
 _MOST_MILLISECONDS = 100_000_000_000_000
@@ -29,6 +30,39 @@ PAIRS_DIALECT = Dialect(
     },
 )
 """One interaction per row, with or without a header."""
+
+
+_NUMBER = r"^\d+(?:\.\d*)?$"
+_DATE_AS_NUMBER = (
+    r"^(?:199|20\d)\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])"
+    r"(?:(?:[01]\d|2[0-3])(?:[0-5]\d){0,2})?)?)?(?:\.0*)?$"
+)
+# Not all: columns of dates hold a 0 here and there, where nothing is known.
+_LEAST_SHARE_OF_DATES = 0.9
+
+
+def refuse_dates_as_numbers(texts: pl.Series, column: str, file: str) -> None:
+    """Refuse times such as 20210304, which would be read as seconds, of the year 1970.
+
+    Seconds and milliseconds of any year that people have logs of are no such numbers.
+
+    Args:
+        texts: what the column holds.
+        column: its name.
+        file: where it stands.
+
+    Raises:
+        DataError: if nearly all numbers are years, months, days or moments without separators.
+    """
+    numbers = texts.str.strip_chars().drop_nulls()
+    numbers = numbers.filter(numbers.str.contains(_NUMBER))
+    dates = numbers.filter(numbers.str.contains(_DATE_AS_NUMBER))
+    if numbers.len() and dates.len() >= _LEAST_SHARE_OF_DATES * numbers.len():
+        raise DataError(
+            f"{file}: the times in the column {column!r} look like dates written as numbers, e.g. "
+            f"{dates[0]!r}; numbers are read as seconds or milliseconds since 1970. Write times"
+            " so, or as ISO 8601 with separators, e.g. 2021-03-04"
+        )
 
 
 def parse_timestamps(texts: pl.Series) -> pl.Series:
@@ -138,9 +172,14 @@ def interaction_rows(
         item_id: column of the item id.
         timestamp: column of the time; None: the rows stand in time order.
         rating: column of a number.
+
+    Raises:
+        DataError: if the times are dates written as numbers.
     """
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, table.frame.height)
     times = nothing if timestamp is None else table.frame[timestamp]
+    if timestamp is not None:
+        refuse_dates_as_numbers(times, timestamp, table.file)
     ratings = nothing if rating is None else table.frame[rating]
     frame = pl.DataFrame(
         {

@@ -108,7 +108,7 @@ def test_cores_hold_and_nothing_more_is_dropped(rows, user_core, item_core):
     assert pairs(kept) == left
 
 
-@pytest.mark.parametrize("text", ["soon", "2021-02-30", "12345"])
+@pytest.mark.parametrize("text", ["soon", "2021-02-30", "12345", "1.6e9", "20210304", "1600000600"])
 def test_date_that_is_none(text):
     with pytest.raises(ConfigError, match=r"ingest\.filters\.since.*ISO 8601"):
         apply_filters(LOG, FilterConfig(since=text))

@@ -16,6 +16,7 @@ from sicsrec.data.readers.rows import (
     sequence_rows,
     split_topics,
 )
+from sicsrec.errors import DataError
 
 
 def table(**columns):
@@ -55,6 +56,32 @@ def test_seconds_milliseconds_and_iso_agree(seconds):
     moment = datetime.fromtimestamp(seconds, UTC)
     texts = [str(seconds), str(seconds * 1000), moment.isoformat()]
     assert parse_timestamps(pl.Series(texts)).to_list() == [seconds * 1000] * 3
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["20210304", "20210305", None, "soon"],
+        ["2021", " 2022 "],
+        ["202103", "202112"],
+        ["20210304.0", "20210305.0"],
+        ["20210304123000", "2021-03-04"],
+        ["20210304"] * 20 + ["0"],
+    ],
+)
+def test_dates_written_as_numbers_are_refused(texts):
+    times = table(u=["a"] * len(texts), i=["1"] * len(texts), t=texts)
+    with pytest.raises(DataError, match=r"f.csv: the times in the column 't' .*'2021.*ISO 8601"):
+        interaction_rows(times, QuarantineLog(), user_id="u", item_id="i", timestamp="t")
+
+
+@pytest.mark.parametrize(
+    "texts", [["20210304", "20219999"], ["0", "1", "2021"], ["1600000000"], ["2021-03-04"], [None]]
+)
+def test_numbers_that_are_no_dates_are_times(texts):
+    times = table(u=["a"] * len(texts), i=["1"] * len(texts), t=texts)
+    rows = interaction_rows(times, QuarantineLog(), user_id="u", item_id="i", timestamp="t")
+    assert rows.height == len([text for text in texts if text])
 
 
 def test_items_without_id_are_refused_and_others_trimmed():
