@@ -67,6 +67,19 @@ def inside(root: Path, relative: str, key: str) -> Path:
     return root / relative
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a file where covers are looked for.
+
+    Raises:
+        DataError: if it is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{printable(str(folder))} is a file, and covers are read from a folder of images; "
+            "move it away, or name the folder"
+        )
+
+
 def list_covers(
     folder: Path, data_root: Path, quarantine: QuarantineLog
 ) -> tuple[list[CoverFile], int]:
@@ -74,7 +87,11 @@ def list_covers(
 
     A video stands in for the cover of an item that has no image. A second cover of an item is
     quarantined. Sub-folders are not searched.
+
+    Raises:
+        DataError: if it is no folder.
     """
+    check_folder(folder)
     chosen: dict[str, str] = {}
     n_ignored = 0
     with os.scandir(folder) as entries:

@@ -60,8 +60,8 @@ def refuse_dates_as_numbers(texts: pl.Series, column: str, file: str) -> None:
     if numbers.len() and dates.len() >= _LEAST_SHARE_OF_DATES * numbers.len():
         raise DataError(
             f"{file}: the times in the column {column!r} look like dates written as numbers, e.g. "
-            f"{dates[0]!r}; numbers are read as seconds or milliseconds since 1970. Write times"
-            " so, or as ISO 8601 with separators, e.g. 2021-03-04"
+            f"{dates[0]!r}; numbers are read as seconds or milliseconds since 1970. Write them "
+            "so, or as ISO 8601 with separators, e.g. 2021-03-04"
         )
 
 

@@ -14,7 +14,7 @@ from sicsrec.data.covers import CoverFile
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, Table, read_delimited
-from sicsrec.data.readers.folders import inside, list_covers
+from sicsrec.data.readers.folders import check_folder, inside, list_covers
 from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
 from sicsrec.data.schema import Schema
 from sicsrec.errors import DataError
@@ -69,6 +69,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
     n_ignored = 0
     if config.image is not None:
         covers_root = covers_root or root
+        check_folder(covers_root)
         covers = _covers_by_column(items, config.item_id, config.image, config.covers)
     elif covers_root is not None:
         covers, n_ignored = list_covers(covers_root, root, quarantine)
@@ -147,23 +148,26 @@ def _read_json_lines(
     seen: set[str] = set()
     rows: list[int] = []
     row, first_fault = 0, ""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            row += 1
-            try:
-                content = _parse_json_line(line)
-                seen.update(content)
-                texts = [_json_text(name, content.get(name)) for name in wanted]
-            except _LineError as err:
-                detail = f"line {number}: {err.detail}"
-                first_fault = first_fault or detail
-                quarantine.add(kind, file, row, None, err.reason, detail)
-                continue
-            rows.append(row)
-            for column, text in zip(values.values(), texts, strict=True):
-                column.append(text)
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.strip():
+                    continue
+                row += 1
+                try:
+                    content = _parse_json_line(line)
+                    seen.update(content)
+                    texts = [_json_text(name, content.get(name)) for name in wanted]
+                except _LineError as fault:
+                    detail = f"line {number}: {fault.detail}"
+                    first_fault = first_fault or detail
+                    quarantine.add(kind, file, row, None, fault.reason, detail)
+                    continue
+                rows.append(row)
+                for column, text in zip(values.values(), texts, strict=True):
+                    column.append(text)
+    except OSError as err:
+        raise DataError(f"{path} cannot be read: {err}") from err
     if not row:
         raise DataError(f"{file} is empty")
     if not seen:
@@ -229,7 +233,7 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
         if missing:
             raise DataError(f"{file} has no column {missing}; it has {list(schema)}")
         frame = lazy.select([as_text(name, schema) for name in wanted]).collect()
-    except pl.exceptions.PolarsError as err:
+    except (OSError, pl.exceptions.PolarsError) as err:
         raise DataError(f"{path} cannot be read as Parquet: {err}") from err
     n_rows[file] += frame.height
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))

@@ -393,6 +393,35 @@ def test_wrong_configuration_is_named(tmp_path, change, message):
         read(root, TablesReaderConfig(**reader))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"covers": "items.csv"}, "items.csv is a file, and covers are read from a folder"),
+        ({"covers": "items.csv", "image": "pic"}, "items.csv is a file, and covers are read"),
+        ({"items": "folder.jsonl"}, "folder.jsonl cannot be read: .*[Dd]irectory"),
+        ({"items": "folder.csv"}, "folder.csv cannot be read: .*[Dd]irectory"),
+    ],
+)
+def test_file_in_place_of_a_folder_and_the_reverse(tmp_path, change, message):
+    put(tmp_path, "items.csv", "item_id,title,pic\n1,A,1.png\n")
+    put(tmp_path, "log.csv", "user_id,item_id,timestamp\nu,1,1\n")
+    for name in ("folder.jsonl", "folder.csv"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=message):
+        read(
+            tmp_path,
+            TablesReaderConfig(**{"items": "items.csv", "interactions": "log.csv", **change}),
+        )
+
+
+def test_file_named_like_the_folder_of_covers(tmp_path):
+    put(tmp_path, "x_titles.csv", "1,One\n")
+    put(tmp_path, "x_pairs.csv", "9,1,1583378629552\n")
+    put(tmp_path, "x_covers", "a file")
+    with pytest.raises(DataError, match="x_covers is a file, and covers are read from a folder"):
+        read(tmp_path, MicroLensReaderConfig())
+
+
 def test_file_that_is_no_parquet_is_an_error(tmp_path):
     put(tmp_path, "i.parquet", "no parquet")
     put(tmp_path, "l.csv", "user_id,item_id,timestamp\n")
