@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sicsrec.data.catalog import ItemCatalog
+from sicsrec.data.readers.tables import as_text
 from sicsrec.errors import DataError, SchemaError
 
 
@@ -83,7 +84,11 @@ def _read_parquet(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
         )
     if not (vector.inner is not None and _is_number(vector.inner)):
         raise SchemaError(f"{path}: vector must be a list of numbers, found {vector}")
-    frame = frame.select(pl.col("item_id").cast(pl.String), "vector")
+    id_type = frame.schema["item_id"]
+    if not (_is_number(id_type) or isinstance(id_type, pl.String | pl.Categorical | pl.Enum)):
+        raise SchemaError(f"{path}: item_id must be text or a number, found {id_type}")
+    # As ids of items are read: 12.0 is item 12, and spaces around an id are no part of it.
+    frame = frame.select(as_text("item_id", frame.schema).str.strip_chars(), "vector")
     doubled = frame.filter(pl.col("item_id").is_duplicated())["item_id"].unique(maintain_order=True)
     if len(doubled) or frame["item_id"].null_count():
         raise DataError(

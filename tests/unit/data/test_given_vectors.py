@@ -48,6 +48,12 @@ def test_integer_ids_are_read_as_their_text(tmp_path):
     assert read_given_vectors(path, numbered_catalog(["0", "1"])).tolist() == [[2.0], [1.0]]
 
 
+@pytest.mark.parametrize("ids", [[1.0, 0.0], [" 1", "0 "]])
+def test_ids_are_read_as_those_of_the_items_are(tmp_path, ids):
+    path = put_parquet(tmp_path, ids, [[1.0], [2.0]])
+    assert read_given_vectors(path, numbered_catalog(["0", "1"])).tolist() == [[2.0], [1.0]]
+
+
 @pytest.mark.parametrize(
     ("ids", "vectors", "error", "message"),
     [
@@ -62,6 +68,8 @@ def test_integer_ids_are_read_as_their_text(tmp_path):
         (["a", "b", "c"], [[1.0], [float("inf")], [4.0]], DataError, "not finite.*'b'"),
         (["a", "b", "c"], [[1.0], [None], [4.0]], DataError, "not finite.*'b'"),
         (["a", "b", "c"], [["x"], ["y"], ["z"]], SchemaError, "list of numbers"),
+        ([["a"], ["b"], ["c"]], [[1.0]] * 3, SchemaError, r"item_id must be .* found List\(Str"),
+        ([1.0, 2.0, float("nan")], [[1.0]] * 3, DataError, "1 are null"),
         (["a", "b", "c"], [1.0, 2.0, 3.0], SchemaError, "item_id and vector"),
     ],
 )
