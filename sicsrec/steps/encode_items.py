@@ -31,6 +31,9 @@ from sicsrec.steps.context import StepContext, StepReport
 
 DESCRIPTION_FILE = "vectors.json"
 
+# Squares of float32 numbers beyond overflow, or lose digits.
+_LEAST_LENGTH, _MOST_LENGTH = 1e-15, 1e15
+
 Encoded = tuple[NDArray[np.int32], VectorShards | Matrix, dict[str, Any]]
 """Ascending item indices [n], vectors [n, D], whole or in parts, and how they were made."""
 
@@ -146,18 +149,29 @@ def _read_given(
     path = Path(name)
     matrix = read_given_vectors(path, catalog)
     if config.normalise:
-        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-        bad = np.flatnonzero(lengths[:, 0] == 0.0)
+        bad = np.flatnonzero(~matrix.any(axis=1))
         if len(bad):
             raise DataError(
                 f"{path}: {len(bad)} vectors have no length and cannot be normalised, e.g. of the "
                 f"items {catalog.item_ids.gather(bad[:3]).to_list()}; correct them or set "
                 "encode_items.normalise to false"
             )
-        matrix = matrix / lengths
+        matrix = _normalise(matrix)
     indices = np.arange(1, catalog.n_items + 1, dtype=np.int32)
     made_by = {"dim": matrix.shape[1], "file": path.name, "file_digest": digest_file(path)}
     return indices, _convert(matrix, config.dtype, path), made_by
+
+
+def _normalise(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide rows, none of them zero, by their lengths, also where their squares leave float32."""
+    with np.errstate(over="ignore", under="ignore"):
+        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    is_ordinary = (lengths > _LEAST_LENGTH) & (lengths < _MOST_LENGTH)
+    unit = np.divide(matrix, lengths, where=is_ordinary, out=np.zeros_like(matrix))
+    rest = np.flatnonzero(~is_ordinary[:, 0])
+    wide = matrix[rest].astype(np.float64)
+    unit[rest] = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit
 
 
 def _convert(matrix: NDArray[np.float32], dtype: VectorDtype, path: Path) -> Matrix:

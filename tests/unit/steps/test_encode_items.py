@@ -135,6 +135,25 @@ def test_given_vectors_are_normalised(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors.matrix, axis=1), 1.0, rtol=1e-5)
 
 
+def test_ordinary_given_vectors_are_divided_by_their_length_to_the_bit(tmp_path):
+    world = given(tmp_path, MATRIX)
+    world.run("encode_items")
+    vectors = read_vectors(world.path("encode_items/vectors"), "text", world.catalog)
+    expected = MATRIX / np.linalg.norm(MATRIX, axis=1, keepdims=True)
+    np.testing.assert_array_equal(vectors.matrix, expected[::-1])
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e37, 1e-25, 1e-42])
+def test_given_vectors_of_any_size_are_normalised(tmp_path, scale):
+    matrix = MATRIX.copy()
+    matrix[3] = np.float32(scale) * np.array([1, -2, 2, 4], dtype=np.float32)
+    world = given(tmp_path, matrix)
+    world.run("encode_items")
+    vectors = read_vectors(world.path("encode_items/vectors"), "text", world.catalog)
+    np.testing.assert_allclose(vectors.matrix[6], [0.2, -0.4, 0.4, 0.8], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors.matrix, axis=1), 1.0, rtol=1e-5)
+
+
 def test_a_second_modality_is_read_too(tmp_path):
     path = str(tmp_path / "mine.npy")
     world = given(tmp_path, MATRIX, text=path, image=path)
