@@ -167,7 +167,9 @@ def _normalise(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(over="ignore", under="ignore"):
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
     is_ordinary = (lengths > _LEAST_LENGTH) & (lengths < _MOST_LENGTH)
-    unit = np.divide(matrix, lengths, where=is_ordinary, out=np.zeros_like(matrix))
+    unit: NDArray[np.float32] = np.divide(
+        matrix, lengths, where=is_ordinary, out=np.zeros_like(matrix)
+    )
     rest = np.flatnonzero(~is_ordinary[:, 0])
     wide = matrix[rest].astype(np.float64)
     unit[rest] = wide / np.linalg.norm(wide, axis=1, keepdims=True)
