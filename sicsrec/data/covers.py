@@ -18,7 +18,14 @@ import polars as pl
 import pyarrow.parquet as pq
 from PIL import Image
 
-from sicsrec.data.images import CoverError, CoverLimits, StoredCover, open_cover, prepare_cover
+from sicsrec.data.images import (
+    CoverError,
+    CoverLimits,
+    StoredCover,
+    only_own_limit,
+    open_cover,
+    prepare_cover,
+)
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.schema import COVERS
 from sicsrec.data.videos import VIDEO_SUFFIXES, take_frame
@@ -223,10 +230,9 @@ def store_covers(
     def read(file: CoverFile) -> StoredCover:
         return _read_cover(root, real_root, file.path, limits)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
-        # What Pillow warns of (damaged EXIF data, many pixels) is judged here.
+    with warnings.catch_warnings(), only_own_limit(), ThreadPoolExecutor(n_threads) as pool:
+        # What Pillow warns of (damaged EXIF data) is judged here.
         warnings.filterwarnings("ignore", module="PIL")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for file, future in _in_order(pool, read, files, 4 * n_threads):
             try:
                 cover = future.result()

@@ -8,6 +8,8 @@ reason.
 import hashlib
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +100,17 @@ CHANGES = (
     "scaled_down",
 )
 """What may be said of a kept cover. All but ``wrong_extension`` mean that it was encoded anew."""
+
+
+@contextmanager
+def only_own_limit() -> Iterator[None]:
+    """Lift Pillow's own limit of pixels, one of the process; :class:`CoverLimits` has ours."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def open_cover(content: bytes) -> Image.Image:

@@ -156,6 +156,16 @@ def test_too_many_bytes_are_not_read(data, tmp_path):
     assert "100005 bytes, at most 100000" in refused["detail"][0]
 
 
+def test_limit_of_pixels_is_the_configured_one(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (1001, 1000)).save(data / "covers" / "big.png")
+    files = [*covers_of([1]), CoverFile("big", "covers/big.png")]
+    outcome, refused = store(data, files, tmp_path / "out")
+    assert outcome.status == {"i1": "ok", "big": "broken"}
+    assert refused["detail"][0].endswith("at most 1000000 are decoded")
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 def test_pipe_and_folder_are_no_covers(data, tmp_path):
     os.mkfifo(data / "covers" / "pipe.png")
     (data / "covers" / "folder.png").mkdir()
