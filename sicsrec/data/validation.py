@@ -85,22 +85,26 @@ def check_bad_share(
 
 
 def check_bad_cover_share(
-    quarantine: QuarantineLog, n_present: int, max_share: float, key: str
+    quarantine: QuarantineLog, item_ids: pl.Series, n_present: int, max_share: float, key: str
 ) -> None:
-    """Refuse covers of which too many were quarantined.
+    """Refuse covers of which too many were quarantined; covers of other items do not count.
 
     Args:
         quarantine: what was left out so far.
-        n_present: cover files that exist.
-        max_share: largest accepted share of them.
+        item_ids: the items of the catalogue.
+        n_present: cover files that exist of these items, at most one of each.
+        max_share: largest accepted share of the files present, second ones of an item included.
         key: the configuration key of ``max_share``, for the message.
 
     Raises:
         DataError: naming counts, reasons, first examples and what to do.
     """
-    covers = quarantine.frame().filter(pl.col("kind") == "cover")
-    if covers.height > max_share * n_present:
-        raise DataError(_complain(covers, n_present, "covers", max_share, key))
+    covers = quarantine.frame().filter(
+        pl.col("kind") == "cover", pl.col("key").is_in(item_ids.implode())
+    )
+    n_files = n_present + covers.filter(reason="duplicate_cover").height
+    if covers.height > max_share * n_files:
+        raise DataError(_complain(covers, n_files, "covers", max_share, key))
 
 
 def _complain(bad: pl.DataFrame, n: int, of_what: str, max_share: float, key: str) -> str:

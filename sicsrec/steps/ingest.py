@@ -90,7 +90,11 @@ def _store_covers(
         )
     writer.close()
     check_bad_cover_share(
-        raw.quarantine, outcome.n_present, config.max_bad_cover_share, "ingest.max_bad_cover_share"
+        raw.quarantine,
+        items["item_id"],
+        outcome.n_present,
+        config.max_bad_cover_share,
+        "ingest.max_bad_cover_share",
     )
     return outcome, _with_images(items, files, outcome)
 

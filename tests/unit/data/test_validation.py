@@ -123,9 +123,23 @@ def test_too_many_bad_rows_are_an_error_that_says_what_to_do():
         assert words in str(caught.value)
 
 
+def check_covers(quarantine, n_present):
+    ids = pl.Series(["1", "2"])
+    check_bad_cover_share(quarantine, ids, n_present, 0.2, "ingest.max_bad_cover_share")
+
+
 def test_too_many_bad_covers_are_an_error():
     quarantine = QuarantineLog()
     quarantine.add("cover", "covers/1.jpg", None, "1", "truncated", "OSError: cut")
-    check_bad_cover_share(quarantine, 5, 0.2, "ingest.max_bad_cover_share")
+    check_covers(quarantine, 5)
     with pytest.raises(DataError, match=r"1 of 4 covers \(25.0%\).*covers/1.jpg: truncated"):
-        check_bad_cover_share(quarantine, 4, 0.2, "ingest.max_bad_cover_share")
+        check_covers(quarantine, 4)
+
+
+def test_second_covers_count_among_the_files_and_those_of_other_items_nowhere():
+    quarantine = QuarantineLog()
+    for file, item in (("1.png", "1"), ("77.png", "77"), ("78.png", "78")):
+        quarantine.add("cover", file, None, item, "duplicate_cover", "another is kept")
+    check_covers(quarantine, 4)
+    with pytest.raises(DataError, match=r"1 of 4 covers \(25.0%\).*First: 1.png"):
+        check_covers(quarantine, 3)
