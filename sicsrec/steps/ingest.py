@@ -39,10 +39,12 @@ def run(context: StepContext) -> StepReport:
             raw = read_raw(config, Path(scratch))
         quarantine = raw.quarantine
         items = keep_first_rows(raw.items, quarantine)
+        _check_has_items(raw)
+        # Before the items are compared with the log, for without them every row of it is bad.
+        share = config.max_bad_row_share
+        check_bad_share(quarantine, raw.n_rows, share, "ingest.max_bad_row_share")
         known = keep_known_items(raw.interactions, items, quarantine)
-        check_bad_share(
-            quarantine, raw.n_rows, config.max_bad_row_share, "ingest.max_bad_row_share"
-        )
+        check_bad_share(quarantine, raw.n_rows, share, "ingest.max_bad_row_share")
         filtered, filter_counts = apply_filters(known, config.filters)
         interactions = order_interactions(filtered)
         _check_not_empty(items, known, interactions)
@@ -57,6 +59,16 @@ def run(context: StepContext) -> StepReport:
     context.tracker.log_figure("popularity", draw_popularity(interactions))
     content = _report(raw, catalog, interactions, outcome, quarantine, filter_counts)
     return StepReport(interactions.height, "interactions", content)
+
+
+def _check_has_items(raw: RawData) -> None:
+    if raw.items.height or "item" in raw.quarantine.counts():
+        return
+    empty = sorted(file for file, n_rows in raw.n_rows.items() if not n_rows)
+    raise DataError(
+        f"ingest: no usable item: no rows, at most a header, in {', '.join(empty)}; give a file of "
+        "items that holds some"
+    )
 
 
 def _check_not_empty(items: pl.DataFrame, known: pl.DataFrame, kept: pl.DataFrame) -> None:

@@ -176,6 +176,14 @@ def test_too_many_bad_rows_stop_the_step(data, tmp_path):
     assert report.rows == 100
 
 
+def test_broken_items_are_named_before_the_log_that_lacks_them(data, tmp_path):
+    (data / "items.csv").rename(data / "videos.csv")
+    (data / "videos.csv").write_text("item_id,title\n" + ",A\n" * 30)
+    reader = {"kind": "tables", "items": "videos.csv", "interactions": "log.csv"}
+    with pytest.raises(DataError, match=r"30 of 30 rows of videos\.csv"):
+        ingest(tmp_path, configuration(data, reader))
+
+
 def test_too_many_bad_covers_stop_the_step(data, tmp_path):
     for number in (1, 2, 3):
         (data / "covers" / f"{number}.png").write_bytes(b"text")
@@ -187,7 +195,9 @@ def test_too_many_bad_covers_stop_the_step(data, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "limit", "message"),
     [
-        ("items.csv", "item_id,title\n", 1.0, "no usable item"),
+        ("items.csv", "item_id,title\n", 0.05, "no usable item: no rows.* in items.csv; give"),
+        ("items.csv", "item_id,title\n,A\n", 0.05, "1 of 1 rows of items.csv .* 1 empty_id"),
+        ("items.csv", "item_id,title\n,A\n", 1.0, "no usable item is left"),
         ("items.csv", "item_id,title\nx,t\n", 1.0, r"no usable interaction .* e\.g\. \['x'\]"),
         ("log.csv", "user_id,item_id,timestamp\n", 1.0, "no usable interaction"),
     ],
