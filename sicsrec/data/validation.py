@@ -8,7 +8,7 @@ from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.schema import INTERACTIONS, ITEMS
 from sicsrec.errors import DataError
 
-_COMPARED = ("title", "description", "language", "topics")
+_COMPARED = ("title", "description", "language", "topics", "image")
 _SHOWN_EXAMPLES = 3
 
 

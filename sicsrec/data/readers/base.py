@@ -16,10 +16,12 @@ RAW_ITEMS: Schema = {
     "description": pl.String,
     "language": pl.String,
     "topics": pl.List(pl.String),
+    "image": pl.String,
     "file": pl.String,
     "row": pl.Int64,
 }
-"""Items as they stand in the files, doubled ids included, in the order of the file."""
+"""Items as they stand in the files, doubled ids included, in the order of the file. ``image`` is
+the path of the cover where a column names it; null elsewhere."""
 
 RAW_INTERACTIONS: Schema = {
     "user_id": pl.String,

@@ -119,6 +119,7 @@ def item_rows(
     description: str | None = None,
     language: str | None = None,
     topics: pl.Expr | None = None,
+    image: str | None = None,
 ) -> pl.DataFrame:
     """Return raw items, schema RAW_ITEMS; rows without an id are quarantined.
 
@@ -130,8 +131,14 @@ def item_rows(
         description: column of a longer text.
         language: column of the language.
         topics: expression that gives a list of strings.
+        image: column of the cover's path.
     """
-    optional = {"title": title, "description": description, "language": language}
+    optional = {
+        "title": title,
+        "description": description,
+        "language": language,
+        "image": image,
+    }
     no_topics = pl.lit([], dtype=pl.List(pl.String))
     frame = table.frame.select(
         item_id=pl.col(item_id).str.strip_chars(),

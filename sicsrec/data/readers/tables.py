@@ -82,6 +82,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
             description=config.description,
             language=config.language,
             topics=None if config.topics is None else split_topics(config.topics),
+            image=config.image,
         ),
         interactions=interaction_rows(
             interactions,
@@ -107,9 +108,10 @@ def _covers_by_column(
     paths = items.frame.select(
         item=pl.col(item_id).str.strip_chars(), path=pl.col(image).str.strip_chars()
     )
-    named = paths.filter((pl.col("path") != "") & (pl.col("item") != ""))
-    first = named.unique("item", keep="first", maintain_order=True)
-    return [CoverFile(item, prefix + path) for item, path in first.iter_rows()]
+    # Of a doubled id the first row is kept, with its cover or without one.
+    kept = paths.unique("item", keep="first", maintain_order=True)
+    named = kept.filter((pl.col("path") != "") & (pl.col("item") != ""))
+    return [CoverFile(item, prefix + path) for item, path in named.iter_rows()]
 
 
 def _read_table(

@@ -19,7 +19,7 @@ from sicsrec.errors import DataError
 
 def items_of(*rows):
     full = [
-        (item_id, title, description, "en", topics, "items.csv", row)
+        (item_id, title, description, "en", topics, None, "items.csv", row)
         for row, (item_id, title, description, topics) in enumerate(rows, start=1)
     ]
     return pl.DataFrame(full, schema=dict(RAW_ITEMS), orient="row")

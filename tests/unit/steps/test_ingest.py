@@ -105,6 +105,20 @@ def test_file_whose_name_is_no_text_stops_nothing(data, tmp_path):
     assert external_inputs("ingest", config) != before
 
 
+def test_cover_of_a_doubled_row_goes_with_the_row(data, tmp_path):
+    (data / "items.csv").write_text("item_id,title,pic\n1,A,\n1,A,1.png\n2,B,2.png\n2,B,3.png\n")
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "image": "pic"}
+    config = configuration(data, {**reader, "covers": "covers"}, max_bad_row_share=1.0)
+    _, out, _ = ingest(tmp_path, config)
+    catalog = ItemCatalog.read(out / "catalog").frame
+    assert catalog["image_path"].to_list() == [None, "covers/2.png"]
+    quarantine = pl.read_parquet(out / "quarantine" / "quarantine.parquet").filter(kind="item")
+    assert quarantine["detail"].to_list() == [
+        "differs from row 1, which is kept, in image",
+        "differs from row 3, which is kept, in image",
+    ]
+
+
 def test_report_counts_everything(data, tmp_path):
     append(data / "items.csv", "3,Video  3\n31,\n")
     append(data / "log.csv", "u1,999,1600000000\n")
