@@ -1,6 +1,5 @@
 """Rows and covers that are left out, each with a reason, its file and its row."""
 
-import os
 from collections import Counter
 
 import polars as pl
@@ -46,7 +45,7 @@ def printable(name: str) -> str:
         >>> printable("covers/caf\udce9.jpg")
         'covers/caf\\xe9.jpg'
     """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class QuarantineLog:

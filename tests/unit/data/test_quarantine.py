@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.schema import QUARANTINE, check_schema
 
 
@@ -27,6 +27,13 @@ def test_table_is_sorted_and_has_the_schema_even_when_empty():
         "cover": {"truncated": 1},
         "item": {"duplicate_id": 1, "empty_id": 1},
     }
+
+
+def test_names_are_text_whatever_the_locale(monkeypatch):
+    # What a Latin-1 locale makes of it.
+    monkeypatch.setattr("os.fsencode", lambda name: name.encode("latin-1"))
+    assert printable("二") == "二"
+    assert printable("caf\udce9") == r"caf\xe9"
 
 
 def test_reasons_come_from_the_list():
