@@ -238,6 +238,8 @@ def store_covers(
                 cover = future.result()
             except FileNotFoundError:
                 status[file.item_id] = "missing"
+                detail = "the table of items names it, but it is not there"
+                quarantine.add("cover", file.path, None, file.item_id, "no_such_file", detail)
             except CoverError as err:
                 status[file.item_id] = "broken"
                 n_present += 1

@@ -21,6 +21,7 @@ REASONS: dict[str, str] = {
     "bad_rating": "the rating is empty or not a finite number",
     "item_not_in_catalog": "the item of the interaction is not among the items",
     "duplicate_cover": "an item has more than one cover file; the first by name is kept",
+    "no_such_file": "the cover that the item's row names is not there",
     "empty_file": "the file has no bytes",
     "not_an_image": "the content is no image of a known format",
     "truncated": "the image ends before its last pixel",

@@ -93,7 +93,8 @@ def check_bad_cover_share(
         quarantine: what was left out so far.
         item_ids: the items of the catalogue.
         n_present: cover files that exist of these items, at most one of each.
-        max_share: largest accepted share of the files present, second ones of an item included.
+        max_share: largest accepted share of the files that are present or named, second ones of an
+            item included.
         key: the configuration key of ``max_share``, for the message.
 
     Raises:
@@ -102,7 +103,8 @@ def check_bad_cover_share(
     covers = quarantine.frame().filter(
         pl.col("kind") == "cover", pl.col("key").is_in(item_ids.implode())
     )
-    n_files = n_present + covers.filter(reason="duplicate_cover").height
+    others = covers.filter(pl.col("reason").is_in(["duplicate_cover", "no_such_file"]))
+    n_files = n_present + others.height
     if covers.height > max_share * n_files:
         raise DataError(_complain(covers, n_files, "covers", max_share, key))
 

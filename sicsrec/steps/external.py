@@ -79,11 +79,15 @@ def _digest_given(path: str) -> str:
 def _digest_raw_data(root: Path) -> str:
     """Digest tables by content; images and videos, which may be millions or terabytes, by size and
     time of change.
+
+    Hidden files and folders are no data: a home there, ``.sicsrec``, changes with every run.
     """
     if not root.is_dir():
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         if path.suffix.lower() in _LARGE_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"

@@ -103,7 +103,7 @@ def test_videos_become_covers_where_there_is_no_image(tmp_path):
     assert outcome.status == {"a": "ok", "b": "ok", "c": "broken", "d": "missing"}
     assert CoverStore(stored).read(["b"])[0].size == (64, 48)
     reasons = Counter(quarantine.frame()["reason"])
-    assert reasons == {"duplicate_cover": 1, "undecodable_video": 1}
+    assert reasons == {"duplicate_cover": 1, "undecodable_video": 1, "no_such_file": 1}
 
 
 def test_without_pyav_the_error_names_the_extra(tmp_path, monkeypatch):

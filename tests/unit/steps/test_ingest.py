@@ -105,6 +105,30 @@ def test_file_whose_name_is_no_text_stops_nothing(data, tmp_path):
     assert external_inputs("ingest", config) != before
 
 
+def test_a_wrong_folder_of_named_covers_is_noticed(data, tmp_path):
+    (data / "items.csv").write_text("item_id,title,pic\n1,A,covers/1.png\n2,B,2.png\n3,C,\n")
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "image": "pic"}
+    changes = {"max_bad_row_share": 1.0}
+    config = configuration(data, {**reader, "covers": "covers"}, **changes)
+    message = r"1 of 2 covers \(50.0%\).*covers/covers/1.png: no_such_file.*names it"
+    with pytest.raises(DataError, match=message):
+        ingest(tmp_path / "refused", config)
+    config = configuration(data, {**reader, "covers": "covers"}, max_bad_cover_share=0.5, **changes)
+    _, out, _ = ingest(tmp_path / "taken", config)
+    statuses = ItemCatalog.read(out / "catalog").frame["image_status"].to_list()
+    assert statuses == ["missing", "ok", "missing"]
+
+
+def test_hidden_files_are_no_data(data):
+    config = configuration(data, {"kind": "microlens"})
+    before = external_inputs("ingest", config)
+    (data / ".sicsrec" / "logs").mkdir(parents=True)
+    (data / ".sicsrec" / "logs" / "run.log").write_text("started")
+    assert external_inputs("ingest", config) == before
+    (data / "plain.txt").write_text("data")
+    assert external_inputs("ingest", config) != before
+
+
 def test_cover_of_a_doubled_row_goes_with_the_row(data, tmp_path):
     (data / "items.csv").write_text("item_id,title,pic\n1,A,\n1,A,1.png\n2,B,2.png\n2,B,3.png\n")
     reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "image": "pic"}
