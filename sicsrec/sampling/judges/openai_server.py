@@ -38,7 +38,7 @@ class ChatServer:
         pause: waits between two tries, in place of the clock.
 
     Raises:
-        ConfigError: if the client library is not installed.
+        ConfigError: if the client library is not installed, or the key cannot be sent.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class ChatServer:
                 "sample_pairs.judge.kind is openai but its client is not installed; install it "
                 "with: pip install 'sicsrec[llm]'"
             ) from err
+        _check_key(api_key, config.api_key_variable)
         self._openai = openai
         self._config = config
         self._api_key = api_key
@@ -242,6 +243,29 @@ class ChatServer:
         )
 
 
+def _check_key(api_key: str | None, variable: str | None) -> None:
+    """Refuse a key that no HTTP header can hold; the client would repeat it in its error.
+
+    Nothing is cut off silently: the variable may hold something else than a key.
+
+    Raises:
+        ConfigError: naming the variable and what is wrong, never the key.
+    """
+    where = "the API key" if variable is None else f"the environment variable {variable}"
+    if api_key is None:
+        return
+    if api_key != api_key.strip():
+        raise ConfigError(
+            f"{where} begins or ends with white space or a line break, which is no part of a key; "
+            "take it out (files of secrets often end in a line break)"
+        )
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError(
+            f"{where} holds a control character or one beyond ASCII, which cannot be sent as a "
+            "key; set it again"
+        )
+
+
 def _count(usage: Any, name: str) -> int | None:
     """Return a number of the usage that a server may or may not report."""
     value = getattr(usage, name, None)
@@ -306,7 +330,8 @@ def build_openai_judge(
     """Make the judge its configuration describes.
 
     Raises:
-        ConfigError: if the client is not installed or the key's variable is not set.
+        ConfigError: if the client is not installed, or the key's variable is not set or holds
+            what cannot be sent.
     """
     api_key = None
     if config.api_key_variable is not None:

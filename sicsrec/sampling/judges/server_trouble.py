@@ -1,11 +1,15 @@
 """What went wrong with a request to a server, whether to try again, and when."""
 
 import email.utils
+import json
 import random
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 _PASSING = frozenset({408, 429})
@@ -14,6 +18,8 @@ _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 """Error codes of status 429 that no waiting helps against."""
 _FIRST_WAIT_SECONDS = 0.5
 _MOST_WORDS = 300
+_PIECE = 8
+"""So many characters of a key in a row are hidden too: servers and clients repeat cut keys."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,31 @@ def read_retry_after(value: str | None, now: float | None = None) -> float | Non
 
 
 def _without(api_key: str | None, words: str) -> str:
-    if api_key:
-        words = words.replace(api_key, "***")
-    words = " ".join(words.split())
+    """Return the words in one line, cut, with stars for the key and for longer pieces of it."""
+    pieces = {piece for form in _forms(api_key or "") for piece in _pieces(form)}
+    hidden = [False] * len(words)
+    for piece in pieces:
+        at = words.find(piece)
+        while at >= 0:
+            hidden[at : at + len(piece)] = [True] * len(piece)
+            at = words.find(piece, at + 1)
+    shown = "".join(
+        "***" if is_hidden else "".join(letter for letter, _ in run)
+        for is_hidden, run in groupby(zip(words, hidden, strict=True), key=itemgetter(1))
+    )
+    words = " ".join(shown.split())
     return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
+
+
+def _forms(api_key: str) -> set[str]:
+    """Return how a key is written in messages: as it is, as Python, as JSON, in an address."""
+    as_python, as_json = repr(api_key)[1:-1], json.dumps(api_key)[1:-1]
+    forms = {api_key, api_key.strip(), as_python, as_json, urllib.parse.quote(api_key, safe="")}
+    return forms - {""}
+
+
+def _pieces(form: str) -> set[str]:
+    return {form[at : at + _PIECE] for at in range(max(1, len(form) - _PIECE + 1))}
 
 
 class Waiting:

@@ -298,6 +298,38 @@ def test_the_key_appears_nowhere(status, caplog):
         assert KEY not in text
 
 
+@pytest.mark.parametrize("repeated", [f"b'Bearer {KEY}'", KEY[:12], KEY[-10:], f"<{KEY[3:]}>"])
+def test_longer_pieces_of_the_key_are_hidden_too(repeated, caplog):
+    caplog.set_level(logging.DEBUG, "sicsrec")
+    failing = pytest.raises(BackendError)
+    with (
+        serving(lambda *_: Refuse(500, f"wrong key {repeated} given")) as server,
+        failing as caught,
+    ):
+        Client(server, max_attempts=2).ask()
+    for text in (str(caught.value), caplog.text):
+        assert "***" in text
+        assert not any(KEY[at : at + 8] in text for at in range(len(KEY) - 7))
+
+
+def test_a_key_that_is_written_with_escapes_is_hidden():
+    key = "sk-'quoted\\and\"more%/"
+    refusal = Refuse(401, f"wrong {key!r} and {json.dumps(key)}")
+    hidden = pytest.raises(ConfigError, match=r"wrong .*[*]{3}.* and")
+    with serving(lambda *_: refusal) as server, hidden as caught:
+        Client(server, api_key=key).ask()
+    assert "quoted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", f"{KEY}\u00e9", f"sk\n{KEY}", f"{KEY}\x7f"])
+def test_a_key_that_cannot_be_sent_is_refused_before_anything_is(key, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    config = OpenAIJudgeConfig(base_url="http://x/v1", model="m", api_key_variable="MY_KEY")
+    with pytest.raises(ConfigError, match="environment variable MY_KEY") as caught:
+        build_openai_judge(config, 3, Surroundings(tmp_path, read_secret=lambda _: key))
+    assert "very-secret" not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
 def test_a_variable_that_is_not_set_is_named(tmp_path):
     config = OpenAIJudgeConfig(base_url="http://x/v1", model="m", api_key_variable="MY_KEY")
     with pytest.raises(ConfigError, match=r"MY_KEY.*not set"):
