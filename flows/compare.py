@@ -99,5 +99,5 @@ def print_comparison(outcome: "ComparisonOutcome", settings: Settings, console: 
     for table in difference_tables(outcome.rows):
         console.print(table)
     path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
-    where = settings.mlflow_uri or f"sicsrec ui, then {MLFLOW_URL}"
+    where = settings.mlflow_page or f"sicsrec ui, then {MLFLOW_URL}"
     console.print(Text("MLflow  ", style="bold"), Text(f"{where}/{path}"), sep="", soft_wrap=True)

@@ -338,6 +338,6 @@ def print_search(
     run = f"sicsrec run {shlex.quote(str(finished.preset))}"
     data = f" --data {shlex.quote(plan.request.data)}" if plan.request.data else ""
     path = f"#/experiments/{finished.mlflow_experiment_id}/runs/{finished.mlflow_run_id}"
-    where = settings.mlflow_uri or f"sicsrec ui, then {MLFLOW_URL}"
+    where = settings.mlflow_page or f"sicsrec ui, then {MLFLOW_URL}"
     for label, text in (("Winner  ", run + data), ("MLflow  ", f"{where}/{path}")):
         console.print(Text(label, style="bold"), Text(text), sep="", soft_wrap=True)

@@ -10,15 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sicsrec.addresses import ask, without_passwords
 from sicsrec.errors import SicsrecError
 from sicsrec.runs import registers
 from tasks.settings import TEMPORARY_SERVER, Settings
@@ -145,7 +144,8 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
     if settings.prefect_api_url is not None:
         if not is_answering(settings.prefect_api_url):
             raise SicsrecError(
-                f"no Prefect server answers under PREFECT_API_URL={settings.prefect_api_url}. "
+                "no Prefect server answers under PREFECT_API_URL="
+                f"{without_passwords(settings.prefect_api_url)}. "
                 "Start it, or unset the variable and one is started here"
             )
         close_what_was_killed(settings, settings.prefect_api_url)
@@ -187,7 +187,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
 def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
     """Serve Prefect's page over the past runs until stopped; return the exit status."""
     if settings.prefect_api_url is not None:
-        say(f"Prefect: {settings.prefect_api_url.removesuffix('/api')}")
+        say(f"Prefect: {settings.prefect_page or without_passwords(settings.prefect_api_url)}")
         return 0
     chosen = port or _default_port(PREFECT_URL)
     say(f"Prefect: http://127.0.0.1:{chosen}/runs  (Ctrl-C stops it)")
@@ -197,7 +197,7 @@ def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None
 def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
     """Serve MLflow's page over the past runs until stopped; return the exit status."""
     if settings.mlflow_uri is not None and settings.mlflow_uri.startswith("http"):
-        say(f"MLflow: {settings.mlflow_uri}")
+        say(f"MLflow: {settings.mlflow_page}")
         return 0
     from sicsrec.tracking.mlflow_store import MlflowStore
 
@@ -208,9 +208,11 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
     return _run_until_stopped(
         [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", store.uri, "--host", "127.0.0.1", "--port", str(chosen)),
+            *("--host", "127.0.0.1", "--port", str(chosen)),
             *("--default-artifact-root", (settings.home / "mlflow" / "artifacts").as_uri()),
-        ]
+        ],
+        # Not an argument: all users of a machine see those, and it may hold a password.
+        os.environ | {"MLFLOW_BACKEND_STORE_URI": store.uri},
     )
 
 
@@ -278,9 +280,8 @@ def _default_port(url: str) -> int:
 def is_answering(api_url: str) -> bool:
     """Whether a Prefect server answers under this address."""
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as reply:  # noqa: S310
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return ask(f"{api_url}/health", timeout_seconds=2.0) == 200
+    except ConnectionError:
         return False
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from flows.deployments import DEPLOYMENTS
 from flows.terminal import new_table
+from sicsrec.addresses import without_passwords
 
 
 def deployments_table(schedules: Mapping[str, str]) -> Table:
@@ -28,7 +29,8 @@ def deployments_table(schedules: Mapping[str, str]) -> Table:
 
 
 def print_how_to_run(api_url: str, console: Console) -> None:
-    """Say where the page is and how a run is started."""
+    """Say where the page is and how a run is started; the password of a server stays out."""
+    api_url = without_passwords(api_url)
     console.print(
         Text(f"Prefect's page: {api_url.removesuffix('/api')}/deployments\n"),
         Text("A run, in another terminal, or with the button of the page:\n"),

@@ -17,6 +17,7 @@ from rich.text import Text
 from flows.configuration import ResolvedConfig
 from flows.server import MLFLOW_URL, PREFECT_URL, is_answering, prefect_server
 from flows.terminal import RunView, logging_to, results_tables
+from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import SicsrecError
@@ -105,8 +106,9 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             if is_ours or api_url is None or is_answering(api_url):
                 raise
             raise SicsrecError(
-                f"the Prefect server {api_url} stopped answering during the run. What was finished "
-                "is kept; see that there is a server, then run the same command again"
+                f"the Prefect server {without_passwords(api_url)} stopped answering during the "
+                "run. What was finished is kept; see that there is a server, then run the same "
+                "command again"
                 + ("" if server is None else f". What the server printed is in {server_log}")
             ) from err
         finally:

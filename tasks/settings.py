@@ -1,4 +1,4 @@
-"""Everything that comes from the environment; nothing else reads it. Settings hold no secret."""
+"""Everything that comes from the environment; nothing else reads it."""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from sicsrec.addresses import without_passwords
 from sicsrec.cluster import Hosts
 from sicsrec.errors import ConfigError
 
@@ -24,10 +25,12 @@ class Settings:
     """``SICSREC_HOME``: root of artifacts, MLflow and Prefect databases, logs; ``.sicsrec``."""
     device: str
     """``SICSREC_DEVICE``: ``auto`` (an accelerator where there is one), ``cpu``, ``cuda:1``, ..."""
-    mlflow_uri: str | None
-    """``MLFLOW_TRACKING_URI``: another place than the database under the home."""
-    prefect_api_url: str | None
-    """``PREFECT_API_URL``: a running Prefect server; None starts a temporary one per run."""
+    mlflow_uri: str | None = field(repr=False)
+    """``MLFLOW_TRACKING_URI``: another place than the database under the home. Not shown, as it
+    may hold a password."""
+    prefect_api_url: str | None = field(repr=False)
+    """``PREFECT_API_URL``: a running Prefect server; None starts a temporary one per run. Not
+    shown either."""
     n_processes: int = 1
     """``SICSREC_PROCESSES``: processes that train a sequence model together; 1. On CUDA one per
     device. With several hosts: on each."""
@@ -163,11 +166,12 @@ def _hosts(values: Mapping[str, str], home: Path) -> Hosts | None:
 
 
 def _page(named: str | None, server: str | None) -> str | None:
+    """Return the address of a server's pages, without a password: links to it are shown."""
     if named:
-        return named.rstrip("/")
+        return without_passwords(named).rstrip("/")
     if server is None or not server.startswith(("http://", "https://")):
         return None
-    return server.rstrip("/").removesuffix("/api")
+    return without_passwords(server).rstrip("/").removesuffix("/api")
 
 
 def read_secret(name: str) -> str | None:

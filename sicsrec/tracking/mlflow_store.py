@@ -10,8 +10,6 @@ import json
 import logging
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,10 +34,11 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 
+from sicsrec.addresses import ask, without_passwords
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
-from sicsrec.tracking.outbox import Outbox, first_line, without_passwords
+from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
 
 logger = logging.getLogger(__name__)
@@ -462,17 +461,12 @@ class MlflowTracker(_RecordedRun):
 
 def _check_server(uri: str) -> None:
     """Ask for a sign of life first: MLflow's own client tries for minutes before it gives up."""
-    url = f"{uri.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(url, timeout=_SIGN_OF_LIFE_SECONDS):  # noqa: S310 - http(s)
-            return
-    except urllib.error.HTTPError:
-        # Something answers; what it may refuse is said by the calls that follow.
-        return
-    except (OSError, ValueError) as err:
-        why = getattr(err, "reason", err)
+        # Whatever the status: what a server may refuse is said by the calls that follow.
+        ask(f"{uri.rstrip('/')}/health", _SIGN_OF_LIFE_SECONDS)
+    except ConnectionError as err:
         raise TrackingError(
-            f"no MLflow server answers under MLFLOW_TRACKING_URI={without_passwords(uri)} ({why}). "
+            f"no MLflow server answers under MLFLOW_TRACKING_URI={without_passwords(uri)} ({err}). "
             "Start it, or unset the variable to keep the records below SICSREC_HOME"
         ) from err
 

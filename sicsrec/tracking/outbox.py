@@ -6,15 +6,15 @@ the waiting ends is said, with its number, and dropped: the artifacts hold every
 """
 
 import logging
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
+from sicsrec.addresses import without_passwords
+
 logger = logging.getLogger(__name__)
 
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
 _MAX_LINE = 200
 
 Record = Callable[[], object]
@@ -133,8 +133,3 @@ def first_line(error: Exception) -> str:
     """
     line = without_passwords(str(error).partition("\n")[0])
     return f"{type(error).__name__}: {line[:_MAX_LINE]}"
-
-
-def without_passwords(text: str) -> str:
-    """Return a text in which no address holds a user and password."""
-    return _CREDENTIALS.sub("//", text)

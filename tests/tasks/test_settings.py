@@ -61,6 +61,21 @@ def test_a_secret_is_read_by_its_name(monkeypatch):
     assert read_secret("SICSREC_TEST_SECRET") is None
 
 
+def test_passwords_of_servers_are_in_no_link_and_not_shown() -> None:
+    settings = Settings.from_environment(
+        {
+            "MLFLOW_TRACKING_URI": "http://alice:s3cret@mlflow:5000",
+            "PREFECT_API_URL": "https://bob:s3cret@prefect/api",
+        }
+    )
+    assert settings.mlflow_page == "http://mlflow:5000"
+    assert settings.prefect_page == "https://prefect"
+    assert settings.mlflow_uri == "http://alice:s3cret@mlflow:5000"
+    assert "s3cret" not in repr(settings)
+    named = Settings.from_environment({"SICSREC_MLFLOW_PAGE": "http://alice:s3cret@mlflow/a"})
+    assert named.mlflow_page == "http://mlflow/a"
+
+
 def test_pages_follow_the_servers_unless_they_are_named() -> None:
     servers = {
         "MLFLOW_TRACKING_URI": "http://mlflow:5000/",

@@ -1,0 +1,57 @@
+"""Addresses of servers, which may hold a user and password: asking there, and showing them."""
+
+import base64
+import http.client
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+
+_CREDENTIALS = re.compile(r"//[^/\s]+@")
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no address holds a user and password.
+
+    Example:
+        >>> without_passwords("no answer from http://alice:s3cret@mlflow:5000/health")
+        'no answer from http://mlflow:5000/health'
+    """
+    return _CREDENTIALS.sub("//", text)
+
+
+def ask(url: str, timeout_seconds: float) -> int:
+    """Return the HTTP status with which a server answers.
+
+    Args:
+        url: where to ask; user and password in it are sent as HTTP wants them.
+        timeout_seconds: how long the answer may take.
+
+    Raises:
+        ConnectionError: if nothing there speaks HTTP, or this is no address; says why, without the
+            password.
+    """
+    try:
+        with urllib.request.urlopen(_request(url), timeout=timeout_seconds) as reply:  # noqa: S310
+            return int(reply.status)
+    except urllib.error.HTTPError as err:
+        return err.code
+    except (OSError, ValueError, http.client.HTTPException) as err:
+        why = getattr(err, "reason", None) or err
+        # Without its cause, which may repeat the address.
+        raise ConnectionError(without_passwords(str(why)).strip() or type(err).__name__) from None
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return a request whose address urllib reads; it takes a password for a part of the host."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not an address that begins with http:// or https://")
+    # Raises ValueError where the port is no number.
+    _ = parts.port
+    credentials, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())  # noqa: S310
+    if credentials:
+        packed = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {packed}")
+    return request

@@ -1,0 +1,59 @@
+"""Addresses that the command line shows, and the servers it starts."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from flows import server
+from flows.cli import app
+from flows.service import print_how_to_run
+from tasks.settings import Settings
+
+SECRETS = {
+    "MLFLOW_TRACKING_URI": "http://alice:s3cret@127.0.0.1:9",
+    "PREFECT_API_URL": "http://alice:s3cret@127.0.0.1:9/api",
+}
+
+
+@pytest.fixture
+def _secret_servers(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_secret_servers")
+@pytest.mark.parametrize(
+    "command", [["ui"], ["ui", "--prefect"], ["doctor", "--quick"], ["serve"], ["status"]]
+)
+def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
+    result = CliRunner().invoke(app, command)
+    assert "s3cret" not in result.output
+    assert isinstance(result.exception, SystemExit | None)
+    if command[0] != "status":
+        assert "127.0.0.1:9" in "".join(result.output.split())
+
+
+def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
+    console = Console(file=StringIO(), width=200)
+    print_how_to_run(SECRETS["PREFECT_API_URL"], console)
+    text = console.file.getvalue()
+    assert "s3cret" not in text
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api" in text
+
+
+def test_the_database_is_no_argument_of_the_server_that_shows_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(server, "_run_until_stopped", lambda *given: started.append(given) or 0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings = Settings.from_environment()
+    assert server.show_mlflow(settings, 1234, lambda _: None) == 0
+    ((command, environment),) = started
+    uri = f"sqlite:///{home}/mlflow/mlflow.db"
+    assert not any("mlflow.db" in part for part in command)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
