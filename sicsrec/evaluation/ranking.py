@@ -166,15 +166,15 @@ def recommend(
     Args:
         scorer: gives the scores.
         histories: what U users have watched.
-        k: items per user.
+        k: most items per user; more than there are is all of them.
         remove_seen: leave out what the user has watched.
         only: [N], the items that may be recommended; None: all.
         block_users: users scored at once.
         advance: told the number of users after every block.
 
     Returns:
-        Item indices [U, k] and their scores [U, k]. Where fewer than k items are left, the rest of
-        the row holds the padding index 0 and the score -inf.
+        Item indices and their scores, each [U, min(k, N)], or [0, 0] without users. Where fewer
+        items are left, the rest of the row holds the padding index 0 and the score -inf.
 
     Raises:
         DataError: if k is below 1.
@@ -182,8 +182,8 @@ def recommend(
     """
     if k < 1:
         raise DataError(f"k must be at least 1, got {k}")
-    item_indices = np.zeros((len(histories), k), dtype=np.int32)
-    best_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+    item_indices = np.zeros((0, 0), dtype=np.int32)
+    best_scores = np.zeros((0, 0), dtype=np.float32)
     for rows in _blocks(len(histories), block_users):
         block = histories.take(rows)
         scores = _finite_scores(scorer, block)
@@ -193,10 +193,15 @@ def recommend(
             scores[_seen_entries(block, None, scores.device)] = -torch.inf
         if only is not None:
             scores = scores.masked_fill(torch.from_numpy(~only).to(scores.device), -torch.inf)
-        values, columns = _top_k(scores, min(k, scores.shape[1]))
+        if not len(item_indices):
+            # Only the scores tell how many items there are, and k may be any number.
+            shape = (len(histories), min(k, scores.shape[1]))
+            item_indices = np.zeros(shape, dtype=np.int32)
+            best_scores = np.full(shape, -np.inf, dtype=np.float32)
+        values, columns = _top_k(scores, item_indices.shape[1])
         found = torch.where(values == -torch.inf, 0, columns + 1)
-        item_indices[rows, : found.shape[1]] = found.cpu().numpy()
-        best_scores[rows, : found.shape[1]] = values.float().cpu().numpy()
+        item_indices[rows] = found.cpu().numpy()
+        best_scores[rows] = values.float().cpu().numpy()
         if advance is not None:
             advance(len(rows))
     return item_indices, best_scores

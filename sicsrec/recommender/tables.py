@@ -27,8 +27,8 @@ def recommendation_table(
     Args:
         user_ids: [U].
         item_ids: row r is the id of item index r + 1.
-        indices: [U, k], best first; 0 where fewer than k items are left.
-        scores: [U, k].
+        indices: [U, K], best first; 0 where fewer than k items are left.
+        scores: [U, K].
     """
     found = indices > 0
     users, places = np.nonzero(found)

@@ -92,7 +92,7 @@ def _write_recommendations(
             table = recommendation_table(chunk.user_ids, catalog.item_ids, indices, scores)
             writer.write_table(table.to_arrow().cast(RECOMMENDATIONS))
             n_rows += table.height
-            n_short += int((indices == 0).any(axis=1).sum())
+            n_short += int(((indices > 0).sum(axis=1) < section.top_k).sum())
     return n_rows, n_short
 
 

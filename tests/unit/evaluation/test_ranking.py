@@ -122,8 +122,21 @@ def test_recommendations_by_hand() -> None:
 def test_too_few_items_are_padded() -> None:
     scorer = FixedScores(torch.tensor([[0.1, 0.9, 0.5]]))
     items, scores = recommend(scorer, make_histories([2, 3]), 5, remove_seen=True)
-    assert items.tolist() == [[1, 0, 0, 0, 0]]
+    assert items.tolist() == [[1, 0, 0]]
     assert np.isneginf(scores[0, 1:]).all()
+
+
+def test_more_than_all_items_take_no_more_memory() -> None:
+    scorer = FixedScores(torch.tensor([[0.1, 0.9, 0.5]]))
+    items, scores = recommend(scorer, make_histories([2]), 10**12, remove_seen=False)
+    assert items.tolist() == [[2, 3, 1]]
+    assert scores.shape == (1, 3)
+
+
+def test_nobody_gets_nothing() -> None:
+    scorer = FixedScores(torch.zeros(0, 3))
+    items, scores = recommend(scorer, make_histories(), 10**12, remove_seen=False)
+    assert len(items) == len(scores) == 0
 
 
 def test_removing_seen_items_leaves_the_scorers_memory_alone() -> None:
@@ -159,7 +172,7 @@ def test_recommendations_equal_a_full_sort(
         seen = set(histories.of_user(row).tolist()) if remove_seen else set()
         allowed = [i for i in range(1, n_items + 1) if i not in seen]
         expected = sorted(allowed, key=lambda i: (-scores[row, i - 1], i))[:k]
-        assert items[row].tolist() == expected + [0] * (k - len(expected))
+        assert items[row].tolist() == expected + [0] * (min(k, n_items) - len(expected))
 
 
 def test_block_size_does_not_change_the_outcome() -> None:

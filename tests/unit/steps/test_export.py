@@ -88,6 +88,13 @@ def test_users_for_whom_few_items_are_left_get_fewer_rows(tiny: TinyStore) -> No
     assert result.report.rows == sum(expected.values())
 
 
+def test_more_recommendations_than_items_are_all_of_them(tiny: TinyStore) -> None:
+    config = make_config(export=ExportConfig(top_k=10**12, remove_seen=False))
+    result = run_step("export", config, tiny.refs, tiny.store)
+    assert recommendations(tiny, result).height == N_USERS * N_ITEMS
+    assert result.report.content["users_with_fewer_than_top_k"] == N_USERS
+
+
 def test_seen_items_can_stay(tiny: TinyStore) -> None:
     config = make_config(export=ExportConfig(top_k=N_ITEMS, remove_seen=False))
     result = run_step("export", config, tiny.refs, tiny.store)
