@@ -12,10 +12,12 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from sicsrec.addresses import ask, without_passwords
 from sicsrec.errors import SicsrecError
@@ -44,6 +46,9 @@ has."""
 _RETRIES = "2"
 """How often a client asks the temporary server again. It comes back after a slow answer, never
 after its end; five times, as Prefect has it, are a minute for every call that an end makes fail."""
+
+_END_SECONDS = 20.0
+"""How long a server that was told to end may take."""
 
 
 class TemporaryServer:
@@ -180,8 +185,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
         close_what_was_killed(settings, api_url)
         yield api_url
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        _end(process)
 
 
 def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
@@ -261,16 +265,33 @@ def _run_until_stopped(command: list[str], environment: dict[str, str] | None = 
     )
 
     def stop(_number: int, _frame: object) -> None:
-        # It came to this process alone; a terminal's Ctrl-C goes to the server as well.
-        process.terminate()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.wait(timeout=20)
         return 0
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Tell a server to end, and kill it when it does not or nobody wants to wait for it.
+
+    A terminal's Ctrl-C has told it already; a signal that came to this process alone has not.
+    """
+    process.terminate()
+    try:
+        process.wait(timeout=_END_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        # MLflow's is a process that starts others, which would go on without it.
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for child in below:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _default_port(url: str) -> int:

@@ -1,9 +1,14 @@
 """Addresses that the command line shows, and the servers it starts."""
 
+import signal
+import subprocess
+import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -43,6 +48,42 @@ def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
     text = console.file.getvalue()
     assert "s3cret" not in text
     assert "PREFECT_API_URL=http://127.0.0.1:9/api" in text
+
+
+DEAF = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+WILLING = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(60)"
+STARTER = """
+import signal, sys
+from flows import server
+# Whoever runs the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+server._END_SECONDS = 0.5
+sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [(WILLING, signal.SIGINT), (DEAF, signal.SIGINT), (DEAF, signal.SIGTERM)],
+    ids=["willing-SIGINT", "deaf-SIGINT", "deaf-SIGTERM"],
+)
+def test_a_signal_to_this_process_alone_ends_the_server_too(
+    program: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    sign = tmp_path / "started"
+    with subprocess.Popen([sys.executable, "-c", STARTER, program, str(sign)]) as starter:
+        while not sign.exists():
+            time.sleep(0.05)
+        (child,) = psutil.Process(starter.pid).children()
+        starter.send_signal(number)
+        assert starter.wait(timeout=10) == 0
+        assert not child.is_running()
 
 
 def test_the_database_is_no_argument_of_the_server_that_shows_it(
