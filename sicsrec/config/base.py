@@ -14,8 +14,15 @@ NOT_FOR_THIS_DATA = "not_for_this_data"
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, docstrings become field descriptions."""
+    """Base of all sections: frozen, no unknown keys, docstrings become field descriptions.
+
+    Numbers are finite: no other has a place in the JSON that keys are made of.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )

@@ -202,6 +202,8 @@ def test_words_are_kept_and_one_process_at_a_time_works(tmp_path: Path) -> None:
         ({"pretrain_id": [1, 2]}, "'pretrain_id' cannot be searched"),
         ({"pretrain_id.dropout": {"low": 0.5, "high": 0.1}}, r"low \(0.5\) must be below high"),
         ({"pretrain_id.dropout": {"low": 0, "high": 1, "log": True}}, "needs a low above 0"),
+        ({"train_sicsrec.alpha": {"low": 0.1, "high": float("inf")}}, "train_sicsrec.alpha: .*fin"),
+        ({"train_sicsrec.alpha": {"low": float("nan"), "high": 1}}, "train_sicsrec.alpha: .*fin"),
         ({"pretrain_id.dropout": {"low": 0.1}}, r"pretrain_id.dropout: write \{low: ..., high"),
         ({"pretrain_id.dropout": [0.1]}, "at least two choices"),
         ({"pretrain_id.dropout": 0.1}, "found 0.1"),
