@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 logger = logging.getLogger(__name__)
 
+_MOST_DAYS = 36_500
+"""A century; times before the year 1 cannot be computed with."""
+
 Preset = Annotated[
     str, typer.Argument(help="A shipped preset, or a YAML file of yours.", metavar="[PRESET]")
 ]
@@ -344,9 +347,12 @@ def gc(
         from datetime import timedelta
 
         from flows.tidying import remove_what_can_go, show_what_can_go
+        from sicsrec.errors import ConfigError
         from sicsrec.retention import RetentionPolicy
         from tasks.record import runs_to_keep
 
+        if not older_than <= _MOST_DAYS:
+            raise ConfigError(f"--older-than {older_than:g}: give days, {_MOST_DAYS} at most")
         policy = RetentionPolicy(keep, timedelta(days=older_than), caches, runs_to_keep())
         work = remove_what_can_go if delete else show_what_can_go
         work(settings, policy, dataset or (), console)
@@ -478,7 +484,8 @@ def join(
 def _settings() -> "Settings":
     from tasks.settings import Settings
 
-    settings = Settings.from_environment()
+    with _clear_errors(Console()):
+        settings = Settings.from_environment()
     settings.apply()
     return settings
 

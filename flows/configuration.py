@@ -47,6 +47,11 @@ class ResolvedConfig:
         return "default"
 
 
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+"""What reading YAML raises: where a value is not of the type that it says, such as ``!!int two``,
+``!!bool two`` or ``0x_``, it is whatever Python says of it."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only; a key given twice is an error; ``1e-5`` is a number, dates stay text."""
 
@@ -183,7 +188,7 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         loader = _Loader(text)
         loader.name = where
         values = loader.get_single_data()
-    except yaml.YAMLError as err:
+    except _UNREADABLE as err:
         raise ConfigError(f"{where} is not valid YAML: {err}") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must hold sections and values, found {type(values).__name__}")
@@ -202,7 +207,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: write it as section.key=value")
     try:
         return path, _Loader(value).get_single_data()
-    except yaml.YAMLError as err:
+    except _UNREADABLE as err:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from err
 
 

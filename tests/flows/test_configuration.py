@@ -95,6 +95,11 @@ def test_another_variant_of_a_section_replaces_it() -> None:
         ("train_sicsrec.alpha", "section.key=value"),
         ("=3", "section.key=value"),
         ("seed=[1", "not valid YAML"),
+        ("train_sicsrec.alpha=0x_", "not valid YAML"),
+        ("train_sicsrec.alpha=!!int foo", "not valid YAML"),
+        ("train_sicsrec.alpha=!!bool foo", "not valid YAML"),
+        ("train_sicsrec.alpha=!!timestamp foo", "not valid YAML"),
+        ("train_sicsrec.alpha=" + "[" * 3000, "not valid YAML"),
     ],
 )
 def test_wrong_override_is_refused_by_name(override: str, message: str) -> None:
@@ -125,6 +130,8 @@ def test_file_extends_a_preset(tmp_path: Path) -> None:
         ("ingest: {reader: {kind: demo, kind: demo}}\n", "'kind' is given twice"),
         ("- 1\n", "must hold sections"),
         ("a: [\n", "not valid YAML"),
+        ("a: 0x_\n", r"mine\.yaml is not valid YAML: invalid literal"),
+        ("a: !!int foo\n", r"mine\.yaml is not valid YAML: invalid literal"),
         ("extends: other\n", "must name a shipped preset"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("? [a, b]\n: 1\n", r"(?s)mine\.yaml is not valid YAML: .*sequence cannot be a key"),

@@ -42,6 +42,38 @@ def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
         assert "127.0.0.1:9" in "".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "variables", "message"),
+    [
+        (["status"], {"SICSREC_PROCESSES": "two"}, "SICSREC_PROCESSES must be a whole number"),
+        (["doctor"], {"SICSREC_HOSTS": "2"}, "SICSREC_TRAINING_ADDRESS"),
+        (["serve"], {"PREFECT_API_URL": "http://127.0.0.1:port/api"}, "no Prefect server answers"),
+        (["gc", "--older-than", "1e10"], {}, "36500 at most"),
+    ],
+)
+def test_what_cannot_be_is_one_message(
+    command: list[str],
+    variables: dict[str, str],
+    message: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert message in " ".join(result.output.replace("│", "").split())
+
+
+def test_a_server_address_that_is_none_does_not_keep_the_state_of_steps_from_being_shown(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "foo")
+    result = CliRunner().invoke(app, ["status"])
+    assert (result.exit_code, result.exception) == (0, None)
+
+
 def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
     console = Console(file=StringIO(), width=200)
     print_how_to_run(SECRETS["PREFECT_API_URL"], console)
