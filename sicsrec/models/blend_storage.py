@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sicsrec.data.transitions import TransitionCounts
@@ -54,7 +55,7 @@ def load_blend(folder: Path, models: Sequence[SequenceModel]) -> Blend:
         n_items, kinds = int(config["n_items"]), list(config["models"])
         weights = {str(name): float(weight) for name, weight in config["weights"].items()}
         facts = _read_facts(arrays, n_items)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as err:
         raise ArtifactError(f"{folder} is not the folder of a blend: {err}") from err
     by_kind = {model.kind: model for model in models}
     for kind in kinds:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sicsrec.errors import ArtifactError
@@ -36,18 +37,22 @@ def load_model(folder: Path, device: str = "cpu") -> SequenceModel:
     """Read a model that :func:`save_model` wrote, in evaluation mode.
 
     Raises:
-        ArtifactError: if a file is missing or the weights are not those of the described model.
+        ArtifactError: if a file is missing or damaged, or the weights are not those of the
+            described model.
         ConfigError: if the kind of model is unknown.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_class = MODELS.get(config["kind"])
+        model_class, settings = MODELS.get(config["kind"]), dict(config["settings"])
         weights = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, KeyError) as err:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
         raise ArtifactError(f"{folder} is not a model folder: {err}") from err
     if not (isinstance(model_class, type) and issubclass(model_class, SequenceModel)):
         raise ArtifactError(f"{folder}: {config['kind']!r} is not a sequence model")
-    model = model_class(**config["settings"])
+    try:
+        model = model_class(**settings)
+    except (TypeError, ValueError, KeyError, AttributeError) as err:
+        raise ArtifactError(f"{folder}: config.json describes no model: {err}") from err
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as err:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sicsrec.data.ids import text_id, text_id_column, text_ids
 from sicsrec.data.sequences import Histories
-from sicsrec.errors import ArtifactError, DataError
+from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.blend import Blend
@@ -105,9 +105,11 @@ class Recommender:
             device: torch device the model runs on.
 
         Raises:
-            ArtifactError: if a file is missing or the files do not belong together.
+            ArtifactError: if a file is missing or damaged, or the files do not belong together.
+            ConfigError: if there is no such device.
         """
         path = Path(folder)
+        _check_device(device)
         if not (path / ITEMS_FILE).is_file():
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
@@ -120,7 +122,7 @@ class Recommender:
         encoders = path / ENCODERS_FOLDER
         return cls(
             model,
-            pl.read_parquet(path / ITEMS_FILE, glob=False),
+            _read_items(path / ITEMS_FILE),
             scorer,
             ItemEncoders.open(encoders, device) if encoders.is_dir() else None,
             path,
@@ -433,6 +435,24 @@ class Recommender:
                 "similarity": values.cpu().numpy(),
             }
         )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:
+        # What a build without the device says goes on for pages.
+        why = str(err).partition("\n")[0]
+        raise ConfigError(
+            f"device {device!r} cannot be used, give e.g. cpu or cuda: {why}"
+        ) from err
+
+
+def _read_items(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as err:
+        raise ArtifactError(f"{path} is no readable table of items: {err}") from err
 
 
 def _require_at_least_one(k: int) -> None:

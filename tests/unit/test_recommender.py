@@ -71,6 +71,29 @@ def test_only_recent_items_are_read(folder: Path) -> None:
     assert with_older["item_id"].equals(recommender.recommend(recent, remove_seen=False)["item_id"])
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "items.parquet", "config.json"])
+def test_a_file_that_was_cut_is_named_as_damaged(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    for left in (len(content) // 2, 3, 0):
+        (folder / name).write_bytes(content[:left])
+        with pytest.raises(ArtifactError, match=f"{folder.name}.*(not a model folder|no readable)"):
+            Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    "config", [[], {"kind": "sicsrec", "settings": {"width": 3}}, {"kind": "sicsrec"}]
+)
+def test_a_description_of_no_model_is_named(folder: Path, config: object) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=f"{folder.name}.*(not a model folder|no model)"):
+        Recommender.load(folder)
+
+
+def test_a_device_that_does_not_exist_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'foo' cannot be used"):
+        Recommender.load(folder, "foo")
+
+
 def test_a_folder_without_items_is_no_model_folder(tmp_path: Path) -> None:
     save_model(make_sicsrec(), tmp_path)
     with pytest.raises(ArtifactError, match=r"no items\.parquet"):
