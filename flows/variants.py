@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.configuration import ResolvedConfig, parse_mapping, resolve_config
+from flows.configuration import ResolvedConfig, parse_mapping, parse_override, resolve_config
 from flows.shipped import read_shipped_or_file, shipped_names
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError, NotApplicableError
@@ -57,8 +57,8 @@ def plan_variants(
     """Resolve all variants and skip those that the data cannot give or that change nothing.
 
     Raises:
-        ConfigError: if a variant is wrong, the first does not suit the data, or fewer than two are
-            left.
+        ConfigError: if a variant is wrong or sets a seed, the first does not suit the data, or
+            fewer than two are left.
     """
     kept: dict[str, list[str]] = {}
     skipped: dict[str, str] = {}
@@ -69,6 +69,7 @@ def plan_variants(
         # time. Whoever wants it sets refit=true.
         merged = ["refit=false", *overrides, *changes]
         try:
+            _check_seed(changes)
             resolved = resolve_config(preset, data=data, overrides=merged, seed=seed)
         except NotApplicableError as err:
             if first is None:
@@ -89,6 +90,13 @@ def plan_variants(
     return VariantPlan(first, kept, skipped)
 
 
+def _check_seed(changes: Sequence[str]) -> None:
+    if any(parse_override(text)[0] == "seed" for text in changes):
+        raise ConfigError(
+            "it sets the seed, which every variant has from --seed and --seeds; take it out"
+        )
+
+
 def _what_counts(config: PipelineConfig) -> str:
     """Return what of a configuration can make a difference to its figures."""
     needed = {step.name for step in STEPS if step.is_needed(config)} - {"export"}
@@ -96,4 +104,4 @@ def _what_counts(config: PipelineConfig) -> str:
     modalities = tuple(sorted(section.modalities or config.modalities))
     changes = {"modalities": modalities} | ({} if section.two_step else {"adapter_rank": 0})
     config = config.model_copy(update={"train_sicsrec": section.model_copy(update=changes)})
-    return config.model_dump_json(include=needed | {"seed"})
+    return config.model_dump_json(include=needed)

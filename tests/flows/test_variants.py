@@ -48,6 +48,12 @@ def test_with_given_vectors_there_is_no_stage_one_to_leave_out() -> None:
         plan(load_variants("pair-sources"), *GIVEN)
 
 
+@pytest.mark.parametrize("variants", [{"a": [], "b": ["seed=7"]}, {"a": [" seed =7"], "b": []}])
+def test_a_variant_cannot_be_a_seed(variants: dict[str, list[str]]) -> None:
+    with pytest.raises(ConfigError, match=r"variant '[ab]': it sets the seed.*--seeds"):
+        plan(variants)
+
+
 def test_pair_sources_differ_in_the_judge_alone() -> None:
     planned = plan(load_variants("pair-sources"))
     assert list(planned.overrides) == ["similarity", "co_occurrence", "random", "none"]
