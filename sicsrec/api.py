@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.data.given_tables import Table, as_table, is_table
 from sicsrec.data.readers.tables import as_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
@@ -39,14 +40,14 @@ from sicsrec.recommender import Recommender
 from sicsrec.steps import STEPS
 from sicsrec.steps.runner import run_step
 
-Vectors = Mapping[str, NDArray[np.floating] | Sequence[Sequence[float]] | pl.DataFrame]
+Vectors = Mapping[str, NDArray[np.floating] | Sequence[Sequence[float]] | Table]
 """``text`` or ``image`` to a matrix [N, D], which may be nested lists, whose row r belongs to
 row r of the items, or to a table with the columns item_id and vector."""
 
 
 def train(
-    interactions: pl.DataFrame,
-    items: pl.DataFrame,
+    interactions: Table,
+    items: Table,
     vectors: Vectors | None = None,
     *,
     folder: str | os.PathLike[str],
@@ -56,6 +57,8 @@ def train(
     progress: Progress | None = None,
 ) -> Recommender:
     """Train SICSRec and its blend on tables and return a recommender.
+
+    Tables may be of polars, eager or lazy, of pandas, or of another library that speaks Arrow.
 
     Args:
         interactions: columns user_id, item_id and, unless the rows are in time order, timestamp
@@ -88,14 +91,15 @@ def train(
 
 
 def _configure(
-    interactions: pl.DataFrame,
-    items: pl.DataFrame,
+    interactions: Table,
+    items: Table,
     vectors: Vectors | None,
     tables: Path,
     covers: str | os.PathLike[str] | None,
     config: Mapping[str, Any],
 ) -> PipelineConfig:
     """Write the tables where the steps read them, and return the configuration."""
+    interactions, items = as_table(interactions, "interactions"), as_table(items, "items")
     _require(interactions, ("user_id", "item_id"), "interactions")
     _require(items, ("item_id", "title"), "items")
     tables.mkdir(parents=True, exist_ok=True)
@@ -157,9 +161,10 @@ def _write_vectors(vectors: Vectors, items: pl.DataFrame, tables: Path) -> dict[
         raise DataError(f"vectors must be of {' or '.join(MODALITIES)}, got {sorted(vectors)}")
     files = {}
     for modality, values in vectors.items():
-        frame = values
-        if not isinstance(frame, pl.DataFrame):
-            matrix = _as_matrix(frame, modality)
+        if is_table(values):
+            frame = as_table(values, f"vectors[{modality!r}]")
+        else:
+            matrix = _as_matrix(values, modality)
             if matrix.ndim != 2 or len(matrix) != items.height:
                 raise DataError(
                     f"vectors[{modality!r}] has the shape {list(matrix.shape)}; expected one row "
@@ -177,9 +182,9 @@ def _write_vectors(vectors: Vectors, items: pl.DataFrame, tables: Path) -> dict[
     return files
 
 
-def _as_matrix(values: ArrayLike, modality: str) -> NDArray[np.float32]:
+def _as_matrix(values: object, modality: str) -> NDArray[np.float32]:
     try:
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return np.ascontiguousarray(cast(ArrayLike, values), dtype=np.float32)
     except (ValueError, TypeError) as err:
         raise DataError(
             f"vectors[{modality!r}] is no matrix of numbers, one row per item: {err}"

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from sicsrec.data.given_tables import Table, as_table, is_table
 from sicsrec.data.ids import text_id, text_id_column, text_ids
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, ConfigError, DataError
@@ -50,6 +51,9 @@ HistoriesById = (
     | Iterable[tuple[Id, Sequence[Id]]]
 )
 """User id to item ids in time order, oldest first; a generator of pairs is read as it goes."""
+
+
+_HISTORIES = "a mapping or pairs of a user id and item ids, or a table with user_id and item_id"
 
 
 class Recommender:
@@ -204,8 +208,9 @@ class Recommender:
             DataError: if the history is a single string, or holds no item the model knows: such a
                 history says nothing about the user; if an id is neither a string nor a whole
                 number; if ``only`` holds an id of neither kind; or if a new item has the id of a
-                known one.
+                known one, or k is no whole number from 1 on.
         """
+        require_at_least_one(k, "k")
         ids = text_ids(history, "history")
         known = self._known(ids)
         if not len(known):
@@ -226,7 +231,7 @@ class Recommender:
 
     def recommend_many(
         self,
-        histories: HistoriesById | pl.DataFrame,
+        histories: HistoriesById | Table,
         k: int = 10,
         *,
         remove_seen: bool = True,
@@ -240,7 +245,8 @@ class Recommender:
 
         Args:
             histories: user id to item ids in time order; or a table with the columns user_id and
-                item_id, every user's rows in time order.
+                item_id, every user's rows in time order, of polars, pandas or another library that
+                speaks Arrow.
             k: most items per user.
             remove_seen: see :meth:`recommend`.
             only: see :meth:`recommend`.
@@ -252,8 +258,11 @@ class Recommender:
             no rows; how many there were is logged.
 
         Raises:
-            DataError: see :meth:`recommend`; or if the table lacks a column.
+            DataError: see :meth:`recommend`; or if the table lacks a column, or ``chunk_users`` is
+                no whole number from 1 on.
         """
+        require_at_least_one(k, "k")
+        require_at_least_one(chunk_users, "chunk_users")
         n_without = 0
         pairs = _pairs(histories)
         while chunk := list(islice(pairs, chunk_users)):
@@ -304,7 +313,7 @@ class Recommender:
         index_of = self._index_of
         return np.array([index_of[i] for i in history if i in index_of], dtype=np.int32)
 
-    def histories(self, histories: HistoriesById | pl.DataFrame) -> Histories:
+    def histories(self, histories: HistoriesById | Table) -> Histories:
         """Return histories as the models read them, without unknown items.
 
         Args:
@@ -371,7 +380,7 @@ class Recommender:
             DataError: if the item is unknown or has no such vector, the model has no such vectors,
                 or k is below 1.
         """
-        _require_at_least_one(k)
+        require_at_least_one(k, "k")
         row = self._index_of.get(text_id(item_id), 0) - 1
         if row < 0:
             raise DataError(f"the model does not know the item {item_id!r}")
@@ -397,7 +406,7 @@ class Recommender:
         Raises:
             DataError: if the model has no content side or k is below 1; see :meth:`scorer_with`.
         """
-        _require_at_least_one(k)
+        require_at_least_one(k, "k")
         model, content = content_of_new_items(self.model, new)
         with torch.no_grad():
             similarities = content @ model.content_vectors().T
@@ -455,17 +464,29 @@ def _read_items(path: Path) -> pl.DataFrame:
         raise ArtifactError(f"{path} is no readable table of items: {err}") from err
 
 
-def _require_at_least_one(k: int) -> None:
-    if k < 1:
-        raise DataError(f"k must be at least 1, got {k}")
+def require_at_least_one(number: object, name: str) -> None:
+    """Refuse what is no whole number from 1 on.
+
+    Args:
+        number: what was given.
+        name: its name in messages.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    if not isinstance(number, int | np.integer) or isinstance(number, bool):
+        raise DataError(f"{name} must be a whole number, got {number!r}")
+    if number < 1:
+        raise DataError(f"{name} must be at least 1, got {number}")
 
 
 def _id_table(model: SequenceModel) -> torch.Tensor:
     return model.id_encoder.item_vectors() if isinstance(model, SICSRec) else model.item_vectors()
 
 
-def _pairs(histories: HistoriesById | pl.DataFrame) -> Iterator[tuple[str, Sequence[str]]]:
-    if isinstance(histories, pl.DataFrame):
+def _pairs(histories: HistoriesById | Table) -> Iterator[tuple[str, Sequence[str]]]:
+    if is_table(histories):
+        histories = as_table(histories, "histories")
         missing = {"user_id", "item_id"} - set(histories.columns)
         if missing:
             raise DataError(f"the table of histories lacks the columns {sorted(missing)}")
@@ -475,7 +496,12 @@ def _pairs(histories: HistoriesById | pl.DataFrame) -> Iterator[tuple[str, Seque
         grouped = table.group_by("user_id", maintain_order=True).agg("item_id")
         yield from zip(grouped["user_id"], grouped["item_id"].to_list(), strict=True)
         return
-    for user, history in histories.items() if isinstance(histories, Mapping) else histories:
+    if isinstance(histories, str) or not isinstance(histories, Iterable):
+        raise DataError(f"histories must be {_HISTORIES}; found {type(histories).__name__}")
+    for pair in histories.items() if isinstance(histories, Mapping) else histories:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise DataError(f"histories must be {_HISTORIES}; among them is {pair!r}")
+        user, history = pair
         user_id = text_id(user)
         yield user_id, text_ids(history, f"the history of user {user_id!r}")
 

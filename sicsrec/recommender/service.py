@@ -26,7 +26,7 @@ import polars as pl
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, DataError
-from sicsrec.recommender.model import Recommender
+from sicsrec.recommender.model import Recommender, require_at_least_one
 
 MODEL_FOLDER = "model"
 HISTORIES_FILE = "histories.parquet"
@@ -83,13 +83,15 @@ class _Request:
     new_items: list[dict[str, str]]
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], number: int) -> "_Request":
+    def read(cls, row: object, number: int) -> "_Request":
         """Check one request.
 
         Raises:
             DataError: naming the request and what is wrong with it.
         """
         where = f"request {number}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where} must be a mapping with user_id or history, got {row!r}")
         unknown = sorted(set(row) - {"user_id", "history", "new_items"})
         if unknown:
             raise DataError(
@@ -162,8 +164,7 @@ class RankingService:
         Raises:
             DataError: if a request is malformed, there are too many, or k is below 1.
         """
-        if k < 1:
-            raise DataError(f"k must be at least 1, got {k}")
+        require_at_least_one(k, "k")
         if len(requests) > MAX_REQUESTS:
             raise DataError(f"{len(requests)} requests at once; at most {MAX_REQUESTS}")
         read = [_Request.read(row, number) for number, row in enumerate(requests)]

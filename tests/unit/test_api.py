@@ -1,6 +1,7 @@
 """Training on tables of one's own, and new items on the folder that comes out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 import sicsrec
-from sicsrec.api import _write_vectors
+from sicsrec.api import _configure, _write_vectors
+from sicsrec.data.given_tables import as_table
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 
@@ -51,6 +53,40 @@ def test_ten_lines_give_a_recommender_that_saves_and_loads(
     assert trained.title_of("v3") == "film 3"
     again = Recommender.load(trained.save(tmp_path / "model"))
     assert again.recommend(["v1", "v2"], k=5).equals(found)
+
+
+@pytest.mark.parametrize("kind", ["lazy", "pandas", "arrow"])
+def test_tables_may_be_of_other_libraries(trained: Recommender, kind: str, tmp_path: Path) -> None:
+    as_given = {"lazy": pl.DataFrame.lazy, "pandas": as_pandas, "arrow": pl.DataFrame.to_arrow}
+    plays, items, matrix = make_tables()
+    of_items = items.select("item_id").with_columns(vector=pl.Series(matrix.tolist()))
+    configured = _configure(
+        as_given[kind](plays),
+        as_given[kind](items),
+        {"text": as_given[kind](of_items)},
+        tmp_path,
+        None,
+        FAST,
+    )
+    assert pl.read_parquet(tmp_path / "interactions.parquet").equals(plays)
+    assert pl.read_parquet(tmp_path / "items.parquet").equals(items)
+    assert pl.read_parquet(tmp_path / "text.parquet")["vector"].to_list() == matrix.tolist()
+    assert configured.dataset == "own"
+    table = plays.select("user_id", "item_id")
+    [expected] = trained.recommend_many(table, k=2)
+    [found] = trained.recommend_many(as_given[kind](table), k=2)
+    assert found.equals(expected)
+
+
+def as_pandas(frame: pl.DataFrame) -> Any:
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(frame.to_dict(as_series=False))
+
+
+@pytest.mark.parametrize("given", [[{"user_id": 1}], {"user_id": [1]}, pl.Series([1]), None])
+def test_what_is_no_table_is_named_by_its_type(given: object) -> None:
+    with pytest.raises(DataError, match=f"plays must be a table.*{type(given).__name__}"):
+        as_table(given, "plays")
 
 
 def test_a_second_call_makes_nothing_anew(trained: Recommender) -> None:

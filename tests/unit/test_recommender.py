@@ -63,6 +63,42 @@ def test_a_single_id_is_no_history(folder: Path) -> None:
         Recommender.load(folder).recommend("v03")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"k": "2"}, "k must be a whole number, got '2'"),
+        ({"k": 2.5}, "k must be a whole number, got 2.5"),
+        ({"k": True}, "k must be a whole number, got True"),
+        ({"chunk_users": 0}, "chunk_users must be at least 1, got 0"),
+        ({"chunk_users": -1}, "chunk_users must be at least 1, got -1"),
+        ({"histories": [["u1", "a", "b"]]}, "among them is"),
+        ({"histories": 5}, "found int"),
+    ],
+)
+def test_numbers_and_histories_that_cannot_be_are_refused(
+    folder: Path, values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Callers have no type checker.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    recommender = Recommender.load(folder)
+    with pytest.raises(DataError, match=message):
+        list(recommender.recommend_many(**{"histories": {"u1": []}, **values}))
+    if "k" in values:
+        with pytest.raises(DataError, match=message):
+            recommender.recommend(["v03"], values["k"])
+        with pytest.raises(DataError, match=message):
+            RankingService(recommender).answer([], values["k"])
+
+
+def test_a_request_that_is_no_mapping_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(DataError, match="request 0 must be a mapping"):
+        RankingService(Recommender.load(folder)).answer([None])
+
+
 def test_only_recent_items_are_read(folder: Path) -> None:
     recommender = Recommender.load(folder)
     recent = ["v01", "v02", "v03", "v04", "v05", "v06"]
