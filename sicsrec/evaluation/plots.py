@@ -164,6 +164,9 @@ def _finish(axes: Axes, ticks: Sequence[str], label: str) -> None:
     axes.set_yticks(range(len(ticks)), ticks)
     axes.set_ylim(len(ticks) - 0.5, -0.5)
     axes.set_xlabel(label)
+    # A name may hold dollar signs, between which matplotlib would read mathematics.
+    for text in (*axes.get_yticklabels(), axes.xaxis.label):
+        text.set_parse_math(False)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

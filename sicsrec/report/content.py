@@ -127,7 +127,12 @@ def _plot_places(
         )
         axes.set_aspect("equal", adjustable="datalim")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
+    legend = figure.legend(
+        handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8
+    )
+    for text in legend.get_texts():
+        # Topics are words of titles, which may hold dollar signs.
+        text.set_parse_math(False)
     alt = (
         "Texts and covers of some items in the plane in which they vary most. Modality gap before "
         f"{before['modality_gap']:.2f}, after {after['modality_gap']:.2f}; share of texts whose "

@@ -61,8 +61,8 @@ def finish(axes: Axes, *, grid: str = "y") -> None:
 
 
 def add_legend(axes: Axes, n_columns: int = 2) -> None:
-    """Put a legend above a panel."""
-    axes.legend(
+    """Put a legend above a panel; dollar signs in its words stay what they are."""
+    legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.02),
         ncols=n_columns,
@@ -73,11 +73,15 @@ def add_legend(axes: Axes, n_columns: int = 2) -> None:
         handletextpad=0.5,
         columnspacing=1.2,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Write names at the left of a panel of rows, the first one at the top."""
     axes.set_yticks(range(len(names)), names)
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     finish(axes, grid="x")
     axes.spines["left"].set_visible(False)

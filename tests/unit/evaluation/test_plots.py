@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sicsrec.evaluation import plots
-from sicsrec.evaluation.plots import plot_cohorts, plot_results
+from sicsrec.evaluation.plots import plot_cohorts, plot_differences, plot_results
 
 MODELS = ("ours", "rival", "test_only")
 
@@ -41,6 +41,18 @@ def test_bars_are_as_long_as_the_metric(results: list[dict[str, object]]) -> Non
     png = io.BytesIO()
     figure.savefig(png)
     assert png.getvalue().startswith(b"\x89PNG")
+
+
+def test_dollar_signs_in_names_are_no_mathematics() -> None:
+    rows = [
+        row("ours", "test", 0.2, variant=name, hr_at_10_difference=0.2)
+        for name in ("b $\\wrong{$", "c $", "$x$")
+    ]
+    figure = plot_differences(rows, "a $\\first$", ("hr_at_10",))
+    figure.savefig(io.BytesIO(), format="png")
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["b $\\wrong{$", "c $", "$x$"]
+    assert axes.get_xlabel().endswith("first$'")
 
 
 def test_cohorts_without_users_are_named_but_not_drawn() -> None:
