@@ -36,11 +36,14 @@ _STATE_STYLES = {
 
 
 def new_table(title: str | None = None) -> Table:
-    """Return an empty table in the style that all tables share."""
+    """Return an empty table in the style that all tables share.
+
+    Args:
+        title: shown as it is: names in it may look like Rich's markup.
+    """
     return Table(
-        title=title,
+        title=None if title is None else Text(title, style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1),
@@ -150,7 +153,7 @@ class RunView:
         return Group(self._table(), self._bar_progress.bars)
 
     def _table(self) -> Table:
-        table = new_table(self._heading and escape(self._heading))
+        table = new_table(self._heading)
         places = {outcome.fetched_from for outcome in self._outcomes.values()} - {""}
         if places:
             table.caption = Text(f"fetched: made elsewhere, from {', '.join(sorted(places))}")

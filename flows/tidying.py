@@ -69,7 +69,7 @@ def _table(dataset: str, things: Sequence[StoredThing]) -> Table:
             Text(state, style=style),
             format_bytes(thing.n_bytes),
             format_age(thing.changed.isoformat()),
-            f"{kind}{verdict.reason}",
+            Text(f"{kind}{verdict.reason}"),
         )
         step = thing.step
     return table

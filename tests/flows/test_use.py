@@ -1,6 +1,7 @@
 """``sicsrec recommend`` and ``sicsrec export`` as a person calls them on a finished export."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.recommend import answer_tables
 from sicsrec.config import ExportConfig
 from sicsrec.steps.finished import FinishedExport, newest_export
 from sicsrec.steps.runner import run_step
@@ -87,6 +90,16 @@ def test_a_user_gets_the_exported_recommendations_as_table_and_json(
     lines = [line.split() for line in text.splitlines()]
     shown = [words[:2] for words in lines if words and words[0].isdigit()]
     assert shown == [[str(place + 1), item] for place, (item, _) in enumerate(rows)]
+
+
+@pytest.mark.parametrize("user", ["[deleted]", "[/b]", "a[bold]b", "\\[x]"])
+def test_ids_that_look_like_markup_are_shown_as_they_are(user: str) -> None:
+    history = [{"item_id": "[red]1", "title": "[/red]", "known": True}]
+    answer = {"user": user, "history": history, "recommendations": [], "ranks_by": "blend"}
+    console = Console(file=StringIO(), width=100)
+    for table in answer_tables(answer):
+        console.print(table)
+    assert f"user {user}: 1 items watched" in " ".join(console.file.getvalue().split())
 
 
 def test_items_of_a_history_that_the_model_does_not_know_are_shown_and_left_out() -> None:
