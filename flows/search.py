@@ -5,6 +5,7 @@ by them.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,12 @@ def _check_output(path: Path) -> None:
         )
     if path.is_dir():
         raise ConfigError(f"--output {path}: this is a folder; name a file")
+    # The folder is made after all trials; what is in its way is found before them.
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--output {path}: {there} is a file, not a folder; name another place")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"--output {path}: nothing can be written to {there}; name another place")
     # Bytes, because a file of somebody else need not be text.
     if path.exists() and not path.read_bytes().startswith(_HEADER.encode()):
         raise ConfigError(f"--output {path}: this file is not a search's; name another one")

@@ -324,6 +324,16 @@ def test_the_command_shown_can_be_pasted(home: Path, request_: SearchRequest) ->
     assert "sicsrec run 'of mine/best.yaml' --data 'my data'" in console.file.getvalue()
 
 
+def test_a_file_in_the_way_of_the_winner_is_found_before_the_trials(
+    home: Path, request_: SearchRequest
+) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "plain").write_text("a file")
+    with pytest.raises(ConfigError, match="plain is a file, not a folder"):
+        plan_search(replace(request_, output=home / "plain" / "best.yaml"), settings_of(home))
+    plan_search(replace(request_, output=home / "new" / "folder" / "best.yaml"), settings_of(home))
+
+
 def test_a_file_of_somebody_else_is_not_overwritten(home: Path, request_: SearchRequest) -> None:
     mine = home / "mine-too.yaml"
     mine.write_text(yaml.safe_dump({"extends": "demo"}), encoding="utf-8")
