@@ -541,4 +541,5 @@ def _title(error: Any) -> str:
         "TrackingError": "MLflow cannot be reached",
         "TrainingDivergedError": "The training went astray",
         "DiskFullError": "The disk is full",
+        "SicsrecError": "The command could not be carried out",
     }.get(type(error).__name__, type(error).__name__)

@@ -98,7 +98,7 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     schedules = {}
     for text in texts:
         name, equals, cron = (part.strip() for part in text.partition("="))
-        if not equals:
+        if not equals or not cron:
             raise ConfigError(f"--cron {text!r}: write it as full-pipeline='0 3 * * *'")
         if name not in known:
             raise ConfigError(

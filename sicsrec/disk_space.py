@@ -38,7 +38,8 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         if (isinstance(one, OSError) and one.errno in _NUMBERS) or _WORDS.search(str(one)):
             return True
         waiting += [one.__cause__, one.__context__]
-    return _free_bytes(folder) < _NOTHING_LEFT
+    # What has no size, such as /proc, is no disk and cannot be full.
+    return _usage(folder).total > 0 and _free_bytes(folder) < _NOTHING_LEFT
 
 
 @contextmanager
@@ -69,7 +70,11 @@ def naming_full_disk(folder: Path, what: str) -> Iterator[None]:
 
 def _free_bytes(folder: Path) -> int:
     """Return what is free on the disk of ``folder``, or of the nearest folder above it."""
+    return _usage(folder).free
+
+
+def _usage(folder: Path) -> "shutil._ntuple_diskusage":
     for place in (folder, *folder.parents):
         if place.exists():
-            return shutil.disk_usage(place).free
+            return shutil.disk_usage(place)
     raise FileNotFoundError(folder)

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from sicsrec.data.sequences import Histories
-from sicsrec.disk_space import naming_full_disk
+from sicsrec.disk_space import is_disk_full, naming_full_disk
 from sicsrec.errors import ConfigError
 from sicsrec.evaluation.ranking import recommend
 from sicsrec.progress import NoProgress, Progress
@@ -82,10 +82,7 @@ def write_files(
     except OSError as err:
         raise ConfigError(f"the folder {folder} cannot be made: {err.strerror}") from err
     shown = progress or NoProgress()
-    with (
-        naming_full_disk(folder, kind),
-        tempfile.TemporaryDirectory(prefix=".sicsrec-", dir=folder) as name,
-    ):
+    with naming_full_disk(folder, kind), _folder_within(folder) as name:
         new = Path(name)
         if kind in ("parquet", "jsonl"):
             _write_recommendations(
@@ -101,6 +98,15 @@ def write_files(
         elif kind == "onnx":
             write_onnx(recommender.model, new / "model.onnx")
         return [path.replace(folder / path.name) for path in sorted(new.iterdir())]
+
+
+def _folder_within(folder: Path) -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix=".sicsrec-", dir=folder)
+    except OSError as err:
+        if is_disk_full(err, folder):
+            raise
+        raise ConfigError(f"nothing can be written to {folder}: {err.strerror}") from err
 
 
 def _write_recommendations(

@@ -88,6 +88,10 @@ def answer(
         ArtifactError: if there is no such export or model folder.
     """
     question.check()
+    if model is not None and (dataset is not None or key is not None):
+        raise ConfigError(
+            "a model folder takes the place of an export; give --model, or --dataset and --export"
+        )
     finished = None if model is not None else newest_export(store, dataset, key)
     folder = model if finished is None else finished.model_folder
     assert folder is not None  # noqa: S101 - one of the two is given

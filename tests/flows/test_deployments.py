@@ -135,7 +135,11 @@ def test_schedules_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("full-pipeline", "write it as"), ("encode=0 3 * * *", "full-pipeline, features, training")],
+    [
+        ("full-pipeline", "write it as"),
+        ("full-pipeline=", "write it as"),
+        ("encode=0 3 * * *", "full-pipeline, features, training"),
+    ],
 )
 def test_wrong_schedules_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

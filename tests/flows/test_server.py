@@ -63,6 +63,7 @@ def test_what_cannot_be_is_one_message(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
+    assert "SicsrecError" not in result.output
     assert message in " ".join(result.output.replace("│", "").split())
 
 

@@ -154,6 +154,8 @@ def test_a_model_folder_answers_without_a_store(
         ("--history ,", "the history is empty; give item ids, oldest first"),
         ("--user u17 --dataset other", "there are exports of tiny"),
         ("--user u17 --export ffff", "no finished export of dataset 'tiny' with the key 'ffff'"),
+        ("--history v03 --model m --dataset tiny", "give --model, or --dataset and --export"),
+        ("--history v03 --model m --export abc", "give --model, or --dataset and --export"),
         ("--history v03 --model nowhere", "nowhere has no items.parquet"),
         ("--new-item", "--new-item takes files"),
         ("title.txt", "--new-item takes files"),
@@ -233,6 +235,7 @@ def test_export_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     for arguments, message in (
         (("--format", "csv"), "unknown format 'csv'; one of parquet, jsonl, npy, faiss, onnx"),
         (("--to", "taken"), "the folder taken cannot be made"),
+        (("--to", "/proc"), "nothing can be written to /proc"),
         (("--to", "taken/below"), "the folder taken/below cannot be made"),
         (("--dataset", "other"), "there are exports of tiny"),
     ):
