@@ -43,8 +43,8 @@ def printable(name: str) -> str:
     Tables and terminals take no such names as they are.
 
     Example:
-        >>> printable("covers/caf\udce9.jpg")
-        'covers/caf\\xe9.jpg'
+        >>> printable("covers/plat\udce9.jpg")
+        'covers/plat\\xe9.jpg'
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
