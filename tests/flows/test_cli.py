@@ -160,5 +160,5 @@ def test_every_command_has_help() -> None:
     names = set(command.commands)  # type: ignore[attr-defined]
     assert names == {
         *("run", "compare", "status", "gc", "plan", "config", "steps", "ui", "serve", "doctor"),
-        *("search", "report", "results", "recommend", "export"),
+        *("search", "report", "results", "recommend", "export", "join"),
     }

@@ -65,6 +65,7 @@ def announcement(folder, **changes):
     return replace(made, **changes)
 
 
+@pytest.mark.slow
 def test_two_hosts_give_the_metrics_of_one(tmp_path, second_host):
     changes = {"dropout": 0.0, "batch_targets": 5, "max_epochs": 2}
     outcomes = []

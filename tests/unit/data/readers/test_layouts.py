@@ -366,7 +366,9 @@ def test_json_line_without_texts_is_refused(tmp_path, line, reason, detail):
 
 
 def test_file_of_which_no_line_is_json_is_said_to_be_none(tmp_path):
-    with pytest.raises(DataError, match=r"i.jsonl: none of its 2 lines is a JSON .*line 1: Expecting"):
+    with pytest.raises(
+        DataError, match=r"i.jsonl: none of its 2 lines is a JSON .*line 1: Expecting"
+    ):
         read_json_items(tmp_path, "item_id,title", "1,A")
 
 
