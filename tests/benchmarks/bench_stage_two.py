@@ -35,20 +35,22 @@ def data(real_data: Path) -> str:
     return str(real_data)
 
 
+def measure_packed(step: int, data: str, precision: str = "float32") -> dict[str, float]:
+    """Measure the library's own training."""
+    return measure(
+        "stage_two:train_bili_food",
+        step=step,
+        side="packed",
+        data=data,
+        n_warm_up=3,
+        n_batches=PACKED_BATCHES,
+        precision=precision,
+    )
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_half_precision_on_this_processor(step, data, capsys):
-    found = {
-        precision: measure(
-            "stage_two:train_bili_food",
-            step=step,
-            side="packed",
-            data=data,
-            n_warm_up=3,
-            n_batches=PACKED_BATCHES,
-            precision=precision,
-        )
-        for precision in ("float32", "bfloat16")
-    }
+    found = {name: measure_packed(step, data, name) for name in ("float32", "bfloat16")}
     rates = {name: values["targets"] / values["process"] for name, values in found.items()}
     with capsys.disabled():
         print(  # noqa: T201
@@ -64,14 +66,7 @@ def test_half_precision_on_this_processor(step, data, capsys):
 @pytest.mark.parametrize(("step", "bar"), [(1, 30), (2, 40)])
 def test_packed_training_against_rows_of_prefixes(step, bar, data, capsys):
     found = {
-        "packed": measure(
-            "stage_two:train_bili_food",
-            step=step,
-            side="packed",
-            data=data,
-            n_warm_up=3,
-            n_batches=PACKED_BATCHES,
-        ),
+        "packed": measure_packed(step, data),
         "prefixes": measure(
             "stage_two:train_bili_food",
             step=step,
