@@ -12,7 +12,6 @@ exactly as long as its lock is held, also among containers that share a disk.
 
 import json
 import logging
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sicsrec.artifacts import replace_json
 from sicsrec.tracking.liveness import process_tags
 
 logger = logging.getLogger(__name__)
@@ -158,10 +158,7 @@ class RunRegister:
         return RunEntry(**json.loads(path.read_text(encoding="utf-8")))
 
     def _write(self, entry: RunEntry) -> None:
-        path = self._path(entry.id)
-        written = path.with_suffix(f".{os.getpid()}.tmp")
-        written.write_text(json.dumps(asdict(entry), indent=2) + "\n", encoding="utf-8")
-        written.replace(path)
+        replace_json(self._path(entry.id), asdict(entry))
 
 
 def registers(root: Path) -> dict[str, RunRegister]:

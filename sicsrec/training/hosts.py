@@ -14,18 +14,21 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from filelock import FileLock
+from pydantic import PositiveInt
 
-from sicsrec.artifacts import resolve_inside
+from sicsrec.artifacts import replace_json, resolve_inside
 from sicsrec.cluster import Hosts
+from sicsrec.config.base import Section
 from sicsrec.errors import ArtifactError, ConfigError, DataError, TrainingProcessError
 from sicsrec.training.launching import (
+    check_device,
     network_interface,
     started,
     torchrun_with_others,
@@ -45,22 +48,20 @@ _PATIENCE = 600.0
 """Seconds the first host waits for the others."""
 
 
-@dataclass(frozen=True)
-class Announcement:
+class Announcement(Section):
     """A training that hosts may take part in."""
 
     job: str
     """Folder of the job, relative to the shared one."""
     work: str
     """Folder of the checkpoint, likewise."""
-    device: str
-    """``cpu`` or ``cuda``."""
-    n_processes: int
+    device: Literal["cpu", "cuda"]
+    n_processes: PositiveInt
     """On every host."""
-    n_hosts: int
+    n_hosts: PositiveInt
     address: str
-    port: int
-    versions: Mapping[str, str]
+    port: PositiveInt
+    versions: dict[str, str]
 
     @classmethod
     def make(
@@ -77,15 +78,17 @@ class Announcement:
                 raise ConfigError(
                     f"several hosts train in {shared}, which they share, not in {path}"
                 )
-        return cls(
-            job.resolve().relative_to(shared).as_posix(),
-            work.resolve().relative_to(shared).as_posix(),
-            device,
-            n_processes,
-            hosts.n_hosts,
-            hosts.address,
-            hosts.port,
-            installed_versions(),
+        return cls.model_validate(
+            {
+                "job": job.resolve().relative_to(shared).as_posix(),
+                "work": work.resolve().relative_to(shared).as_posix(),
+                "device": device,
+                "n_processes": n_processes,
+                "n_hosts": hosts.n_hosts,
+                "address": hosts.address,
+                "port": hosts.port,
+                "versions": installed_versions(),
+            }
         )
 
     @classmethod
@@ -96,22 +99,9 @@ class Announcement:
             DataError: if the file is none.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**content)
-            is_sound = (
-                all(isinstance(value, str) for value in (found.job, found.work, found.address))
-                and all(
-                    isinstance(value, int) and value > 0
-                    for value in (found.n_processes, found.n_hosts, found.port)
-                )
-                and isinstance(found.versions, dict)
-                and found.device in ("cpu", "cuda")
-            )
-        except (OSError, ValueError, TypeError) as err:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as err:
             raise DataError(f"{path} is no announcement of a training: {err}") from err
-        if not is_sound:
-            raise DataError(f"{path} is no announcement of a training: {content}")
-        return found
 
 
 def installed_versions() -> dict[str, str]:
@@ -145,18 +135,12 @@ def announced(
         own.mkdir()
         try:
             path = own / _ANNOUNCEMENT
-            _write(path, asdict(announcement))
+            replace_json(path, announcement.model_dump())
             touch = _every(_SECONDS_BETWEEN_BEATS, lambda: os.utime(path))
             _wait_for_answers(own, hosts.n_hosts, touch, patience)
             yield touch
         finally:
             shutil.rmtree(own, ignore_errors=True)
-
-
-def _write(path: Path, content: Mapping[str, object]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    partial.replace(path)
 
 
 def _every(seconds: float, do: Callable[[], None]) -> Callable[[], None]:
@@ -255,7 +239,7 @@ def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None])
         _check(announcement, job, host)
         interface = network_interface(announcement.address, announcement.port)
     except (ArtifactError, ConfigError, DataError) as err:
-        _write(answer, {"error": str(err)})
+        replace_json(answer, {"error": str(err)})
         return f"cannot take part: {err}"
     tell(f"training in {announcement.job}, {announcement.n_processes} processes here")
     command = peer_command(announcement, host, job, work)
@@ -265,7 +249,7 @@ def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None])
             command, output, n_processes=announcement.n_processes, interface=interface
         ) as process,
     ):
-        _write(answer, {"error": ""})
+        replace_json(answer, {"error": ""})
         beat, heard = _beat_of(path), time.monotonic()
         while process.poll() is None:
             wait_a_little(process, _SECONDS_BETWEEN_LOOKS)
@@ -302,8 +286,4 @@ def _check(announcement: Announcement, job: Path, host: int) -> None:
         raise ConfigError(
             f"it does not see {job}; SICSREC_HOME must be one folder that all hosts share"
         )
-    if announcement.device == "cuda" and torch.cuda.device_count() < announcement.n_processes:
-        raise ConfigError(
-            f"it has {torch.cuda.device_count()} GPUs for {announcement.n_processes} processes; "
-            "ask for no more on each host (SICSREC_PROCESSES)"
-        )
+    check_device(torch.device(announcement.device), announcement.n_processes)

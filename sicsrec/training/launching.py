@@ -10,8 +10,27 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+import torch
 
 from sicsrec.errors import ConfigError
+
+
+def check_device(device: torch.device, n_processes: int) -> None:
+    """Refuse a device of this host that so many processes cannot share.
+
+    Raises:
+        ConfigError: saying what to ask for instead.
+    """
+    if device.type == "cuda" and torch.cuda.device_count() < n_processes:
+        raise ConfigError(
+            f"there are {torch.cuda.device_count()} GPUs for {n_processes} processes of this host; "
+            "ask for no more (SICSREC_PROCESSES)"
+        )
+    if device.type not in ("cuda", "cpu"):
+        raise ConfigError(
+            f"the device {device.type} cannot be shared by {n_processes} processes; ask "
+            "for one (SICSREC_PROCESSES) or for the device cpu (SICSREC_DEVICE)"
+        )
 
 
 def torchrun_alone(n_processes: int, meeting: Path) -> list[str]:

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from sicsrec.cluster import Hosts
-from sicsrec.errors import ConfigError, TrainingProcessError
+from sicsrec.errors import TrainingProcessError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.training.events import EventReader, events_path
 from sicsrec.training.hosts import Announcement, announced, log_path, peer_command
 from sicsrec.training.job import Job
 from sicsrec.training.launching import (
+    check_device,
     loopback_interface,
     network_interface,
     started,
@@ -58,7 +59,7 @@ def fit_in_processes(
         SicsrecError: whatever the first process that failed on purpose raised.
     """
     if n_processes > 1 or hosts is not None:
-        _check_device(job.model.device, n_processes)
+        check_device(job.model.device, n_processes)
         folder = work / "job"
         shutil.rmtree(folder, ignore_errors=True)
         job.write(folder)
@@ -80,19 +81,6 @@ def fit_in_processes(
     )
 
 
-def _check_device(device: torch.device, n_processes: int) -> None:
-    if device.type == "cuda" and torch.cuda.device_count() < n_processes:
-        raise ConfigError(
-            f"{n_processes} processes want a GPU each, but there are {torch.cuda.device_count()}; "
-            "ask for no more (SICSREC_PROCESSES)"
-        )
-    if device.type not in ("cuda", "cpu"):
-        raise ConfigError(
-            f"the device {device.type} cannot be shared by {n_processes} processes; ask "
-            "for one (SICSREC_PROCESSES) or for the device cpu (SICSREC_DEVICE)"
-        )
-
-
 def _run(
     folder: Path,
     work: Path,
@@ -101,7 +89,8 @@ def _run(
     hosts: Hosts | None,
     events: EventReader,
 ) -> None:
-    n_all = n_processes * (hosts.n_hosts if hosts else 1)
+    n_hosts = hosts.n_hosts if hosts else 1
+    n_all = n_processes * n_hosts
     readers = [events, *(EventReader(events_path(folder, rank)) for rank in range(1, n_all))]
     log = log_path(folder, 0)
     with (
@@ -127,7 +116,7 @@ def _run(
     if process.returncode != 0:
         raise TrainingProcessError(
             f"one of {n_all} training processes died (exit status {process.returncode}); what they "
-            f"wrote last:\n{_last_lines(folder, hosts.n_hosts if hosts else 1)}"
+            f"wrote last:\n{_last_lines(folder, n_hosts)}"
         )
 
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -62,7 +61,7 @@ def announcement(folder, **changes):
     for name in ("job", "work"):
         (folder / name).mkdir(exist_ok=True)
     made = Announcement.make(hosts_in(folder), folder / "job", folder / "work", "cpu", 1)
-    return replace(made, **changes)
+    return made.model_copy(update=changes)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import ConfigError, TrainingDivergedError
 from sicsrec.models.storage import load_model
 from sicsrec.training import sequential
-from sicsrec.training.processes import _check_device
+from sicsrec.training.launching import check_device
 from tests.unit.steps.stage_two_store import StageTwoWorld
 from tests.unit.steps.tiny_store import make_catalog, make_interactions
 
@@ -102,4 +102,4 @@ def test_what_one_of_them_raises_is_raised_here(tmp_path):
 
 def test_a_device_that_cannot_be_shared_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"2 processes; ask for one \(SICSREC_PROCESSES\)"):
-        _check_device(torch.device("meta"), 2)
+        check_device(torch.device("meta"), 2)
