@@ -1,6 +1,7 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,7 @@ def _digest_raw_data(root: Path) -> str:
     if not root.is_dir():
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(root).parts):
-            continue
+    for path in sorted(_visible_files(root)):
         if path.suffix.lower() in _LARGE_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"
@@ -95,3 +94,11 @@ def _digest_raw_data(root: Path) -> str:
             mark = digest_file(path)
         entries.append((path.relative_to(root).as_posix(), mark))
     return digest_json(entries)
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(root):
+        # Not even looked into: a home may hold more files than the data.
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
