@@ -201,7 +201,7 @@ def record_report(page: Report, run: RunRecord) -> None:
     tracker = parent.tracker()
     for section in page.sections:
         for plot in section.plots:
-            tracker.log_figure(plot.name, plot.figure)
+            tracker.log_svg(plot.name, plot.svg)
         for table in section.tables:
             tracker.log_table(table.name, table.frame)
     tracker.log_file(page.path)

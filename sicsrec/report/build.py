@@ -14,7 +14,7 @@ from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.errors import DataError
 from sicsrec.evaluation.plots import metric_label
 from sicsrec.report.content import alignment, item_map, item_matrices, neighbours, pairs
-from sicsrec.report.drawing import DARK_SERIES, SERIES, to_svg
+from sicsrec.report.drawing import DARK_SERIES, SERIES, to_element
 from sicsrec.report.explorer import explorer_page
 from sicsrec.report.habits import habits
 from sicsrec.report.models import NEEDED, RunModels
@@ -178,7 +178,7 @@ def _cell(value: object, digits: int) -> str:
 
 
 def _svg(plot: Plot) -> Markup:
-    return to_svg(plot.figure, plot.name, plot.alt)
+    return to_element(plot.svg, plot.name, plot.alt)
 
 
 def _commit(place: Path, page: bytes, explorer: bytes | None, files: RunFiles) -> None:

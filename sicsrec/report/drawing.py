@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d1d9e0"
@@ -16,9 +15,6 @@ SERIES = ("#0969b2", "#b35900", "#0f7b5f", "#a23d77", "#6e49c9", "#7a6a00", "#56
 :data:`MARKERS`; each keeps a contrast of 3 to 1 on the light page, its twin on the dark one."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DARK_SERIES = ("#6cb6ff", "#f0a45d", "#4fd1a5", "#f29fc5", "#b8a9ff", "#e3cf5c", "#adb5bd")
-
-_PIXELS_PER_INCH = 160
-"""Of a PNG of the figure."""
 
 WIDTH = 5.0
 """Inches of every figure: one point of it is about one pixel on a phone."""
@@ -29,6 +25,8 @@ _VARIABLES = {
     RULE: "var(--rule)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)},
 }
+_ON_WHITE = "background: white"
+"""Of a file that is opened by itself, whatever the colours around it; a page leaves it out."""
 _FONT = re.compile(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*")
 _ID = re.compile(r'((?:id="|xlink:href="#|href="#|url\(#))([^")]+)')
 
@@ -41,8 +39,7 @@ def new_figure(height: float, n_rows: int = 1) -> tuple[Figure, list[Axes]]:
         n_rows: panels.
     """
     # A Figure of its own, not pyplot's, which keeps every figure alive and picks a window system.
-    figure = Figure(figsize=(WIDTH, height), dpi=_PIXELS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(n_rows, 1, squeeze=False)[:, 0]
     return figure, list(panels)
 
@@ -87,19 +84,28 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def to_svg(figure: Figure, name: str, alt: str) -> Markup:
-    """Return a figure as an SVG element for a page that defines the colours.
+def draw_svg(figure: Figure, name: str) -> str:
+    """Return a figure as the text of an SVG file, on white.
 
     Args:
-        figure: drawn with the colours of this module.
-        name: makes the ids of the element's parts its own on the page.
-        alt: text for those who do not see it.
+        figure: to draw.
+        name: makes the ids of its parts the same every time.
     """
     buffer = io.StringIO()
     # Text stays text: a reader can search it, and the browser has all characters of all titles.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+    return buffer.getvalue().replace("<svg ", f'<svg style="{_ON_WHITE}" ', 1)
+
+
+def to_element(svg: str, name: str, alt: str) -> Markup:
+    """Return a drawn figure as an element of a page that defines the colours.
+
+    Args:
+        svg: drawn by :func:`draw_svg` with the colours of this module.
+        name: makes the ids of the element's parts its own on the page.
+        alt: text for those who do not see it.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():

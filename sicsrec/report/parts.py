@@ -1,9 +1,12 @@
 """What a report is made of."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import polars as pl
 from matplotlib.figure import Figure
+
+from sicsrec.report.drawing import draw_svg
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,11 @@ class Plot:
     alt: str
     """What it shows, for those who do not see it: the numbers that matter."""
     caption: str
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an SVG file, drawn once for the page and for whoever keeps it."""
+        return draw_svg(self.figure, self.name)
 
 
 @dataclass(frozen=True)

@@ -438,11 +438,16 @@ class MlflowTracker(_RecordedRun):
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        content = buffer.getvalue()
+        self._log_picture(name, "png", buffer.getvalue())
 
+    def log_svg(self, name: str, svg: str) -> None:
+        """Record a drawn picture, the text of an SVG file, under ``name``, without extension."""
+        self._log_picture(name, "svg", svg.encode())
+
+    def _log_picture(self, name: str, kind: str, content: bytes) -> None:
         def upload(client: MlflowClient, run_id: str) -> None:
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"{name}.png"
+                path = Path(folder) / f"{name}.{kind}"
                 path.write_bytes(content)
                 client.log_artifact(run_id, str(path), "figures")
 

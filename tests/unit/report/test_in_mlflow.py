@@ -49,9 +49,9 @@ def test_newest_run_is_found_and_shows_charts_and_covers(recorded: str, tmp_path
         page.open(f"{run}/model-metrics?{VIEW}")
         page.wait_for("document.querySelectorAll('.js-plotly-plot, canvas').length > 0")
         page.save(tmp_path / "charts.png")
-        page.open(f"{run}/artifacts/figures/results_ndcg_at_10.png?{VIEW}")
-        # The picture itself: 5 inches at 160 pixels each.
-        page.wait_for("[...document.images].some(image => image.naturalWidth === 800)")
+        page.open(f"{run}/artifacts/figures/results_ndcg_at_10.svg?{VIEW}")
+        # The picture itself: 5 inches of 96 pixels each.
+        page.wait_for("[...document.images].some(image => image.naturalWidth === 480)")
         page.save(tmp_path / "figure.png")
         # Within one document MLflow keeps showing the file that was opened first.
         page.open("about:blank")
