@@ -114,6 +114,7 @@ def resolve_config(
     if data is not None:
         _set(values, origins, "ingest.path", str(Path(data).expanduser().resolve()), "--data")
     _check_data(values, preset)
+    _expand_home(values)
     unknown = list(_unknown_keys(values, PipelineConfig, ""))
     if unknown:
         raise ConfigError(_listed(f"configuration {preset!r}", unknown))
@@ -256,6 +257,13 @@ def _check_data(values: Mapping[str, Any], preset: str) -> None:
             f"--data: the preset {preset!r} generates its own catalogue and reads no folder; "
             f"name a preset for your data, e.g. one of {', '.join(preset_names())}"
         )
+
+
+def _expand_home(values: Mapping[str, Any]) -> None:
+    """Let a file name the data folder by ``~``, as a shell lets ``--data``."""
+    ingest = values.get("ingest")
+    if isinstance(ingest, dict) and str(ingest.get("path")).startswith("~"):
+        ingest["path"] = str(Path(ingest["path"]).expanduser())
 
 
 def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterator[str]:

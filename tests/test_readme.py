@@ -34,7 +34,7 @@ def commands() -> list[list[str]]:
 def test_run_and_test_commands_stand_at_the_top() -> None:
     first, second = blocks("sh")[:2]
     assert "pip install . && sicsrec run" in first
-    assert "pip install '.[dev]' && pytest" in second
+    assert "pip install '.[dev]' && pytest -n 2" in second
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -1,5 +1,6 @@
 """Raw files to a validated catalogue, interactions, covers and a quarantine."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from sicsrec.data.validation import (
 from sicsrec.errors import DataError
 from sicsrec.steps.context import StepContext, StepReport
 
+logger = logging.getLogger(__name__)
+
 
 def run(context: StepContext) -> StepReport:
     """Read, check and write the raw data.
@@ -48,6 +51,7 @@ def run(context: StepContext) -> StepReport:
         filtered, filter_counts = apply_filters(known, config.filters)
         interactions = order_interactions(filtered)
         _check_not_empty(items, known, interactions)
+        _warn_of_empty_fields(items, config.text_fields)
         frame = build_catalog_frame(items, config.text_fields)
         outcome, frame = _store_covers(context, raw, frame)
     catalog = ItemCatalog(frame)
@@ -69,6 +73,12 @@ def _check_has_items(raw: RawData) -> None:
         f"ingest: no usable item: no rows, at most a header, in {', '.join(empty)}; give a file of "
         "items that holds some"
     )
+
+
+def _warn_of_empty_fields(items: pl.DataFrame, text_fields: tuple[str, ...]) -> None:
+    for field in text_fields:
+        if items[field].null_count() == items.height:
+            logger.warning("no item has a %s, which ingest.text_fields asks for", field)
 
 
 def _check_not_empty(items: pl.DataFrame, known: pl.DataFrame, kept: pl.DataFrame) -> None:

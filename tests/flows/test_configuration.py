@@ -33,6 +33,12 @@ def test_preset_without_data_says_how_to_give_it() -> None:
         resolve_config("bili_food")
 
 
+def test_a_file_may_name_its_data_by_the_home_folder(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: bili_food\ningest: {path: ~/videos}\n")
+    assert resolve_config(str(path)).config.ingest.path == str(Path.home() / "videos")
+
+
 def test_demo_takes_no_data() -> None:
     with pytest.raises(ConfigError, match="generates its own"):
         resolve_config("demo", data="/data")

@@ -20,12 +20,9 @@ _GENRES = (
 
 _RATINGS = Dialect("\t", has_quotes=False, columns=("user", "item", "rating", "time"))
 
-_MOVIES = Dialect(
-    "|",
-    has_quotes=False,
-    encoding="latin-1",
-    columns=("movie_id", "title", "released", "video_released", "url", "genre_unknown", *_GENRES),
-)
+_MOVIE_COLUMNS = (
+    "movie_id", "title", "released", "video_released", "url", "genre_unknown", *_GENRES,
+)  # fmt: skip
 
 
 def read_movielens_100k(root: Path, config: MovieLensReaderConfig) -> RawData:  # noqa: ARG001
@@ -51,7 +48,7 @@ def read_movielens_100k(root: Path, config: MovieLensReaderConfig) -> RawData:  
     movies = read_delimited(
         path,
         path.name,
-        Dialect() if has_plots else _MOVIES,
+        Dialect() if has_plots else _movies_dialect(path),
         ("movie_id", "title", *_GENRES, *further),
         "item",
         n_rows,
@@ -80,3 +77,13 @@ def read_movielens_100k(root: Path, config: MovieLensReaderConfig) -> RawData:  
         quarantine=quarantine,
         counts={"cover_files_ignored": n_ignored},
     )
+
+
+def _movies_dialect(path: Path) -> Dialect:
+    """Return how ``u.item`` is written: in Latin-1 as it was released, unless it is valid UTF-8."""
+    try:
+        path.read_text(encoding="utf-8")
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+    return Dialect("|", has_quotes=False, encoding=encoding, columns=_MOVIE_COLUMNS)

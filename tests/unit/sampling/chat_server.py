@@ -49,10 +49,12 @@ class Hang:
     """Never answer."""
 
 
+@dataclass
 class Drop:
     """Close the connection without a word."""
 
 
+@dataclass
 class Cut:
     """Close the connection in the middle of the body."""
 

@@ -90,6 +90,13 @@ def test_outputs_follow_their_schemas(data, tmp_path):
     assert len(tracker.figures["popularity"].axes) == 2
 
 
+def test_text_field_that_no_item_has_is_said(data, tmp_path, caplog):
+    ingest(tmp_path, configuration(data, text_fields=["title", "description"]))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "no item has a description, which ingest.text_fields asks for"
+    ]
+
+
 def test_file_whose_name_is_no_text_stops_nothing(data, tmp_path):
     name = os.fsdecode(b"\xff\xfe.jpg")
     (data / name).write_bytes(b"anything")

@@ -72,10 +72,11 @@ def test_movielens_with_plots_and_posters(tmp_path):
     ]
 
 
-def test_movielens_as_released(tmp_path):
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_movielens_as_released(tmp_path, encoding):
     put(tmp_path, "u.data", "1\t1\t5\t881250949\n")
     line = "1|Les Misérables|01-Jan-1995||http://x|1|" + "|".join(["1"] + ["0"] * 17)
-    put(tmp_path, "u.item", line.encode("latin-1"))
+    put(tmp_path, "u.item", line.encode(encoding))
     raw = read(tmp_path, MovieLensReaderConfig())
     assert rows(raw.items, "title", "description", "topics") == [
         ("Les Misérables", None, ["Action"])
