@@ -188,3 +188,21 @@ def test_what_asks_for_data_that_there_is_not_is_told_apart() -> None:
             overrides=["train_sicsrec.modalities=[image]", "train_sicsrec.alpha=-1"],
         )
     assert not isinstance(caught.value, NotApplicableError)
+
+
+def test_reference_says_all_that_shapes_and_trains_the_model() -> None:
+    resolved = resolve_config("reference", data="/data")
+    left_to_defaults = {
+        path
+        for path, _, origin in resolved.rows()
+        if origin == "default" and path.startswith(("pretrain_id.", "train_sicsrec."))
+    }
+    # How fast it is, how it copes with millions of items, and what weighs nothing here.
+    further = {"max_epochs", "precision", "n_sampled", "sampled_softmax_above"}
+    assert {path.split(".")[1] for path in left_to_defaults} == {
+        *further, "content_weight", "modalities",
+    }  # fmt: skip
+    config = resolved.config
+    assert config.train_sicsrec.temperature == 0.05
+    assert config.train_sicsrec.scoring == "normalised"
+    assert config.export.score == "sicsrec"
