@@ -18,6 +18,7 @@ import json
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -68,8 +69,9 @@ class SharedStore:
                 f"the shared store {url!r} is no URL; write s3://bucket/prefix or, for a folder "
                 "that all machines see, file:///mnt/folder"
             )
+        self._is_folder = get_protocol(url) in {"file", "local"}
         # Only the local file system has to be told to make folders.
-        options = {"auto_mkdir": True} if get_protocol(url) in {"file", "local"} else {}
+        options = {"auto_mkdir": True} if self._is_folder else {}
         try:
             self._files, root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError) as err:
@@ -225,13 +227,29 @@ class SharedStore:
         document = {"manifest": asdict(manifest), "report": report}
         with progress.stage(f"uploading {manifest.step}", len(files)) as advance:
             for digest, path in files.items():
-                with self._asking():
-                    self._files.put_file(str(path), f"{place}/files/{digest}")
+                with self._asking(), self._whole(f"{place}/files/{digest}") as target:
+                    self._files.put_file(str(path), target)
                 advance()
-        with self._asking():
-            self._files.pipe_file(
-                f"{place}/{_COMMIT}", json.dumps(document, ensure_ascii=False).encode()
-            )
+        content = json.dumps(document, ensure_ascii=False).encode()
+        with self._asking(), self._whole(f"{place}/{_COMMIT}") as target:
+            self._files.pipe_file(target, content)
+
+    @contextmanager
+    def _whole(self, target: str) -> Iterator[str]:
+        """Yield where to write what then takes the place of ``target`` in one go.
+
+        Whoever reads what stands there sees that or the new file, whole.
+        """
+        if not self._is_folder:
+            # Object stores do that by themselves.
+            yield target
+            return
+        written = Path(f"{target}.{uuid.uuid4().hex}.partial")
+        try:
+            yield str(written)
+            written.replace(target)
+        finally:
+            written.unlink(missing_ok=True)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

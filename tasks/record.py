@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -271,7 +272,8 @@ def mark_removed(run_ids: Sequence[str]) -> None:
     """Note on the runs of steps that their artifacts are no longer in the store."""
     store = open_store()
     for run_id in run_ids:
-        store.mark(run_id, {"artifact": "removed by sicsrec gc"})
+        # Of a step that was fetched the run is another machine's, which may have it still.
+        store.mark(run_id, {"artifact": f"removed by sicsrec gc on {socket.gethostname()}"})
 
 
 def warm_up() -> None:
@@ -301,10 +303,14 @@ def git_commit() -> str:
     folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():
         return ""
-    done = subprocess.run(  # noqa: S603
-        ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        # A checkout in a container that has no git.
+        return ""
     return done.stdout.strip()

@@ -44,8 +44,9 @@ def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run:
         model = _register(config, refs, run, settings)
     except Exception as err:
         why = _reason(err)
-        # What a server said needs no traceback, which would hold its address, password and all.
-        is_ours = not is_tracking_failure(err)
+        # What a server said needs no traceback, which would hold its address, password and all;
+        # errors of HTTP clients are OSErrors.
+        is_ours = not (is_tracking_failure(err) or isinstance(err, OSError))
         logger.warning("the model was not registered in MLflow: %s", why, exc_info=is_ours)
         return f"not registered, the next run tries again: {why}"
     logger.info("registered %s", model.summary)

@@ -13,6 +13,8 @@ from sicsrec.errors import ConfigError
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
 
+_LAST_PORT = 65_535
+
 GPU_LIMIT = "gpu"
 """Prefect's limit on steps that compute on a GPU at the same time, over all runs."""
 
@@ -157,7 +159,8 @@ def _hosts(values: Mapping[str, str], home: Path) -> Hosts | None:
     if n_hosts == 1:
         return None
     address, _, port = (values.get("SICSREC_TRAINING_ADDRESS") or "").rpartition(":")
-    if not address or not port.isascii() or not port.isdigit():
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= _LAST_PORT
+    if not address or not is_port:
         raise ConfigError(
             f"SICSREC_HOSTS is {n_hosts}, so SICSREC_TRAINING_ADDRESS must say where they meet: "
             "this host, as the others reach it, and a free port, e.g. 10.0.0.1:29400"

@@ -11,7 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ import polars as pl
 from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
@@ -143,10 +143,16 @@ class MlflowStore:
             with self._naming_full_disk():
                 self.close_abandoned()
                 experiment_id = self._experiment(experiment)
-                run = self._create(experiment_id, name, params or {}, tags or {}, _now())
+                run_id = self._create_run(experiment_id, name, tags or {}, _now())
+                try:
+                    self._log_params(run_id, params or {})
+                except _ERRORS:
+                    with suppress(*_ERRORS):
+                        self.client.set_terminated(run_id, "FAILED")
+                    raise
         except _ERRORS as err:
             raise self._away(err) from err
-        return PipelineRun(self, run.info.run_id, experiment_id)
+        return PipelineRun(self, run_id, experiment_id)
 
     def _naming_full_disk(self) -> AbstractContextManager[None]:
         if self._artifacts is None:
@@ -256,26 +262,23 @@ class MlflowStore:
             entries = [RunTag(key, _short(value)) for key, value in tags.items()]
             self.client.log_batch(run_id, tags=entries)
         except MlflowException as err:
-            logger.warning("cannot mark the MLflow run %s: %s", run_id, err)
+            logger.warning("cannot mark the MLflow run %s: %s", run_id, first_line(err))
 
-    def _create(
-        self,
-        experiment_id: str,
-        name: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        started: int,
-    ) -> Run:
+    def _create_run(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], started: int
+    ) -> str:
         run = self.client.create_run(
             experiment_id,
             start_time=started,
             tags={**tags, **process_tags(), MLFLOW_RUN_NAME: name},
             run_name=name,
         )
+        return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         entries = [Param(key, _short(value)) for key, value in params.items()]
         for start in range(0, len(entries), _BATCH):
-            self.client.log_batch(run.info.run_id, params=entries[start : start + _BATCH])
-        return run
+            self.client.log_batch(run_id, params=entries[start : start + _BATCH])
 
 
 class _RecordedRun:
@@ -376,8 +379,10 @@ class PipelineRun(_RecordedRun):
         all_tags = {**(tags or {}), MLFLOW_PARENT_RUN_ID: self.run_id}
 
         def create() -> None:
-            run = self.store._create(self.experiment_id, name, params or {}, all_tags, started)
-            handle.run_id = run.info.run_id
+            # Called again where it raised, also where nothing but the parameters was refused.
+            if handle.run_id is None:
+                handle.run_id = self.store._create_run(self.experiment_id, name, all_tags, started)
+            self.store._log_params(handle.run_id, params or {})
 
         self.store.outbox.send(f"the run of {name}", create)
         self.store._children[self.run_id, name] = handle

@@ -12,10 +12,11 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -117,8 +118,8 @@ def board_of(folder: Path) -> Path:
 @contextmanager
 def announced(
     hosts: Hosts, announcement: Announcement, patience: float = _PATIENCE
-) -> Iterator[Callable[[], None]]:
-    """Wait until all other hosts take part; inside the block, call what is yielded ever so often.
+) -> Iterator[None]:
+    """Wait until all other hosts take part, and let them know that this one lives in the block.
 
     One training at a time: they meet at one address.
 
@@ -136,38 +137,43 @@ def announced(
         try:
             path = own / _ANNOUNCEMENT
             replace_json(path, announcement.model_dump())
-            touch = _every(_SECONDS_BETWEEN_BEATS, lambda: os.utime(path))
-            _wait_for_answers(own, hosts.n_hosts, touch, patience)
-            yield touch
+            with _beating(path):
+                _wait_for_answers(own, hosts.n_hosts, patience)
+                yield
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
 
-def _every(seconds: float, do: Callable[[], None]) -> Callable[[], None]:
-    last = -seconds
+@contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """Touch a file ever so often, from a thread: a block that is held up is not dead."""
+    is_over = threading.Event()
 
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            do()
-            last = time.monotonic()
+    def beat() -> None:
+        while not is_over.wait(_SECONDS_BETWEEN_BEATS):
+            # A folder that cannot be reached for a moment is no reason to end hours of training.
+            with suppress(OSError):
+                os.utime(path)
 
-    return maybe
+    thread = threading.Thread(target=beat, name="announcement", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _answer_path(training: Path, host: int) -> Path:
     return training / f"host-{host}.json"
 
 
-def _wait_for_answers(
-    training: Path, n_hosts: int, touch: Callable[[], None], patience: float
-) -> None:
+def _wait_for_answers(training: Path, n_hosts: int, patience: float) -> None:
     missing = set(range(1, n_hosts))
     commands = ", ".join(f"`sicsrec join --host {host}`" for host in sorted(missing))
     logger.info("waiting for the other hosts: %s, with this SICSREC_HOME", commands)
     deadline = time.monotonic() + patience
     while missing:
-        touch()
         for host in sorted(missing):
             path = _answer_path(training, host)
             if not path.exists():
@@ -236,20 +242,20 @@ def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None])
         job = resolve_inside(folder, announcement.job)
         work = resolve_inside(folder, announcement.work)
         _check(announcement, job, host)
-        _check(announcement, job, host)
         interface = network_interface(announcement.address, announcement.port)
-    except (ArtifactError, ConfigError, DataError) as err:
-        replace_json(answer, {"error": str(err)})
+        output = log_path(job, host).open("wb")
+    except (ArtifactError, ConfigError, DataError, OSError) as err:
+        _say(answer, str(err))
         return f"cannot take part: {err}"
     tell(f"training in {announcement.job}, {announcement.n_processes} processes here")
     command = peer_command(announcement, host, job, work)
     with (
-        log_path(job, host).open("wb") as output,
+        output,
         started(
             command, output, n_processes=announcement.n_processes, interface=interface
         ) as process,
     ):
-        replace_json(answer, {"error": ""})
+        _say(answer, "")
         beat, heard = _beat_of(path), time.monotonic()
         while process.poll() is None:
             wait_a_little(process, _SECONDS_BETWEEN_LOOKS)
@@ -259,6 +265,13 @@ def _take_part(folder: Path, path: Path, host: int, tell: Callable[[str], None])
             elif time.monotonic() - heard > (_GRACE if found is None else _SILENCE):
                 return "the first host has ended the training or is gone; ended"
     return "done" if process.returncode == 0 else f"ended with status {process.returncode}"
+
+
+def _say(answer: Path, error: str) -> None:
+    """Answer an announcement: why this host cannot take part, or nothing."""
+    # The first host may have given up in the meantime, and its announcement be gone.
+    with suppress(OSError):
+        replace_json(answer, {"error": error})
 
 
 def peer_command(announcement: Announcement, host: int, job: Path, work: Path) -> list[str]:

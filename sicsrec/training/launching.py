@@ -74,7 +74,7 @@ def network_interface(address: str, port: int) -> str | None:
     """Return the name of the network interface by which this host reaches an address.
 
     Raises:
-        ConfigError: if it cannot be reached at all.
+        ConfigError: if it cannot be reached at all, or by this host alone.
     """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -86,6 +86,11 @@ def network_interface(address: str, port: int) -> str | None:
             f"there is no way from this host to {address}, where training hosts are to meet "
             f"({err}); name the first host as the others reach it (SICSREC_TRAINING_ADDRESS)"
         ) from err
+    if own.startswith("127.") and address != "localhost" and not address.startswith("127."):
+        raise ConfigError(
+            f"{address} leads to this host's loopback ({own}), which no other host reaches; name "
+            "the first host by an address of its network (SICSREC_TRAINING_ADDRESS)"
+        )
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address == own for entry in addresses):
             return str(name)

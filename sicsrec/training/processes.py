@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,6 @@ def _run(
     ):
         while process.poll() is None and all(reader.error is None for reader in readers):
             wait_a_little(process, _SECONDS_BETWEEN_LOOKS)
-            how.keep_up()
             for reader in readers:
                 reader.read()
     for reader in readers:
@@ -124,8 +123,6 @@ def _run(
 class _Prepared:
     command: list[str]
     interface: str | None
-    keep_up: Callable[[], None]
-    """To be called while the command runs."""
 
 
 @contextmanager
@@ -136,8 +133,8 @@ def _prepared(
     if hosts is not None:
         interface = network_interface(hosts.address, hosts.port)
         announcement = Announcement.make(hosts, folder, work, device_type, n_processes)
-        with announced(hosts, announcement) as touch:
-            yield _Prepared(peer_command(announcement, 0, folder, work), interface, touch)
+        with announced(hosts, announcement):
+            yield _Prepared(peer_command(announcement, 0, folder, work), interface)
         return
     with tempfile.TemporaryDirectory(prefix="sicsrec-") as meeting:
         command = [
@@ -145,7 +142,7 @@ def _prepared(
             *("-m", "sicsrec.training.peer", str(folder), str(work), device_type),
             f"file://{meeting}/group",
         ]
-        yield _Prepared(command, loopback_interface(), lambda: None)
+        yield _Prepared(command, loopback_interface())
 
 
 def _last_lines(folder: Path, n_hosts: int) -> str:

@@ -19,7 +19,7 @@ from sicsrec.config.encoders import Precision
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.encoders.precision import computing_in
-from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.errors import DataError, TrainingDivergedError, TrainingProcessError
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.peers import ALONE, Peers
 from sicsrec.progress import Progress
@@ -113,6 +113,7 @@ def fit(
     Raises:
         DataError: if no history has two items.
         TrainingDivergedError: if a loss is not finite.
+        TrainingProcessError: if peers do not find the same checkpoint.
     """
     if not (train.lengths > 1).any():
         raise DataError("no training history has two items, so there is nothing to predict")
@@ -121,6 +122,7 @@ def fit(
     model.peers = peers
     checkpoint = _Checkpoint(work / CHECKPOINT, model, optimiser)
     state = checkpoint.resume()
+    _check_same_start(state, peers, work / CHECKPOINT)
     loss = shared_loss(model, peers)
     for record in state.log:
         _record(tracker, record)
@@ -248,6 +250,20 @@ def _collect_random_states(model: SequenceModel) -> dict[str, list[torch.Tensor]
     if model.device.type == "cuda":
         states["cuda"] = model.peers.collect(torch.cuda.get_rng_state(model.device))
     return states
+
+
+def _check_same_start(state: FitState, peers: Peers, path: Path) -> None:
+    """Refuse to train from different places: the processes would wait for each other for ever.
+
+    Raises:
+        TrainingProcessError: naming the checkpoint.
+    """
+    own = torch.tensor([state.epoch, state.batch])
+    if any(not torch.equal(other, own) for other in peers.collect(own)):
+        raise TrainingProcessError(
+            f"the training processes do not see the same {path}: a network disk may show a new "
+            "file late; wait a minute and start the run again"
+        )
 
 
 def _train_epoch(

@@ -1,7 +1,14 @@
 import pytest
 
 from flows.configuration import resolve_config
-from tasks.record import config_digest, describe_run, describing_tags, flatten, report_metrics
+from tasks.record import (
+    config_digest,
+    describe_run,
+    describing_tags,
+    flatten,
+    git_commit,
+    report_metrics,
+)
 
 RESULTS = [
     {"model": model, "split": "test", "users": 9, "ndcg_at_10": value}
@@ -44,3 +51,10 @@ def test_config_digest_names_the_configuration(override: str) -> None:
     base = config_digest(resolve_config("demo").config)
     assert base == config_digest(resolve_config("demo").config)
     assert base != config_digest(resolve_config("demo", overrides=[override]).config)
+
+
+def test_checkout_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    git_commit.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == ""
+    git_commit.cache_clear()

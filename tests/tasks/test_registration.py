@@ -7,11 +7,13 @@ from pathlib import Path
 import mlflow
 import polars as pl
 import pytest
+import requests
 
 from sicsrec.artifacts import ArtifactRef
 from sicsrec.config import ExportConfig, PipelineConfig
 from sicsrec.steps import STEP_NAMES
 from sicsrec.steps.runner import run_step
+from tasks import registration
 from tasks.record import RunRecord, open_store
 from tasks.registration import register_model
 from tests.mlflow_server import free_port, mlflow_server
@@ -51,6 +53,25 @@ def test_server_that_is_away_is_said_in_one_line_and_nothing_is_raised(
     assert line.startswith("not registered, the next run tries again: no MLflow server answers")
     assert f"MLFLOW_TRACKING_URI={address} " in line
     assert "\n" not in line
+
+
+def test_a_refused_upload_leaves_no_password_in_the_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise requests.HTTPError("413 Client Error for url: http://me:hidden@host/api")
+
+    monkeypatch.setattr(registration, "_register", refuse)
+    refs = {
+        name: ArtifactRef("tiny", name.split("/")[0], "0" * 16, name.split("/")[1], "0", ())
+        for name in registration._NEEDED
+    }
+    caplog.set_level("WARNING", logger="sicsrec")
+    line = register_model(config_with(5), refs, NOBODY)
+    said = caplog.text + "".join(str(record.exc_info) for record in caplog.records)
+    assert "413" in line
+    assert "was not registered" in said
+    assert "hidden" not in line + said
 
 
 @pytest.mark.slow

@@ -116,7 +116,9 @@ def test_hosts_that_train_together():
     assert Settings.from_environment({"SICSREC_HOSTS": "1"}).hosts is None
 
 
-@pytest.mark.parametrize("address", ["", "10.0.0.1", ":29400", "10.0.0.1:", "host:port"])
+@pytest.mark.parametrize(
+    "address", ["", "10.0.0.1", ":29400", "10.0.0.1:", "host:port", "host:0", "host:65536"]
+)
 def test_hosts_need_a_place_to_meet(address):
     with pytest.raises(ConfigError, match=r"SICSREC_TRAINING_ADDRESS must say.*10\.0\.0\.1:29400"):
         Settings.from_environment({"SICSREC_HOSTS": "2", "SICSREC_TRAINING_ADDRESS": address})

@@ -3,8 +3,9 @@
 import errno
 import json
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -336,3 +337,18 @@ def test_address_that_cannot_be_used_is_an_error_at_once():
 
 def test_storage_with_nothing_in_it_has_no_datasets(url):
     assert SharedStore(url).look() == []
+
+
+def test_a_file_that_is_uploaded_again_is_whole_at_every_moment(tmp_path):
+    url = f"file://{tmp_path}/shared"
+    store, shared = ArtifactStore(tmp_path / "1"), SharedStore(url)
+    manifest = commit(store, a="one")
+    shared.push(store, manifest, replaces=True)
+    before = files_of(url)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Path(path).open()) for path in before]
+        shared.push(store, manifest, replaces=True)
+        assert files_of(url) == before
+        # What was there is replaced and not written over, so who has it open reads on.
+        old = {os.fstat(reader.fileno()).st_ino for reader in readers}
+        assert not old & {Path(path).stat().st_ino for path in before}

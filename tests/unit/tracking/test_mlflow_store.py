@@ -1,13 +1,16 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
+from sicsrec.errors import TrackingError
 from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.tracking.liveness import STARTED_TAG
 from sicsrec.tracking.mlflow_store import MlflowStore
@@ -130,3 +133,57 @@ def test_null_tracker_takes_everything() -> None:
     tracker.log_figure("a", Figure())
     tracker.set_tags({"a": "b"})
     assert json.dumps(tracker.identity()) == "{}"
+
+
+def test_a_step_whose_parameters_are_refused_has_one_run_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MlflowStore(tmp_path)
+    parent = store.begin("films", "first")
+    refused = [MlflowException("not now")]
+    log_batch = store.client.log_batch
+
+    def refuse_once(run_id: str, **entries: Any) -> None:
+        if "params" in entries and refused:
+            raise refused.pop()
+        log_batch(run_id, **entries)
+
+    monkeypatch.setattr(store.client, "log_batch", refuse_once)
+    with parent.closing(), parent.step("split", {"strategy": "leave_one_out"}):
+        pass
+    runs = store.client.search_runs([parent.experiment_id])
+    assert sorted((run.info.run_name, run.info.status) for run in runs) == [
+        ("first", "FINISHED"),
+        ("split", "FINISHED"),
+    ]
+    child = next(run for run in runs if run.info.run_name == "split")
+    assert child.data.params == {"strategy": "leave_one_out"}
+
+
+def test_a_pipeline_run_whose_parameters_are_refused_is_not_left_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MlflowStore(tmp_path)
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise MlflowException("no")
+
+    monkeypatch.setattr(store.client, "log_batch", refuse)
+    with pytest.raises(TrackingError):
+        store.begin("films", "first", {"seed": 1})
+    experiments = [str(found.experiment_id) for found in store.client.search_experiments()]
+    assert [run.info.status for run in store.client.search_runs(experiments)] == ["FAILED"]
+
+
+def test_a_mark_that_is_refused_tells_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MlflowStore(tmp_path)
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise MlflowException("API request to http://me:s3cret@127.0.0.1:5000/api failed")
+
+    monkeypatch.setattr(store.client, "log_batch", refuse)
+    store.mark("run", {"artifact": "gone"})
+    assert "cannot mark" in caplog.text
+    assert "s3cret" not in caplog.text

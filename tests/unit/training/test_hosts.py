@@ -4,11 +4,14 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import ConfigError, DataError, TrainingProcessError
 from sicsrec.models.storage import load_model
 from sicsrec.training import hosts as module
+from sicsrec.training import launching
 from sicsrec.training.hosts import (
     Announcement,
     announced,
@@ -88,7 +92,7 @@ def test_two_hosts_give_the_metrics_of_one(tmp_path, second_host):
 
 
 @pytest.mark.slow
-def test_a_host_that_dies_ends_the_training_and_the_next_run_goes_on(tmp_path):
+def test_a_host_that_dies_ends_the_training_and_the_next_run_goes_on(tmp_path, caplog):
     hosts = hosts_in(tmp_path)
     world = StageTwoWorld(tmp_path / "world", max_epochs=400, patience=400)
     second = PROCESSES.Process(target=join_trainings, args=(tmp_path, 1, write_to(tmp_path)))
@@ -107,7 +111,9 @@ def test_a_host_that_dies_ends_the_training_and_the_next_run_goes_on(tmp_path):
     second.join()
     world = StageTwoWorld(tmp_path / "world", max_epochs=400, patience=400)
     assert list(tmp_path.glob("**/checkpoint*"))
+    caplog.set_level("INFO", logger="sicsrec")
     world.run("pretrain_id")
+    assert "continuing after epoch" in caplog.text
 
 
 def test_a_host_that_never_comes_is_named(tmp_path):
@@ -236,3 +242,73 @@ def test_an_address_without_a_way_to_it_is_named(monkeypatch):
         ConfigError, match=r"no way from this host to 10\.0\.0\.1.*TRAINING_ADDRESS"
     ):
         network_interface("10.0.0.1", 29400)
+
+
+def test_a_first_host_that_is_held_up_goes_on_beating(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_BEATS", 0.02)
+    monkeypatch.setattr(module, "_wait_for_answers", lambda *_arguments: None)
+    with announced(hosts_in(tmp_path), announcement(tmp_path)):
+        (path,) = board_of(tmp_path).glob("*/announcement.json")
+        beats = set()
+        deadline = time.monotonic() + 30
+        # Nothing in the block does anything, as when a record waits for its server.
+        while len(beats) < 3:
+            assert time.monotonic() < deadline
+            beats.add(path.stat().st_mtime_ns)
+    assert not list(board_of(tmp_path).glob("*/"))
+
+
+@pytest.fixture
+def sleeping(tmp_path, monkeypatch):
+    """An announcement whose training sleeps for ever; returns its file and what takes part."""
+    (board_of(tmp_path) / "one").mkdir(parents=True)
+    path = board_of(tmp_path) / "one" / "announcement.json"
+    path.write_text(json.dumps(vars(announcement(tmp_path, address="127.0.0.1"))))
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(module, "peer_command", lambda *_arguments: command)
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    return path, lambda: module._take_part(tmp_path, path, 1, lambda _line: None)
+
+
+def children():
+    return [child for child in psutil.Process().children() if "time.sleep(600)" in child.cmdline()]
+
+
+def test_a_host_ends_its_processes_when_the_first_one_is_silent(sleeping, monkeypatch):
+    monkeypatch.setattr(module, "_SILENCE", 0.2)
+    path, take_part = sleeping
+    assert "is gone; ended" in take_part()
+    assert json.loads(path.with_name("host-1.json").read_text()) == {"error": ""}
+    assert not children()
+
+
+def test_a_host_ends_its_processes_when_the_training_is_announced_no_more(sleeping, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE", 0.2)
+    path, take_part = sleeping
+    timer = threading.Timer(0.5, shutil.rmtree, (path.parent,))
+    timer.start()
+    assert "has ended the training" in take_part()
+    assert not children()
+
+
+def test_a_host_outlives_an_announcement_that_vanishes(tmp_path):
+    path = board_of(tmp_path) / "one" / "announcement.json"
+    assert "cannot take part" in module._take_part(tmp_path, path, 1, pytest.fail)
+    assert not path.parent.exists()
+
+
+def test_a_host_that_cannot_write_its_log_says_why(sleeping, tmp_path):
+    path, take_part = sleeping
+    (tmp_path / "job" / "processes-1.log").mkdir()
+    assert "cannot take part" in take_part()
+    assert "processes-1.log" in json.loads(path.with_name("host-1.json").read_text())["error"]
+
+
+def test_a_name_that_leads_to_the_own_loopback_is_refused(monkeypatch):
+    class Probe(socket.socket):
+        def connect(self, address):
+            super().connect(("127.0.1.1", address[1]))
+
+    monkeypatch.setattr(launching.socket, "socket", Probe)
+    with pytest.raises(ConfigError, match="which no other host reaches"):
+        network_interface("myhost", 29400)

@@ -7,10 +7,11 @@ import torch
 
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
-from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.errors import DataError, TrainingDivergedError, TrainingProcessError
 from sicsrec.models.base import TokenBatch
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.peers import Peers
 from sicsrec.progress import NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
@@ -175,3 +176,21 @@ def test_a_fit_without_validation_trains_all_epochs_and_keeps_the_last_weights(t
 def make_folder(path):
     path.mkdir()
     return path
+
+
+def test_peers_that_start_from_different_places_are_refused(tmp_path):
+    class OneAhead(Peers):
+        def collect(self, state):
+            return [state, state + 1]
+
+    with pytest.raises(TrainingProcessError, match=r"do not see the same .*network disk"):
+        fit(
+            make_model(),
+            make_histories(),
+            None,
+            SETTINGS,
+            work=tmp_path,
+            tracker=NullTracker(),
+            progress=NoProgress(),
+            peers=OneAhead(),
+        )
