@@ -24,7 +24,7 @@ def is_abandoned(tags: Mapping[str, str]) -> bool:
     """Whether the tags name a process of this host that is gone.
 
     Records of other hosts, and records without tags, are never called abandoned: nothing is known
-    of their processes.
+    of their processes. Two containers of one host name would take each other's for their own.
     """
     if tags.get(HOST_TAG) != socket.gethostname() or not tags.get(PID_TAG, "").isdigit():
         return False
