@@ -10,6 +10,7 @@ from sicsrec.data.split import leave_one_out
 from sicsrec.data.vectors import write_vectors
 from sicsrec.steps.context import StepReport
 from sicsrec.steps.runner import run_step
+from sicsrec.training.sequential import CHECKPOINT
 from tests.unit.steps.tiny_store import N_ITEMS, TinyStore, make_catalog, make_interactions
 
 STEPS = ("pretrain_id", "train_sicsrec")
@@ -66,3 +67,12 @@ class StageTwoWorld:
 def _write_text_vectors(folder: Path) -> None:
     matrix = np.random.default_rng(0).normal(size=(N_ITEMS, 4)).astype(np.float32)
     write_vectors(folder, "text", make_catalog(), np.arange(1, N_ITEMS + 1), matrix)
+
+
+def checkpoints_below(root):
+    """Return the checkpoints below a folder in which somebody is at work."""
+    try:
+        return list(root.glob(f"**/{CHECKPOINT}"))
+    except FileNotFoundError:
+        # A folder that a step has just renamed.
+        return []

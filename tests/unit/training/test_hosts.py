@@ -29,7 +29,7 @@ from sicsrec.training.hosts import (
     join_trainings,
 )
 from sicsrec.training.launching import network_interface
-from tests.unit.steps.stage_two_store import StageTwoWorld
+from tests.unit.steps.stage_two_store import StageTwoWorld, checkpoints_below
 from tests.unit.steps.tiny_store import make_catalog, make_interactions
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -99,7 +99,7 @@ def test_a_host_that_dies_ends_the_training_and_the_next_run_goes_on(tmp_path, c
     second.start()
 
     def kill_it():
-        while not list(tmp_path.glob("**/checkpoint*")):
+        while not checkpoints_below(tmp_path):
             time.sleep(0.01)
         os.kill(second.pid, signal.SIGKILL)
 
@@ -110,7 +110,7 @@ def test_a_host_that_dies_ends_the_training_and_the_next_run_goes_on(tmp_path, c
     killer.join()
     second.join()
     world = StageTwoWorld(tmp_path / "world", max_epochs=400, patience=400)
-    assert list(tmp_path.glob("**/checkpoint*"))
+    assert checkpoints_below(tmp_path)
     caplog.set_level("INFO", logger="sicsrec")
     world.run("pretrain_id")
     assert "continuing after epoch" in caplog.text

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -12,9 +13,8 @@ import torch
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ConfigError, TrainingDivergedError
 from sicsrec.models.storage import load_model
-from sicsrec.training import sequential
 from sicsrec.training.launching import check_device
-from tests.unit.steps.stage_two_store import StageTwoWorld
+from tests.unit.steps.stage_two_store import StageTwoWorld, checkpoints_below
 from tests.unit.steps.tiny_store import make_catalog, make_interactions
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -78,7 +78,9 @@ def kill_after(root, n_checkpoints):
     while len(seen) < n_checkpoints:
         assert process.exitcode is None, "it ended before so many checkpoints"
         assert time.monotonic() < deadline
-        seen |= {path.stat().st_mtime_ns for path in root.glob(f"**/{sequential.CHECKPOINT}")}
+        for path in checkpoints_below(root):
+            with suppress(FileNotFoundError):
+                seen.add(path.stat().st_mtime_ns)
         time.sleep(0.005)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3, "torchrun and two that train"
