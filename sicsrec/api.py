@@ -154,8 +154,17 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
         raise DataError(f"{what} lack the columns {missing}; found {frame.columns}")
 
 
-def _write_vectors(vectors: Vectors, items: pl.DataFrame, tables: Path) -> dict[str, str]:
-    """Write vectors keyed by item id and return their files by modality."""
+def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[str, str]:
+    """Write vectors keyed by item id and return their files by modality.
+
+    Raises:
+        DataError: if they are no mapping of modalities, or do not fit the items.
+    """
+    if not isinstance(vectors, Mapping):
+        raise DataError(
+            f"vectors must be a mapping from {' or '.join(MODALITIES)} to a matrix or table, such "
+            f'as {{"text": matrix}}, got {type(vectors).__name__}'
+        )
     unknown = sorted(set(vectors) - set(MODALITIES))
     if unknown or not vectors:
         raise DataError(f"vectors must be of {' or '.join(MODALITIES)}, got {sorted(vectors)}")

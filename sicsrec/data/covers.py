@@ -277,8 +277,12 @@ def _read_cover(root: Path, real_root: Path, relative: str, limits: CoverLimits)
     if not path.is_relative_to(real_root):
         raise CoverError("outside_folder", f"{relative!r} leads out of the covers folder")
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        if not path.exists():
-            raise FileNotFoundError(path)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            raise CoverError("unreadable_file", f"{type(err).__name__}: {err}") from err
         return prepare_cover(take_frame(path, limits.max_pixels), ".png", limits)
     return prepare_cover(_read_limited(path, relative, limits.max_bytes), path.suffix, limits)
 

@@ -27,7 +27,8 @@ def head_items(counts: NDArray[np.int64], head_share: float) -> NDArray[np.bool_
     Returns:
         [N], entry r belongs to item index r + 1.
     """
-    n_head = int(np.ceil(head_share * len(counts)))
+    # 0.07 * 100 is a little more than 7, which must not give an eighth.
+    n_head = int(np.ceil(round(head_share * len(counts), 9)))
     is_head = np.zeros(len(counts), dtype=np.bool_)
     is_head[np.argsort(-counts, kind="stable")[:n_head]] = True
     return is_head & (counts > 0)

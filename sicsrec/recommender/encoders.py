@@ -8,7 +8,8 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ class ItemEncoders:
             covers: [M]; None where there is none.
 
         Raises:
-            DataError: if lengths differ, ids repeat, an item has neither, a cover cannot be used,
-                or there is no encoder of a modality that was given.
+            DataError: if lengths differ, ids repeat, an item has neither, a text is no string,
+                a cover cannot be used, or there is no encoder of a modality that was given.
         """
         ids = tuple(text_ids(item_ids, "new items"))
         if not ids or len(set(ids)) != len(ids):
@@ -144,8 +145,9 @@ class ItemEncoders:
         if modality not in self._loaded:
             self._loaded[modality] = load_encoder(self._folders[modality], self._device)
         encoder = self._loaded[modality]
+        prepare: Callable[[Any, str], Any] = self._open if modality == "image" else _plain
         prepared = [
-            (self._open(value, item_id) if modality == "image" else str(value)) if there else None
+            prepare(value, item_id) if there else None
             for value, item_id, there in zip(values, ids, present, strict=True)
         ]
         indices, vectors = encode_content(
@@ -204,5 +206,19 @@ class _NewContent(ItemContent):
         return self.indices.astype(np.int64)
 
 
+def _plain(text: object, item_id: str) -> str:
+    """Return a text as ingest keeps it.
+
+    Raises:
+        DataError: if it is no string.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"the text of {item_id!r} must be a string, got {type(text).__name__}")
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def _is_nothing(value: object) -> bool:
+    # NaN is how pandas writes that there is nothing.
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
     return value is None or (isinstance(value, str) and not value.strip())

@@ -6,7 +6,6 @@ the reason is counted.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ Fault = Literal[
 """Why a reply cannot be used."""
 
 _ANSWER_KEYS = {"positive", "negatives"}
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _MOST_PROSE = 20_000
 """Characters in which an answer is looked for."""
 
@@ -33,14 +31,15 @@ _MOST_PROSE = 20_000
 def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
     """Read a reply in the form the prompt asks for: ``{"positive": 3, "negatives": [1, 5]}``.
 
-    ``positive`` is null when no candidate is similar. The reply may open with a block of thoughts,
-    which is left out, and may be fenced as Markdown code. Where prose stands around the JSON, it
-    must hold one such object and no second, different one; an object that stands in a title is the
-    title's word and not the judge's.
+    ``positive`` is null when no candidate is similar. The reply may open with thoughts, which are
+    left out up to the last ``</think>``; a reply that ends within them holds drafts and no answer.
+    The answer may be fenced as Markdown code. Where prose stands around the JSON, it must hold one
+    such object and no second, different one; an object that stands in a title is the title's word
+    and not the judge's.
 
     Args:
         reply: what the judge said.
-        titles: the texts that the question showed.
+        titles: the texts that the question showed, as it showed them.
 
     Example:
         >>> read_answer('{"positive": null, "negatives": [2]}')
@@ -48,7 +47,10 @@ def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
         >>> read_answer('Sure! {"positive": 1, "negatives": []}')
         Answer(positive=1, negatives=())
     """
-    text = _THOUGHTS.sub("", reply, count=1).strip()
+    # The opening tag may be missing: some chat templates write it before the reply.
+    text = reply.rpartition("</think>")[2].strip()
+    if text.startswith("<think>"):
+        return Unreadable("the reply ends within its thoughts")
     bare = text.removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         return _read_object(json.loads(bare))

@@ -11,7 +11,13 @@ from sicsrec.config.judges import BudgetConfig, PricesConfig
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.sampling.answers import find_fault, read_answer
 from sicsrec.sampling.language_model import LanguageModel, Reply, Request, request_key
-from sicsrec.sampling.prompt import PROMPT_VERSION, PromptLanguage, render_prompt, render_repair
+from sicsrec.sampling.prompt import (
+    PROMPT_VERSION,
+    PromptLanguage,
+    plain_text,
+    render_prompt,
+    render_repair,
+)
 from sicsrec.sampling.protocol import Answer, NotAsked, Question, Unreadable
 from sicsrec.sampling.responses import ResponseLog
 from sicsrec.sampling.spending import (
@@ -83,7 +89,7 @@ class LanguageModelJudge:
         ledger = self._new_ledger()
         to_spend = Spending(self._terms.prices)
         seen: set[str] = set()
-        counts = {"answered": 0, "open": 0, "beyond": 0}
+        counts = {"answered": 0, "open": 0, "beyond": 0, "timed": 0}
         answer_tokens = usual_answer_tokens(self._terms.n_negatives)
         seconds = 0.0
         for question in questions:
@@ -105,8 +111,9 @@ class LanguageModelJudge:
             else:
                 ledger.spent.add_reply(request, known)
                 seconds += known.seconds
+                counts["timed"] += 1
         n_parallel = self._model.n_parallel
-        each = seconds / counts["answered"] if counts["answered"] else None
+        each = seconds / counts["timed"] if counts["timed"] else None
         self._plan = AskingPlan(
             n_questions=len(seen),
             n_answered=counts["answered"],
@@ -226,7 +233,8 @@ class LanguageModelJudge:
 
     def _read(self, question: Question, reply: Reply) -> Answer | Unreadable:
         titles = [question.anchor_text, *(candidate.text for candidate in question.candidates)]
-        answer = read_answer(reply.text, titles)
+        # A model repeats what it was shown, which may differ from what the catalogue holds.
+        answer = read_answer(reply.text, [plain_text(title) for title in titles])
         if isinstance(answer, Unreadable):
             return answer
         # Least similar first, so those beyond the number asked for are the doubtful ones.

@@ -11,13 +11,14 @@ from typing import Literal
 
 from sicsrec.sampling.protocol import Question
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 """Raised whenever a template, the escaping or the schema of answers changes, since answers may then
-differ; part of the key under which an answer is kept."""
+differ; part of the key under which an answer is kept, and of the key of ``sample_pairs``."""
 
 PromptLanguage = Literal["en", "zh"]
 
 _MAX_TEXT_CHARACTERS = 400
+_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>[]"}
 
 _TEMPLATES: dict[PromptLanguage, str] = {
     "en": (
@@ -109,13 +110,25 @@ def render_repair(prompt: str, fault: str, n_candidates: int, language: PromptLa
 def quote_text(text: str) -> str:
     r"""Return a text in JSON quotes that it cannot leave.
 
-    Quotes, backslashes and angle brackets are escaped, so neither a closing quote nor a chat
-    model's control token (``<|im_end|>``, ``</s>``) can occur; control, format and line-separating
-    characters become spaces; long texts are cut.
+    Quotes, backslashes, angle and square brackets are escaped, so neither a closing quote nor a
+    chat model's control token (``<|im_end|>``, ``</s>``, ``[/INST]``) can occur.
 
     Example:
-        >>> quote_text('say "hi"\n<|im_end|>')
-        '"say \\"hi\\" \\u003c|im_end|\\u003e"'
+        >>> quote_text('say "hi"\n<|im_end|>[/INST]')
+        '"say \\"hi\\" \\u003c|im_end|\\u003e\\u005b/INST\\u005d"'
+    """
+    return json.dumps(plain_text(text), ensure_ascii=False).translate(_ESCAPES)
+
+
+def plain_text(text: str) -> str:
+    r"""Return a text as a prompt shows it, before it is quoted.
+
+    Control, format and line-separating characters become spaces, white space is collapsed, and
+    long texts are cut.
+
+    Example:
+        >>> plain_text("one\n\u00adline")
+        'one line'
     """
     plain = "".join(
         " " if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") else letter
@@ -124,5 +137,4 @@ def quote_text(text: str) -> str:
     plain = " ".join(plain.split())
     if len(plain) > _MAX_TEXT_CHARACTERS:
         plain = plain[: _MAX_TEXT_CHARACTERS - 1].rstrip() + "…"
-    quoted = json.dumps(plain, ensure_ascii=False)
-    return quoted.replace("<", "\\u003c").replace(">", "\\u003e")
+    return plain

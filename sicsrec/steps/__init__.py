@@ -4,10 +4,11 @@ Importing this package imports no step and nothing heavy; a step's module, which
 imported when the step runs, so a run that reuses everything never loads torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sicsrec.config import PipelineConfig
+from sicsrec.sampling.prompt import PROMPT_VERSION
 
 TRAIN = frozenset({"train"})
 TRAIN_VALID = frozenset({"train", "valid"})
@@ -54,6 +55,10 @@ def _nothing(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     return ()
 
 
+def _no_versions(config: PipelineConfig) -> Mapping[str, int]:  # noqa: ARG001
+    return {}
+
+
 @dataclass(frozen=True)
 class Step:
     """One step; its module is ``sicsrec.steps.<name>`` and its config section ``<name>``."""
@@ -72,6 +77,9 @@ class Step:
     not_in_key: Callable[[PipelineConfig], tuple[str, ...]] = _nothing
     """Dotted paths inside the own section that say only where something lies or how fast it goes,
     not what comes out; changing them reuses what was made."""
+    further_versions: Callable[[PipelineConfig], Mapping[str, int]] = _no_versions
+    """Versions of parts that the output depends on under some configurations only; part of the
+    key, under names that no value of the own section has."""
     uses_accelerator: Callable[[PipelineConfig], bool] = _never
     """Whether it computes on the accelerator where there is one, and waits for its turn there."""
 
@@ -112,6 +120,11 @@ def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
         prices = ("prices",) if judge.budget.max_cost is None else ()
         return tuple(f"judge.{name}" for name in (*how, "max_wait_seconds", *prices))
     return ()
+
+
+def _version_of_the_prompt(config: PipelineConfig) -> Mapping[str, int]:
+    asks = config.sample_pairs.judge.kind in {"openai", "transformers"}
+    return {"prompt_version": PROMPT_VERSION} if asks else {}
 
 
 def _split_protocol_and_rivals(config: PipelineConfig) -> tuple[str, ...]:
@@ -191,6 +204,7 @@ STEPS: tuple[Step, ...] = (
         is_needed=_with_stage_one,
         further_sections=_judge_encoder,
         not_in_key=_how_the_judge_is_reached,
+        further_versions=_version_of_the_prompt,
         uses_accelerator=_with_local_judge,
     ),
     Step(

@@ -82,6 +82,7 @@ def step_identity(
         for part in path.split("."):
             value = getattr(value, part)
         section[path] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    section |= step.further_versions(config)
     digests = {}
     for entry in inputs_of(step, config):
         if entry.name not in inputs:

@@ -146,6 +146,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         sicsrec.train(plays, items, {"text": matrix[:3]}, folder=tmp_path)
     with pytest.raises(DataError, match="text or image"):
         sicsrec.train(plays, items, {"sound": matrix}, folder=tmp_path)
+    with pytest.raises(DataError, match=r"vectors must be a mapping from text or image.*ndarray"):
+        _write_vectors(matrix, items, tmp_path)
     with pytest.raises(ConfigError, match="neither a text_encoder nor an image_encoder"):
         sicsrec.train(plays, items, folder=tmp_path)
     with pytest.raises(ConfigError, match=r"train_sicsrec\.epochs"):

@@ -16,6 +16,7 @@ from sicsrec.models.new_items import BlendWithNewItems, NewItemVectors, content_
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.recommender import ItemEncoders, Recommender
 from sicsrec.recommender.audience import find_audience
+from sicsrec.recommender.encoders import _is_nothing, _plain
 from tests.unit.recommender_parts import HISTORY, load_tiny, new_items
 from tests.unit.steps.tiny_store import N_ITEMS, histories_by_user
 
@@ -145,6 +146,15 @@ def test_texts_and_covers_become_vectors_of_their_own_items(
     alone = encoders.encode(["b"], covers=[cover.read_bytes()])
     np.testing.assert_allclose(alone.matrices["image"][0], both.matrices["image"][1], atol=1e-6)
     assert np.linalg.norm(both.matrices["text"][0]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_text_is_cleaned_as_ingest_does(encoders: ItemEncoders) -> None:
+    assert _plain(" dure\u0301e\n at\u3000night", "a") == "dur\u00e9e at night"
+    with pytest.raises(DataError, match="text of 'a' must be a string, got int"):
+        encoders._encode("text", ("a",), [7], np.ones(1, dtype=np.bool_))
+    # Of a pandas column.
+    assert _is_nothing(float("nan"))
+    assert _is_nothing(np.float32("nan"))
 
 
 def _oriented(image: Image.Image) -> Image.Image:

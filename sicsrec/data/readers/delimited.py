@@ -7,7 +7,7 @@ whole or in the quarantine, and row numbers are those of the file.
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ class Dialect:
     """Names of the columns of a file without a header; None: the first row names them."""
     header_words: Mapping[str, frozenset[str]] | None = None
     """For files that may come with or without a header: the names, in lower case, that a header may
-    give to each of ``columns``. A first row that begins with one of them is a header."""
+    give to each of ``columns``. A first row that begins with one of them is a header, and so is one
+    of which the first word alone is unknown, unless it may be an item that is called so."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _name_columns(
     """Return the columns in the order of a header, or None if the fields are no header."""
     column_of = {word: column for column in columns for word in words.get(column, ())}
     names = [field.strip().lower() for field in fields]
-    if not names or names[0] not in column_of:
+    if not _is_header(names, column_of):
         return None
     found = [column_of.get(name) for name in names]
     # Names that nobody foresaw are believed to stand where the layout has them.
@@ -286,6 +287,19 @@ def _name_columns(
             "cannot be read by its names; write it with these names, or the columns in this order"
         )
     return named
+
+
+def _is_header(names: Sequence[str], known: Container[str]) -> bool:
+    """Return whether words in lower case are the names of columns.
+
+    A row of two may be an item whose title is "title", so there an unknown first word must at
+    least read as the name of an id.
+    """
+    if not names or names[0] in known:
+        return bool(names)
+    if len(names) == 1 or not all(name in known for name in names[1:]):
+        return False
+    return len(names) > 2 or names[0].endswith("id")
 
 
 def _find_columns(columns: Sequence[str], wanted: Sequence[str], file: str) -> list[int]:

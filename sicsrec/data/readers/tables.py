@@ -126,6 +126,11 @@ def _read_table(
 ) -> Table:
     path = inside(root, relative, key)
     wanted = list(dict.fromkeys(column for column in columns if column is not None))
+    if "row" in wanted:
+        raise DataError(
+            f"{key}: the column 'row' of {relative} cannot be read, since readers count rows under "
+            "that name; rename it there and in the configuration"
+        )
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
         dialect = Dialect(_DELIMITERS[suffix], has_quotes=has_quotes)

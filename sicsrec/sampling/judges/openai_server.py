@@ -21,7 +21,7 @@ from sicsrec.sampling.responses import ResponseLog
 logger = logging.getLogger(__name__)
 
 Pause = Callable[[float], object]
-"""Waits so many seconds; a round that ends cuts the wait short."""
+"""Waits so many seconds; a round that ends cuts the wait short, and true is returned."""
 
 _NO_KEY = "none"
 """Sent where no key is named: without one the client would look for keys in the environment."""
@@ -182,6 +182,9 @@ class ChatServer:
             return Trouble("a reply that is no chat completion")
         if text is not None and not isinstance(text, str):
             return Trouble("a reply that is no text")
+        if reason == "error":
+            # Some servers report a failure behind them so, with status 200.
+            return Trouble("a reply that broke off (finish_reason error)")
         return Reply(
             text=text or "",
             finish_reason=reason if isinstance(reason, str) else None,

@@ -140,11 +140,20 @@ class Waiting:
             return None
         with self._lock:
             self._opens_at = max(self._opens_at, time.monotonic() + retry_after)
-        return max(drawn, retry_after + 0.1 * drawn)
+        return min(longest, max(drawn, retry_after + 0.1 * drawn))
 
     def pass_gate(self, pause: Callable[[float], object]) -> None:
-        """Wait until the server wants to be asked again."""
-        with self._lock:
-            seconds = self._opens_at - time.monotonic()
-        if seconds > 0:
-            pause(seconds)
+        """Wait until the server wants to be asked again.
+
+        Args:
+            pause: waits so many seconds; true when there is nothing to wait for any more.
+        """
+        waited_for = 0.0
+        # While one waits, the server may ask another for a longer rest.
+        while True:
+            with self._lock:
+                opens_at = self._opens_at
+            seconds = opens_at - time.monotonic()
+            if opens_at <= waited_for or seconds <= 0 or pause(seconds):
+                return
+            waited_for = opens_at

@@ -182,6 +182,14 @@ def test_path_with_null_byte_is_refused(data, tmp_path):
     assert outcome.status == {"i": "broken"}
 
 
+@pytest.mark.parametrize("suffix", [".png", ".mp4"])
+def test_a_name_that_no_file_can_have_is_refused(data, tmp_path, suffix):
+    files = [CoverFile("a", f"covers/{'x' * 300}{suffix}")]
+    outcome, quarantine = store(data, files, tmp_path / "out")
+    assert outcome.status == {"a": "broken"}
+    assert quarantine["reason"].to_list() == ["unreadable_file"]
+
+
 def test_damaged_exif_data_warns_nobody(data, tmp_path, recwarn):
     image = Image.new("RGB", (20, 20))
     image.save(data / "covers" / "odd.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01\x00bad")

@@ -11,6 +11,7 @@ def test_head_is_the_most_watched_share() -> None:
     assert np.flatnonzero(head_items(counts, 0.4)).tolist() == [1, 3]  # a tie: the lower index
     assert np.flatnonzero(head_items(counts, 0.41)).tolist() == [1, 3, 4]  # rounded up
     assert not head_items(counts, 0.0).any()
+    assert head_items(np.ones(100, dtype=np.int64), 0.07).sum() == 7  # 0.07 * 100 > 7
 
 
 def test_items_never_watched_are_no_head() -> None:

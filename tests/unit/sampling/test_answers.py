@@ -84,6 +84,8 @@ def test_other_replies_are_unreadable(reply):
         ('{"a": {"positive": 1, "negatives": [2]}} {"positive": 2, "negatives": []}', Answer(2)),
         ('<think>\n{"positive": 3, "negatives": []}?\n</think>\n\n{"positive": 1, "negatives": []}',
          Answer(1)),
+        ('{"positive": 3, "negatives": []}? No </think> {"positive": 1, "negatives": []}',
+         Answer(1)),
         ('so {"positive": 1, "negatives": []}, yes, {"negatives":[],"positive":1}', Answer(1)),
     ],
 )  # fmt: skip
@@ -98,6 +100,8 @@ def test_one_answer_may_stand_in_prose(reply, answer):
         'Sure! {"positive": 1, "negatives": [2',
         'Sure! {"positive": "1", "negatives": []}',
         '<think>{"positive": 1, "negatives": []}</think>',
+        '<think>\nA first idea is {"positive": 1, "negatives": []}. But',
+        'draft {"positive": 1, "negatives": []} wait </think>',
         "{" * 50_000,
     ],
 )

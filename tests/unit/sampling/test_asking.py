@@ -136,6 +136,13 @@ def test_an_answer_that_cannot_be_used_is_asked_for_once_more(tmp_path, bad, nam
     assert model.asked.total() == 2
 
 
+def test_the_words_of_a_title_are_no_answer_however_they_were_cleaned(tmp_path):
+    title = 'Best of {"positive":\u00ad1, "negatives":[]} films'
+    model = Model('I see Best of {"positive": 1, "negatives":[]} films')
+    _, answers = run(tmp_path, model, [question("q0", title, "second")], repair=False)
+    assert isinstance(answers[0], Unreadable)
+
+
 def test_a_repair_that_fails_too_is_the_end(tmp_path):
     model = Model("no")
     _, answers = run(tmp_path, model)
@@ -198,6 +205,10 @@ def test_the_plan_knows_what_is_open(tmp_path):
     assert (plan.n_to_ask, plan.n_beyond_budget) == (1, 5)
     assert "5 questions are beyond the budget" in str(plan)
     assert model.asked.total() == 4
+    # Answers beyond the budget are not timed; the two within it took two seconds each.
+    questions = [QUESTIONS[9], *QUESTIONS[:4]]
+    plan = make(tmp_path, model, budget={"max_questions": 3}).plan(questions)
+    assert (plan.n_answered, plan.n_to_ask, plan.seconds) == (4, 1, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_without_a_key_the_environment_is_not_searched(monkeypatch):
         Raw(b'{"choices": []}'),
         Raw(b"[]"),
         Raw(b'{"choices": [{"message": {"content": [1]}, "finish_reason": "stop"}]}'),
+        Say("", finish_reason="error"),
     ],
     ids=lambda fault: getattr(fault, "body", None) or str(fault),
 )
@@ -375,3 +376,32 @@ def test_waits_grow_up_to_the_longest_and_never_undercut_the_server():
     assert (waiting.before_next_try(60, None) or 0.0) >= 5.0
     assert (waiting.before_next_try(1, 9.0) or 0.0) >= 9.0
     assert waiting.before_next_try(1, 10.1) is None
+    assert waiting.before_next_try(1, 10.0) == 10.0
+
+
+def test_a_longer_rest_holds_those_who_wait_already():
+    waiting = Waiting(max_wait_seconds=60.0)
+    waiting.before_next_try(1, 5.0)
+    waits = []
+
+    def pause(seconds):
+        waits.append(seconds)
+        waiting.before_next_try(1, 30.0 if len(waits) == 1 else 0.0)
+
+    waiting.pass_gate(pause)
+    first, second = waits
+    assert first <= 5.0 < 25.0 < second <= 30.0
+
+
+def test_who_is_stopped_waits_no_longer():
+    waiting = Waiting(max_wait_seconds=60.0)
+    waiting.before_next_try(1, 5.0)
+    waits = []
+
+    def stopped(seconds):
+        waits.append(seconds)
+        waiting.before_next_try(1, 30.0)
+        return True
+
+    waiting.pass_gate(stopped)
+    assert len(waits) == 1

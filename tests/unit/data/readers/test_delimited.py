@@ -132,6 +132,17 @@ def test_file_without_header(tmp_path):
     assert read(tmp_path, "Title,id\ny,8\n", dialect)[0] == [("8", "y", 1)]
 
 
+def test_a_header_may_name_the_id_in_a_way_nobody_foresaw(tmp_path):
+    words = {"a": frozenset({"id"}), "b": frozenset({"title"}), "c": frozenset({"english"})}
+    dialect = Dialect(columns=("a", "b"), header_words=words)
+    assert read(tmp_path, "Video ID,Title\n8,y\n", dialect)[0] == [("8", "y", 1)]
+    three = Dialect(columns=("a", "b", "c"), header_words=words)
+    assert read(tmp_path, "nr,title,english\n8,y,z\n", three)[0] == [("8", "y", 1)]
+    # An item may be called "title".
+    for row in ("17,A title", "x,title", "17,title"):
+        assert read(tmp_path, f"{row}\n", dialect)[0] == [(*row.split(","), 1)]
+
+
 @pytest.mark.parametrize("header", ["title,number", "id,item_id", "title,title"])
 def test_header_in_an_order_that_nothing_explains(tmp_path, header):
     words = {"a": frozenset({"id", "item_id"}), "b": frozenset({"title"})}

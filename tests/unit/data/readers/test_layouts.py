@@ -381,6 +381,7 @@ def test_file_of_which_no_line_is_json_is_said_to_be_none(tmp_path):
         ({"items": "/etc/passwd"}, "leads out of the data folder"),
         ({"covers": "../covers"}, "ingest.reader.covers: .* leads out of the data folder"),
         ({"interactions": "log.xlsx"}, r"'log.xlsx' has an unknown extension; known: .csv, .tsv"),
+        ({"item_id": "row"}, "ingest.reader.items: the column 'row' of videos.csv .* rename it"),
         ({"title": "headline"}, r"videos.csv has no column \['headline'\]; it has \['id', 'name'"),
     ],
 )
