@@ -49,8 +49,6 @@ def clocked(function: Callable[..., Any], add: Callable[[float], None]) -> Calla
 def test_overhead_of_flow_records_and_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Tests check the shapes of every call, which no run does.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     in_steps: dict[str, float] = defaultdict(float)
     in_records = 0.0
     built: list[float] = []
