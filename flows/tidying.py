@@ -1,6 +1,8 @@
 """``sicsrec gc``: what the store could give up, and giving it up."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Container, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -8,7 +10,9 @@ from rich.text import Text
 
 from flows.terminal import format_age, format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.report.place import reports_on_removed_steps
 from sicsrec.retention import IN_USE, RetentionPolicy, StoredThing, list_things, remove_things
+from sicsrec.runs import RunRegister
 from tasks.record import mark_removed
 from tasks.settings import Settings
 
@@ -21,8 +25,19 @@ def show_what_can_go(
     for dataset in dict.fromkeys(thing.dataset for thing in things):
         console.print(_table(dataset, [thing for thing in things if thing.dataset == dataset]))
     going = [thing for thing in things if thing.verdict.is_removable]
+    gone = {(thing.dataset, thing.step, thing.name) for thing in going}
+    reports = _reports(settings, datasets, gone)
+    if reports:
+        console.print(
+            f"Reports on artifacts that are gone, or go with these: {len(reports)}, "
+            f"{format_bytes(sum(map(_bytes_of, reports)))}."
+        )
     if not going:
-        console.print("Nothing can be removed.")
+        console.print(
+            "Nothing else can be removed; the same command with --delete removes the reports."
+            if reports
+            else "Nothing can be removed."
+        )
         return
     console.print(
         f"{_count(going)} can be removed, {format_bytes(_size(going))} of "
@@ -47,7 +62,42 @@ def remove_what_can_go(
             Text(f"removed {thing.dataset}/{thing.step}/{thing.name}: {thing.verdict.reason}")
         )
     mark_removed([thing.tracked_as for thing in gone if thing.tracked_as])
-    console.print(f"{_count(gone)} removed, {format_bytes(_size(gone))} freed.")
+    freed = _size(gone)
+    reports = _reports(settings, datasets)
+    for report in reports:
+        freed += _bytes_of(report)
+        shutil.rmtree(report)
+        console.print(Text(f"removed {report}: it shows artifacts that are gone"))
+    further = f" and {len(reports)} of their reports" if reports else ""
+    console.print(f"{_count(gone)}{further} removed, {format_bytes(freed)} freed.")
+
+
+def _reports(
+    settings: Settings,
+    datasets: Sequence[str],
+    going: Container[tuple[str, str, str]] = (),
+) -> list[Path]:
+    """Return the folders of reports on what is not in the store, or about to go from it."""
+    store = ArtifactStore(settings.store_root)
+    folders = settings.report_folder.glob("*/")
+    found = []
+    for dataset in sorted(folder.name for folder in folders):
+        if datasets and dataset not in datasets:
+            continue
+        if RunRegister(store.root, dataset).is_in_use():
+            continue
+
+        def is_there(step: str, key: str, dataset: str = dataset) -> bool:
+            if (dataset, step, key) in going:
+                return False
+            return store.folder(dataset, step, key).is_dir()
+
+        found += reports_on_removed_steps(settings.report_folder, dataset, is_there)
+    return found
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _table(dataset: str, things: Sequence[StoredThing]) -> Table:

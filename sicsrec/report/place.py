@@ -9,7 +9,8 @@
 The key is a digest of the steps' keys and outputs: a run that reused everything has the same page.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,3 +63,25 @@ def find_report(refs: Mapping[str, ArtifactRef], folder: Path) -> Report | None:
     key = report_key(refs)
     page = folder / next(iter(refs.values())).dataset / key / PAGE
     return Report(page, key, was_reused=True) if page.is_file() else None
+
+
+def reports_on_removed_steps(
+    folder: Path, dataset: str, is_there: Callable[[str, str], bool]
+) -> list[Path]:
+    """Return the folders of reports that show a step which the store has no more.
+
+    Args:
+        folder: where reports lie.
+        dataset: whose reports.
+        is_there: whether the store has a step, given its name and its key.
+    """
+    found = []
+    for path in sorted((folder / dataset).glob(f"*/{ABOUT}")):
+        try:
+            steps = json.loads(path.read_text(encoding="utf-8"))["steps"].items()
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            # Nobody knows what it shows, so nobody says that it can go.
+            continue
+        if not all(is_there(step, key) for step, key in steps):
+            found.append(path.parent)
+    return found

@@ -1,5 +1,6 @@
 """What Prefect and MLflow say of runs that were killed: real servers, real kills."""
 
+import json
 import os
 import signal
 import time
@@ -101,6 +102,14 @@ def test_killed_runs_are_closed_and_living_ones_and_other_hosts_are_not(
     assert list(good.steps) == ["ingest", "split"]
 
 
+def write_report(home: Path, ingest: str) -> None:
+    """Write what stands for a page on one step, in a folder of the step's key."""
+    folder = home / "reports" / "demo" / ingest
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text(json.dumps({"report": 2, "steps": {"ingest": ingest}}))
+    (folder / "report.html").write_text("a page")
+
+
 def test_gc_shows_first_and_mlflow_says_what_went(
     launcher: Launcher, tmp_path: Path, empty_database: Path
 ) -> None:
@@ -109,9 +118,12 @@ def test_gc_shows_first_and_mlflow_says_what_went(
         run = launcher.start(home, "run", *OVERRIDES, *arguments, "--until", "ingest")
         assert run.wait() == 0, run.said()
     old, new = artifacts_of(home)
+    for place in (old, new):
+        write_report(home, ingest=place.split()[-1])
     dry = launcher.start(home, "gc", output=tmp_path / "dry.txt")
     assert dry.wait() == 0, dry.said()
     assert "1 thing can be removed" in dry.said()
+    assert "or go with these: 1, " in " ".join(dry.said().split())
     assert "newest run of demo" in " ".join(dry.said().split())
     assert max(len(line) for line in dry.said().splitlines()) <= 80
     assert set(artifacts_of(home)) == {old, new}
@@ -125,8 +137,9 @@ def test_gc_shows_first_and_mlflow_says_what_went(
     client.delete_tag(gone.info.run_id, "sicsrec.keep")
     real = launcher.start(home, "gc", "--delete", output=tmp_path / "real.txt")
     assert real.wait() == 0
-    assert "1 thing removed" in real.said()
+    assert "1 thing and 1 of their reports removed" in " ".join(real.said().split())
     assert set(artifacts_of(home)) == {new}
+    assert [path.name for path in (home / "reports" / "demo").iterdir()] == [new.split()[-1]]
     assert "removed" in client.get_run(gone.info.run_id).data.tags["artifact"]
     assert "artifact" not in client.get_run(kept.info.run_id).data.tags
 
