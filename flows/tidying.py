@@ -10,10 +10,10 @@ from rich.text import Text
 
 from flows.terminal import format_age, format_bytes, new_table
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.report.place import reports_on_removed_steps
 from sicsrec.retention import IN_USE, RetentionPolicy, StoredThing, list_things, remove_things
 from sicsrec.runs import RunRegister
 from tasks.record import mark_removed
+from tasks.report import reports_on_removed_steps
 from tasks.settings import Settings
 
 
@@ -92,7 +92,7 @@ def _reports(
                 return False
             return store.folder(dataset, step, key).is_dir()
 
-        found += reports_on_removed_steps(settings.report_folder, dataset, is_there)
+        found += reports_on_removed_steps(settings, dataset, is_there)
     return found
 
 

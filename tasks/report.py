@@ -1,5 +1,6 @@
 """The page on a run, made when its last step is done. No step: nothing depends on it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
@@ -37,3 +38,10 @@ def build_page(refs: Refs, settings: Settings) -> Report:
 def explorer_beside(page: Path) -> Path | None:
     """Return the path of the page beside a report on which one points at items, if there is one."""
     return place.explorer_beside(page)
+
+
+def reports_on_removed_steps(
+    settings: Settings, dataset: str, is_there: Callable[[str, str], bool]
+) -> list[Path]:
+    """Return the folders of reports on a dataset that show a step which the store has no more."""
+    return place.reports_on_removed_steps(settings.report_folder, dataset, is_there)
