@@ -141,7 +141,7 @@ def build_catalog_frame(items: pl.DataFrame, text_fields: tuple[str, ...]) -> pl
     is_plain = number.cast(pl.String) == pl.col("item_id")
     all_numbers = items.select(is_plain.fill_null(value=False).all()).item()
     ordered = items.sort(number if all_numbers else pl.col("item_id"))
-    fields = [_normalise(pl.col(name)) for name in text_fields]
+    fields = [normalised_text(pl.col(name)) for name in text_fields]
     text = pl.concat_str(fields, separator=". ", ignore_nulls=True)
     indexed = ordered.with_columns(
         item_index=pl.int_range(1, pl.len() + 1, dtype=pl.Int32),
@@ -152,7 +152,8 @@ def build_catalog_frame(items: pl.DataFrame, text_fields: tuple[str, ...]) -> pl
     return indexed.select(list(ITEMS))
 
 
-def _normalise(column: pl.Expr) -> pl.Expr:
+def normalised_text(column: pl.Expr) -> pl.Expr:
+    """Return texts in NFC with single spaces; null where nothing is left."""
     text = column.str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars()
     return pl.when(text != "").then(text)
 

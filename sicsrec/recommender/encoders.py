@@ -8,17 +8,18 @@
 """
 
 import json
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
 from sicsrec.data.ids import text_ids
 from sicsrec.data.images import CoverError, CoverLimits, open_cover, prepare_cover, prepare_image
+from sicsrec.data.validation import normalised_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.encoders.base import ItemEncoder, Modality
 from sicsrec.encoders.builder import FILE_NAME, load_encoder
@@ -214,7 +215,7 @@ def _plain(text: object, item_id: str) -> str:
     """
     if not isinstance(text, str):
         raise DataError(f"the text of {item_id!r} must be a string, got {type(text).__name__}")
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return pl.select(normalised_text(pl.lit(text))).item() or ""
 
 
 def _is_nothing(value: object) -> bool:

@@ -1,8 +1,10 @@
 """Looking at something again and again while a block runs, in a thread."""
 
-import threading
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+
+from sicsrec.repeating import repeated
 
 Look = Callable[[], Mapping[str, float]]
 """Returns the numbers of this moment."""
@@ -19,19 +21,8 @@ def sampled(look: Look, publish: Publish, every_seconds: float) -> Iterator[None
         publish: called from the same thread; must not raise.
         every_seconds: between two looks.
     """
-    is_over = threading.Event()
-
-    def watch() -> None:
-        count = 0
-        while not is_over.wait(every_seconds):
-            publish(look(), count)
-            count += 1
-        publish(look(), count)
-
-    thread = threading.Thread(target=watch, name="system-metrics", daemon=True)
-    thread.start()
-    try:
+    numbers = itertools.count()
+    with repeated(
+        lambda: publish(look(), next(numbers)), every_seconds, "system-metrics", at_end=True
+    ):
         yield
-    finally:
-        is_over.set()
-        thread.join()

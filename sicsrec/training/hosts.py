@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from sicsrec.artifacts import replace_json, resolve_inside
 from sicsrec.cluster import Hosts
 from sicsrec.config.base import Section
 from sicsrec.errors import ArtifactError, ConfigError, DataError, TrainingProcessError
+from sicsrec.repeating import repeated
 from sicsrec.training.launching import (
     check_device,
     network_interface,
@@ -137,31 +137,18 @@ def announced(
         try:
             path = own / _ANNOUNCEMENT
             replace_json(path, announcement.model_dump())
-            with _beating(path):
+            # From a thread: a block that is held up is not dead.
+            with repeated(lambda: _beat(path), _SECONDS_BETWEEN_BEATS, "announcement"):
                 _wait_for_answers(own, hosts.n_hosts, patience)
                 yield
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
 
-@contextmanager
-def _beating(path: Path) -> Iterator[None]:
-    """Touch a file ever so often, from a thread: a block that is held up is not dead."""
-    is_over = threading.Event()
-
-    def beat() -> None:
-        while not is_over.wait(_SECONDS_BETWEEN_BEATS):
-            # A folder that cannot be reached for a moment is no reason to end hours of training.
-            with suppress(OSError):
-                os.utime(path)
-
-    thread = threading.Thread(target=beat, name="announcement", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+def _beat(path: Path) -> None:
+    # A folder that cannot be reached for a moment is no reason to end hours of training.
+    with suppress(OSError):
+        os.utime(path)
 
 
 def _answer_path(training: Path, host: int) -> Path:
