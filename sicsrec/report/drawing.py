@@ -1,13 +1,13 @@
 """Figures that a phone can show, and as SVG in the page's light or dark colours."""
 
-import io
 import re
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from sicsrec.figures import draw
 
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d1d9e0"
 SERIES = ("#0969b2", "#b35900", "#0f7b5f", "#a23d77", "#6e49c9", "#7a6a00", "#565d66")
@@ -91,11 +91,10 @@ def draw_svg(figure: Figure, name: str) -> str:
         figure: to draw.
         name: makes the ids of its parts the same every time.
     """
-    buffer = io.StringIO()
     # Text stays text: a reader can search it, and the browser has all characters of all titles.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue().replace("<svg ", f'<svg style="{_ON_WHITE}" ', 1)
+    parameters = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": None}
+    svg = draw(figure, "svg", parameters, transparent=True, metadata={"Date": None}).decode()
+    return svg.replace("<svg ", f'<svg style="{_ON_WHITE}" ', 1)
 
 
 def to_element(svg: str, name: str, alt: str) -> Markup:

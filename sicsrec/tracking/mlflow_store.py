@@ -5,7 +5,6 @@ active run in module state, which threads and task runners mix up. After the par
 store that is away stops anything: see :mod:`sicsrec.tracking.outbox`.
 """
 
-import io
 import json
 import logging
 import tempfile
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ from mlflow.utils.mlflow_tags import (
 from sicsrec.addresses import ask, without_passwords
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
+from sicsrec.figures import draw
 from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
 from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
@@ -426,7 +427,9 @@ class MlflowTracker(_RecordedRun):
     @property
     def run_id(self) -> str | None:
         """Id of the run; None while the store that gives it is away."""
-        return self._handle.run_id
+        handle = self._handle
+        self.store.outbox.wait_for(lambda: handle.run_id is not None)
+        return handle.run_id
 
     def log_table(self, name: str, frame: pl.DataFrame) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_table`."""
@@ -441,19 +444,17 @@ class MlflowTracker(_RecordedRun):
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        self._log_picture(name, "png", buffer.getvalue())
+        self._log_picture(name, "png", cache(partial(draw, figure, "png")))
 
     def log_svg(self, name: str, svg: str) -> None:
         """Record a drawn picture, the text of an SVG file, under ``name``, without extension."""
-        self._log_picture(name, "svg", svg.encode())
+        self._log_picture(name, "svg", svg.encode)
 
-    def _log_picture(self, name: str, kind: str, content: bytes) -> None:
+    def _log_picture(self, name: str, kind: str, content: Callable[[], bytes]) -> None:
         def upload(client: MlflowClient, run_id: str) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"{name}.{kind}"
-                path.write_bytes(content)
+                path.write_bytes(content())
                 client.log_artifact(run_id, str(path), "figures")
 
         self._send(f"picture {name}", upload)
@@ -464,9 +465,10 @@ class MlflowTracker(_RecordedRun):
 
     def identity(self) -> dict[str, str]:
         """See :meth:`sicsrec.tracking.Tracker.identity`."""
-        if self.run_id is None:
+        run_id = self.run_id
+        if run_id is None:
             return {}
-        return {"mlflow_run_id": self.run_id, "mlflow_experiment_id": self.experiment_id}
+        return {"mlflow_run_id": run_id, "mlflow_experiment_id": self.experiment_id}
 
 
 def _check_server(uri: str) -> None:

@@ -98,6 +98,7 @@ def test_what_a_dead_process_left_open_is_closed(store: MlflowStore) -> None:
 def test_attached_run_is_the_same(store: MlflowStore) -> None:
     run = store.begin("films", "handed down")
     store.attach(run.run_id).set_tags({"seen": "yes"})
+    store.outbox.flush(0.0)
     assert read(store, run.run_id).data.tags["seen"] == "yes"
 
 

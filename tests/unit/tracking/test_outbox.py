@@ -1,3 +1,4 @@
+import contextvars
 import logging
 import threading
 from dataclasses import dataclass, field
@@ -40,31 +41,69 @@ def send(outbox: Outbox, sink: Sink, *words: str) -> None:
         outbox.send(word, lambda word=word: sink.take(word))
 
 
+def wait_until_tried(outbox: Outbox) -> None:
+    """Wait until the store is known to be away, or everything is sent."""
+    outbox.wait_for(lambda: False)
+
+
 def test_records_wait_while_the_store_is_away_and_keep_their_order(
     sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox = outbox_for(sink)
+    outbox = outbox_for(sink, retry_seconds=3600.0)
     send(outbox, sink, "one")
+    assert outbox.flush(0.0)
     sink.is_away = True
     send(outbox, sink, "two", "three")
+    wait_until_tried(outbox)
     assert sink.took == ["one"]
     assert len(outbox) == 2
     sink.is_away = False
     send(outbox, sink, "four")
+    assert outbox.flush(60.0)
     assert sink.took == ["one", "two", "three", "four"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "3 kept records were sent" in caplog.text
+    assert "3 kept records are sent" in caplog.text
 
 
-def test_a_store_that_is_away_is_left_alone_for_a_while(sink: Sink) -> None:
+def test_whoever_records_does_not_wait_for_the_store() -> None:
+    goes_on, took = threading.Event(), []
+    outbox = Outbox(lambda: None, (ConnectionError,))
+
+    def take_long() -> None:
+        goes_on.wait(60.0)
+        took.append("slow")
+
+    outbox.send("slow", take_long)
+    outbox.send("quick", lambda: took.append("quick"))
+    assert took == []
+    goes_on.set()
+    assert outbox.flush(0.0)
+    assert took == ["slow", "quick"]
+
+
+def test_a_store_that_is_away_is_left_alone_for_a_while_but_tried_at_the_end(sink: Sink) -> None:
     outbox = outbox_for(sink, retry_seconds=3600.0)
     sink.is_away = True
     send(outbox, sink, "one")
+    wait_until_tried(outbox)
     sink.is_away = False
     send(outbox, sink, "two")
+    wait_until_tried(outbox)
     assert sink.took == []
     assert outbox.flush(0.0)
     assert sink.took == ["one", "two"]
+
+
+def test_a_store_is_tried_again_by_itself(sink: Sink) -> None:
+    outbox = outbox_for(sink, retry_seconds=0.01)
+    sink.is_away = True
+    send(outbox, sink, "one")
+    wait_until_tried(outbox)
+    sink.is_away = False
+    arrived = threading.Event()
+    outbox.send("two", arrived.set)
+    assert arrived.wait(60.0)
+    assert sink.took == ["one"]
 
 
 def test_a_record_that_is_refused_does_not_stop_the_others(
@@ -72,6 +111,7 @@ def test_a_record_that_is_refused_does_not_stop_the_others(
 ) -> None:
     outbox = outbox_for(sink)
     send(outbox, sink, "one", "bad word", "two")
+    assert outbox.flush(0.0)
     assert sink.took == ["one", "two"]
     assert "refused bad word: ValueError: bad word is not taken" in caplog.text
 
@@ -79,19 +119,49 @@ def test_a_record_that_is_refused_does_not_stop_the_others(
 def test_what_could_not_be_sent_is_said_and_dropped(
     sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox = outbox_for(sink)
+    outbox = outbox_for(sink, retry_seconds=0.01)
     sink.is_away = True
     send(outbox, sink, "one", "two")
     with caplog.at_level(logging.ERROR):
-        assert not outbox.flush(0.0)
+        assert not outbox.flush(0.1)
     assert "2 records were not sent" in caplog.text
     assert len(outbox) == 0
+    sink.is_away = False
+    send(outbox, sink, "three")
+    assert outbox.flush(60.0)
+    assert sink.took == ["three"]
 
 
-def test_an_error_of_our_own_is_not_swallowed(sink: Sink) -> None:
+def test_an_error_of_our_own_is_raised_when_everything_else_is_sent(
+    sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = outbox_for(sink)
+    outbox.send("nonsense", lambda: 1 // 0)
+    send(outbox, sink, "one")
     with pytest.raises(ZeroDivisionError):
-        outbox.send("nonsense", lambda: 1 // 0)
+        outbox.flush(0.0)
+    assert sink.took == ["one"]
+    assert "nonsense could not be recorded" in caplog.text
+    assert outbox.flush(0.0)
+
+
+def test_what_a_record_brings_can_be_waited_for(sink: Sink) -> None:
+    outbox = outbox_for(sink, retry_seconds=3600.0)
+    send(outbox, sink, "id")
+    assert outbox.wait_for(lambda: "id" in sink.took)
+    assert not outbox.wait_for(lambda: "what nobody sends" in sink.took)
+    sink.is_away = True
+    send(outbox, sink, "other")
+    assert not outbox.wait_for(lambda: "other" in sink.took)
+
+
+def test_messages_of_the_thread_are_in_the_context_of_who_records(sink: Sink) -> None:
+    word, seen = contextvars.ContextVar("word", default="none"), []
+    outbox = outbox_for(sink)
+    word.set("mine")
+    outbox.send("word", lambda: seen.append(word.get()))
+    outbox.flush(0.0)
+    assert seen == ["mine"]
 
 
 def test_sampling_looks_at_the_end_and_stops() -> None:

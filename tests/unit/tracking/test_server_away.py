@@ -70,4 +70,4 @@ def test_run_outlives_a_server_that_dies_and_comes_back(
             assert parent.data.metrics == {"test/ndcg_at_10": 0.3}
             # What closing() sends once more changes nothing.
             store.patience_seconds = 0.0
-    assert "kept records were sent" in caplog.text
+    assert "kept records are sent" in caplog.text
