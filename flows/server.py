@@ -58,12 +58,12 @@ class TemporaryServer:
 
     Args:
         log: file that takes what the server prints.
-        timeout_seconds: how long it may take to answer; the first start makes a database.
+        start_seconds: how long it may take to answer; the first start makes a database.
     """
 
-    def __init__(self, log: Path, timeout_seconds: float = 120.0) -> None:
+    def __init__(self, log: Path, start_seconds: float) -> None:
         self.log = log
-        self.timeout_seconds = timeout_seconds
+        self.start_seconds = start_seconds
         self.port = free_port()
 
     @property
@@ -96,14 +96,13 @@ class TemporaryServer:
         Raises:
             SicsrecError: if it ends or does not answer in time.
         """
-        deadline = time.monotonic() + self.timeout_seconds
-        while not is_answering(self.api_url):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SicsrecError(
-                    "the temporary Prefect server did not start; what it printed is in "
-                    f"{self.log}. A server of yours can be named with PREFECT_API_URL"
-                )
-            time.sleep(0.1)
+        try:
+            _wait_until_answering(self.api_url, self._process, self.start_seconds)
+        except SicsrecError as err:
+            raise SicsrecError(
+                f"the temporary Prefect server {err}; what it printed is in {self.log}. A server "
+                "of yours can be named with PREFECT_API_URL"
+            ) from err
 
     def __exit__(
         self,
@@ -122,12 +121,12 @@ class TemporaryServer:
 
 
 @contextmanager
-def prefect_server(api_url: str | None, log: Path) -> Iterator[TemporaryServer | None]:
-    """Start a temporary server unless ``api_url`` names a running one."""
-    if api_url is not None:
+def prefect_server(settings: Settings, log: Path) -> Iterator[TemporaryServer | None]:
+    """Start a temporary server unless the settings name a running one."""
+    if settings.prefect_api_url is not None:
         yield None
         return
-    with TemporaryServer(log) as server:
+    with TemporaryServer(log, settings.server_start_seconds) as server:
         own = {"PREFECT_API_URL": server.api_url, TEMPORARY_SERVER: "1"}
         if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
             own["PREFECT_CLIENT_MAX_RETRIES"] = _RETRIES
@@ -173,14 +172,12 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
             stderr=stream,
         )
     try:
-        deadline = time.monotonic() + 120
-        while not is_answering(api_url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SicsrecError(
-                    f"the Prefect server did not start on port {chosen}; "
-                    f"what it printed is in {log}"
-                )
-            time.sleep(0.2)
+        try:
+            _wait_until_answering(api_url, process, settings.server_start_seconds)
+        except SicsrecError as err:
+            raise SicsrecError(
+                f"the Prefect server on port {chosen} {err}; what it printed is in {log}"
+            ) from err
         os.environ["PREFECT_API_URL"] = api_url
         close_what_was_killed(settings, api_url)
         yield api_url
@@ -233,6 +230,26 @@ def close_what_was_killed(settings: Settings, api_url: str | None) -> None:
         from tasks.process_end import crash_abandoned_flow_runs
 
         crash_abandoned_flow_runs()
+
+
+def _wait_until_answering(
+    api_url: str, process: subprocess.Popen[bytes], start_seconds: float
+) -> None:
+    """Wait for a server that was started.
+
+    Raises:
+        SicsrecError: saying what it did instead, if it ends or does not answer in time.
+    """
+    deadline = time.monotonic() + start_seconds
+    while not is_answering(api_url):
+        if process.poll() is not None:
+            raise SicsrecError("ended before it answered")
+        if time.monotonic() > deadline:
+            raise SicsrecError(
+                f"did not answer within {start_seconds:g} seconds, which "
+                "SICSREC_SERVER_START_SECONDS allows it"
+            )
+        time.sleep(0.1)
 
 
 def _prefect_command(port: int) -> list[str]:

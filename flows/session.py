@@ -85,7 +85,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
     server_log = settings.log_folder / "prefect-server.log"
     with (
         logging_to(log, console),
-        prefect_server(settings.prefect_api_url, server_log) as server,
+        prefect_server(settings, server_log) as server,
     ):
         api_url = settings.prefect_api_url if server is None else server.api_url
         try:

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.data.given_tables import Table, as_table, is_table
+from sicsrec.data.ids import written_ids
 from sicsrec.data.readers.tables import as_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
@@ -184,7 +185,8 @@ def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[s
             )
         if "item_id" in frame.columns:
             # As ids of items are read: 12.0 is item 12, and spaces around an id are no part of it.
-            frame = frame.with_columns(as_text("item_id", frame.schema).str.strip_chars())
+            frame = frame.with_columns(as_text("item_id", frame.schema))
+            frame = frame.with_columns(written_ids(frame["item_id"]))
         path = tables / f"{modality}.parquet"
         frame.write_parquet(path)
         files[modality] = str(path)

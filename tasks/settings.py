@@ -13,6 +13,8 @@ from sicsrec.errors import ConfigError
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
 
+_SERVER_START = "SICSREC_SERVER_START_SECONDS"
+
 _LAST_PORT = 65_535
 
 GPU_LIMIT = "gpu"
@@ -54,6 +56,9 @@ class Settings:
     """``SICSREC_SHARED_STORE``: storage through which machines share finished steps, as a URL of
     fsspec, e.g. ``s3://bucket/prefix``; None: nothing is shared. Not shown, as some kinds of URL
     may hold a password."""
+    server_start_seconds: int = 120
+    """``SICSREC_SERVER_START_SECONDS``: how long a Prefect server that is started here may take to
+    answer; the first start makes a database."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -80,6 +85,7 @@ class Settings:
             ),
             mlflow_page=_page(values.get("SICSREC_MLFLOW_PAGE"), mlflow_uri),
             shared_store=values.get("SICSREC_SHARED_STORE") or None,
+            server_start_seconds=_count(values, _SERVER_START, cls.server_start_seconds),
         )
 
     @property
@@ -107,7 +113,7 @@ class Settings:
             "SICSREC_HOME": str(self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(self.server_start_seconds),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "sicsrec",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

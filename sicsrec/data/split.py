@@ -138,17 +138,25 @@ def global_time(interactions: pl.DataFrame, valid_share: float, test_share: floa
             "order; use leave_one_out"
         )
     times = log["timestamp"].sort()
-    first = times[_cut_row(log.height, 1.0 - valid_share - test_share)]
-    second = times[_cut_row(log.height, 1.0 - test_share)]
+    first_row = _cut_row(log.height, 1.0 - valid_share - test_share)
+    second_row = _cut_row(log.height, 1.0 - test_share)
+    first, second = times[first_row], times[second_row]
+    if first_row == 0 or first_row == second_row:
+        raise DataError(
+            f"split: {log.height} interactions are too few for global_time with valid_share "
+            f"{valid_share} and test_share {test_share}: none would be left for "
+            f"{'valid' if first_row else 'train'}; give more data, change the shares or use "
+            "leave_one_out"
+        )
     time = pl.col("timestamp")
     train = log.filter(time < first)
     valid_window = log.filter((time >= first) & (time < second))
     for name, part in (("train", train), ("valid", valid_window)):
         if not part.height:
             raise DataError(
-                f"split: global_time leaves nothing for {name}: too many of {log.height} "
-                "interactions have the same time; change valid_share and test_share or use "
-                "leave_one_out"
+                f"split: global_time leaves nothing for {name}: {(times == first).sum()} of "
+                f"{log.height} interactions have the same time; change valid_share and test_share "
+                "or use leave_one_out"
             )
     return Split(
         train=TrainLog(train),

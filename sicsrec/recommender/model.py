@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from sicsrec.data.given_tables import Table, as_table, is_table
-from sicsrec.data.ids import text_id, text_id_column, text_ids
+from sicsrec.data.ids import composed_ids, text_id, text_id_column, text_ids
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
@@ -94,7 +94,8 @@ class Recommender:
         self.scorer: Scorer = model if scorer is None else scorer
         self.folder = folder
         self._encoders = encoders
-        self._item_ids = items["item_id"]
+        # As ids that are asked for are, whatever form the folder has them in.
+        self._item_ids = composed_ids(items["item_id"].cast(pl.String))
         self._titles = items["title"] if "title" in items.columns else None
         self._index_of = {item_id: row + 1 for row, item_id in enumerate(self._item_ids)}
         if len(self._index_of) != items.height:

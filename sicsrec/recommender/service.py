@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sicsrec.data.ids import composed_ids, text_id
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.recommender.model import Recommender, require_at_least_one
@@ -136,7 +137,7 @@ class RankingService:
     def __init__(self, recommender: Recommender, histories: Histories | None = None) -> None:
         self.recommender = recommender
         self._histories = histories
-        ids = [] if histories is None else histories.user_ids.to_list()
+        ids = [] if histories is None else composed_ids(histories.user_ids).to_list()
         self._row_of = {user_id: row for row, user_id in enumerate(ids)}
         self._item_ids = recommender.item_ids
 
@@ -192,7 +193,7 @@ class RankingService:
         history, error = request.history, None
         if history is None:
             user_id = str(request.user_id)
-            row = self._row_of.get(user_id)
+            row = self._row_of.get(text_id(user_id))
             if row is None or self._histories is None:
                 error = f"user {user_id!r} is not known; give the item ids of a history"
                 history = []

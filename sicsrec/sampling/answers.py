@@ -23,23 +23,31 @@ Fault = Literal[
 ]
 """Why a reply cannot be used."""
 
+READER_VERSION = 1
+"""Raised whenever the same reply may be read as another answer; part of the key of ``sample_pairs``
+where a language model judges, so that its replies, which are kept, are read anew."""
+
 _ANSWER_KEYS = {"positive", "negatives"}
 _MOST_PROSE = 20_000
 """Characters in which an answer is looked for."""
 
 
-def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
+def read_answer(
+    reply: str, titles: Sequence[str] = (), *, is_cut: bool = False
+) -> Answer | Unreadable:
     """Read a reply in the form the prompt asks for: ``{"positive": 3, "negatives": [1, 5]}``.
 
     ``positive`` is null when no candidate is similar. The reply may open with thoughts, which are
     left out up to the last ``</think>``; a reply that ends within them holds drafts and no answer.
     The answer may be fenced as Markdown code. Where prose stands around the JSON, it must hold one
     such object and no second, different one; an object that stands in a title is the title's word
-    and not the judge's.
+    and not the judge's. A reply that was cut may be nothing but thoughts, which the chat template
+    opened before it, so it must end these or begin with its answer.
 
     Args:
         reply: what the judge said.
         titles: the texts that the question showed, as it showed them.
+        is_cut: whether the reply stopped at the limit of its length.
 
     Example:
         >>> read_answer('{"positive": null, "negatives": [2]}')
@@ -48,7 +56,8 @@ def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
         Answer(positive=1, negatives=())
     """
     # The opening tag may be missing: some chat templates write it before the reply.
-    text = reply.rpartition("</think>")[2].strip()
+    _, end_of_thoughts, text = reply.rpartition("</think>")
+    text = text.strip()
     if text.startswith("<think>"):
         return Unreadable("the reply ends within its thoughts")
     bare = text.removeprefix("```json").removeprefix("```").removesuffix("```")
@@ -57,15 +66,18 @@ def read_answer(reply: str, titles: Sequence[str] = ()) -> Answer | Unreadable:
     except (ValueError, RecursionError) as err:
         problem = f"not JSON: {err}"
     found = [
-        content
+        (content, words)
         for content, words in _objects_in(text)
         if not any(words in title for title in titles)
     ]
     if not found:
         return Unreadable(problem)
-    if any(content != found[0] for content in found):
+    answer, its_words = found[0]
+    if any(content != answer for content, _ in found):
         return Unreadable("holds several different answers")
-    return _read_object(found[0])
+    if is_cut and not end_of_thoughts and not bare.lstrip().startswith(its_words):
+        return Unreadable("was cut, and what it holds may be a draft within its thoughts")
+    return _read_object(answer)
 
 
 def _objects_in(text: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -234,7 +234,8 @@ class LanguageModelJudge:
     def _read(self, question: Question, reply: Reply) -> Answer | Unreadable:
         titles = [question.anchor_text, *(candidate.text for candidate in question.candidates)]
         # A model repeats what it was shown, which may differ from what the catalogue holds.
-        answer = read_answer(reply.text, [plain_text(title) for title in titles])
+        shown = [plain_text(title) for title in titles]
+        answer = read_answer(reply.text, shown, is_cut=reply.finish_reason == "length")
         if isinstance(answer, Unreadable):
             return answer
         # Least similar first, so those beyond the number asked for are the doubtful ones.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sicsrec.config import PipelineConfig
+from sicsrec.sampling.answers import READER_VERSION
 from sicsrec.sampling.prompt import PROMPT_VERSION
 
 TRAIN = frozenset({"train"})
@@ -122,9 +123,10 @@ def _how_the_judge_is_reached(config: PipelineConfig) -> tuple[str, ...]:
     return ()
 
 
-def _version_of_the_prompt(config: PipelineConfig) -> Mapping[str, int]:
-    asks = config.sample_pairs.judge.kind in {"openai", "transformers"}
-    return {"prompt_version": PROMPT_VERSION} if asks else {}
+def _versions_of_asking(config: PipelineConfig) -> Mapping[str, int]:
+    if config.sample_pairs.judge.kind not in {"openai", "transformers"}:
+        return {}
+    return {"prompt_version": PROMPT_VERSION, "reader_version": READER_VERSION}
 
 
 def _split_protocol_and_rivals(config: PipelineConfig) -> tuple[str, ...]:
@@ -171,7 +173,7 @@ def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG00
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=4,
+        version=5,
         inputs=(),
         not_in_key=_where_raw_data_lies,
         outputs=(
@@ -204,7 +206,7 @@ STEPS: tuple[Step, ...] = (
         is_needed=_with_stage_one,
         further_sections=_judge_encoder,
         not_in_key=_how_the_judge_is_reached,
-        further_versions=_version_of_the_prompt,
+        further_versions=_versions_of_asking,
         uses_accelerator=_with_local_judge,
     ),
     Step(

@@ -7,6 +7,7 @@ number of users.
 
 import importlib.metadata
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Rec
 from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.steps.model_folder import write_encoders, write_items
+
+logger = logging.getLogger(__name__)
 
 CHUNK_USERS = 8192
 """Users whose recommendations and vectors are held at once; one row group of the files."""
@@ -55,12 +58,21 @@ def run(context: StepContext) -> StepReport:
     _write_model_folder(context, parts, catalog)
     recommender = Recommender.load(context.output("model"), context.device)
     model = recommender.model
-    n_rows, n_short = _write_recommendations(context, recommender.scorer, histories, catalog)
+    counts = _write_recommendations(context, recommender.scorer, histories, catalog)
+    if counts.users_without:
+        logger.warning(
+            "%d of %d users get no recommendations: they have watched the whole catalogue (number "
+            "of items: %d), and export.remove_seen leaves out what was watched; to recommend it "
+            "again set export.remove_seen: false",
+            counts.users_without,
+            len(histories),
+            catalog.n_items,
+        )
     _write_item_vectors(context, model, catalog)
     _write_user_vectors(context, model, histories)
     section = context.config.export
     return StepReport(
-        rows=n_rows,
+        rows=counts.rows,
         rows_of="recommendations",
         content={
             "users": len(histories),
@@ -68,19 +80,30 @@ def run(context: StepContext) -> StepReport:
             "top_k": section.top_k,
             "remove_seen": section.remove_seen,
             "score": section.score,
-            "users_with_fewer_than_top_k": n_short,
+            "users_with_fewer_than_top_k": counts.users_with_fewer,
+            "users_without_recommendations": counts.users_without,
             "vector_width": int(model.item_vectors().shape[1]),
         },
     )
 
 
+@dataclass
+class _Counts:
+    """What the table of recommendations holds."""
+
+    rows: int = 0
+    users_with_fewer: int = 0
+    """Users for whom fewer than top_k items were left, none included."""
+    users_without: int = 0
+    """Users for whom no item was left."""
+
+
 def _write_recommendations(
     context: StepContext, scorer: Scorer, histories: Histories, catalog: ItemCatalog
-) -> tuple[int, int]:
-    """Return the number of rows, and of users for whom fewer than top_k items were left."""
+) -> _Counts:
     section = context.config.export
     path = context.output("recommendations") / "recommendations.parquet"
-    n_rows = n_short = 0
+    counts = _Counts()
     with (
         context.progress.stage("recommend", len(histories)) as advance,
         pq.ParquetWriter(path, RECOMMENDATIONS, compression="zstd") as writer,
@@ -91,9 +114,11 @@ def _write_recommendations(
             )
             table = recommendation_table(chunk.user_ids, catalog.item_ids, indices, scores)
             writer.write_table(table.to_arrow().cast(RECOMMENDATIONS))
-            n_rows += table.height
-            n_short += int(((indices > 0).sum(axis=1) < section.top_k).sum())
-    return n_rows, n_short
+            n_left = (indices > 0).sum(axis=1)
+            counts.rows += table.height
+            counts.users_with_fewer += int((n_left < section.top_k).sum())
+            counts.users_without += int((n_left == 0).sum())
+    return counts
 
 
 def _write_item_vectors(context: StepContext, model: SequenceModel, catalog: ItemCatalog) -> None:

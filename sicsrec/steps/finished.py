@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from sicsrec.artifacts import ArtifactStore, Manifest
+from sicsrec.data.ids import text_id
 from sicsrec.errors import ArtifactMissingError, DataError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class FinishedExport:
         Raises:
             DataError: if the log does not know the user.
         """
-        rows = self.interactions().filter(pl.col("user_id") == user_id).sort("position").collect()
+        of_user = self.interactions().filter(pl.col("user_id") == text_id(user_id))
+        rows = of_user.sort("position").collect()
         if rows.is_empty():
             some = self.interactions().select("user_id").unique().sort("user_id").head(3).collect()
             raise DataError(

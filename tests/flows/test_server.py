@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from flows import server
 from flows.cli import app
 from flows.service import print_how_to_run
+from sicsrec.errors import SicsrecError
 from tasks.settings import Settings
 
 SECRETS = {
@@ -81,6 +83,36 @@ def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
     text = console.file.getvalue()
     assert "s3cret" not in text
     assert "PREFECT_API_URL=http://127.0.0.1:9/api" in text
+
+
+def test_a_server_that_takes_too_long_is_told_of_with_the_variable_that_gives_it_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    settings = replace(Settings.from_environment(), server_start_seconds=0)
+    log = settings.log_folder / "prefect-server.log"
+    message = f"did not answer within 0 seconds, which SICSREC_SERVER_START_SECONDS .*{log}"
+    with server.prefect_server(settings, log) as started:
+        assert started is not None
+        with pytest.raises(SicsrecError, match=f"the temporary Prefect server {message}"):
+            started.wait()
+    port = server.free_port()
+    with (
+        pytest.raises(SicsrecError, match=f"the Prefect server on port {port} {message}"),
+        server.standing_prefect_server(settings, port),
+    ):
+        pass
+
+
+def test_a_server_that_ends_is_not_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    with server.TemporaryServer(home / "server.log", 60.0) as started:
+        children = psutil.Process().children()
+        (process,) = (child for child in children if str(started.port) in child.cmdline())
+        process.kill()
+        with pytest.raises(SicsrecError, match="ended before it answered"):
+            started.wait()
 
 
 DEAF = """

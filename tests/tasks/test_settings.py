@@ -36,10 +36,19 @@ def test_everything_can_be_named() -> None:
     assert settings.prefect_api_url == "http://127.0.0.1:4200/api"
 
 
+@pytest.mark.parametrize("name", ["SICSREC_PROCESSES", "SICSREC_SERVER_START_SECONDS"])
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "²"])
-def test_a_number_of_processes_that_cannot_be_is_named(value: str) -> None:
-    with pytest.raises(ConfigError, match="SICSREC_PROCESSES must be a whole number"):
-        Settings.from_environment({"SICSREC_PROCESSES": value})
+def test_a_number_that_cannot_be_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number"):
+        Settings.from_environment({name: value})
+
+
+def test_time_for_the_start_of_a_server_is_that_of_every_server() -> None:
+    name = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+    assert Settings.from_environment({}).server_start_seconds == 120
+    settings = Settings.from_environment({"SICSREC_SERVER_START_SECONDS": "7"})
+    assert settings.server_start_seconds == 7
+    assert settings.third_party_environment()[name] == "7"
 
 
 def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:

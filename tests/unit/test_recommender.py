@@ -1,5 +1,6 @@
 import json
 import logging
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.models.new_items import NewItemVectors
 from sicsrec.models.sicsrec import SICSRec
@@ -213,6 +215,36 @@ def test_whole_numbers_are_ids(numbered: Recommender) -> None:
     vectors = new_items(1)
     new = NewItemVectors((99,), vectors.matrices, vectors.present)  # type: ignore[arg-type]
     assert numbered.recommend([3], new=new, only=[99])["item_id"].to_list() == ["99"]
+
+
+@pytest.mark.parametrize("exported", ["NFC", "NFD"])
+def test_ids_meet_in_every_form_of_unicode(folder: Path, exported: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    items = pl.read_parquet(folder / "items.parquet").with_columns(
+        item_id=pl.col("item_id").str.replace("v03", unicodedata.normalize(exported, "é"))
+    )
+    items.write_parquet(folder / "items.parquet")
+    recommender = Recommender.load(folder)
+    expected = recommender.recommend([composed, "v04"], k=4)
+    for history in ([decomposed, "v04"], (composed, "v04")):
+        assert recommender.recommend(history, k=4).equals(expected)
+        table = pl.DataFrame({"user_id": [decomposed] * 2, "item_id": history})
+        many = pl.concat(recommender.recommend_many(table, k=4))
+        assert many["item_id"].equals(expected["item_id"])
+        assert set(many["user_id"]) == {composed}
+    assert recommender.knows(decomposed)
+    assert recommender.recommend(["v04"], only=[decomposed])["item_id"].to_list() == [composed]
+    vectors = new_items(1)
+    new = NewItemVectors((decomposed,), vectors.matrices, vectors.present)
+    with pytest.raises(DataError, match="ids that the model knows already"):
+        recommender.recommend(["v04"], new=new)
+    users = pl.Series([unicodedata.normalize(exported, "é")])
+    histories = recommender.histories({"u": [composed, "v04"]})
+    service = RankingService(recommender, Histories(users, histories.offsets, histories.items))
+    requests = [{"user_id": composed}, {"user_id": decomposed}, {"history": [decomposed, "v04"]}]
+    for answer in service.answer(requests, k=4):
+        assert answer["item_ids"] == expected["item_id"].to_list()
+        assert not answer["unknown_items"]
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,49 @@ def test_use_ends_with_the_process_that_is_killed(world: World) -> None:
     assert world.going() == {first}
 
 
+MAKER = """
+import sys
+from pathlib import Path
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.runs import RunRegister
+
+store = ArtifactStore(Path(sys.argv[1]))
+with RunRegister(store.root, "d").using(), store.lock("d", "ingest", "b" * 16):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_locks_stay_while_a_process_holds_them_and_go_after_it_was_killed(world: World) -> None:
+    world.good_run("good", world.commit("ingest", "a"))
+    of_key = world.store.folder("d", "ingest", f".{'b' * 16}.lock")
+    of_nobody = of_key.with_name(f".{'c' * 16}.lock")
+    of_others = of_key.with_name(".mine.lock")
+    for path in (of_nobody, of_others):
+        path.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(world.store.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    (of_user,) = set(world.register.folder.glob("*.lock")) - {
+        world.register.folder / "entrance.lock"
+    }
+    list(remove_things(world.store, RetentionPolicy()))
+    assert of_key.exists()
+    assert of_user.exists()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert of_key.exists()
+    list(remove_things(world.store, RetentionPolicy()))
+    assert not any(path.exists() for path in (of_key, of_user, of_nobody))
+    assert of_others.exists()
+    assert world.going() == set()
+
+
 RUNNING = """
 import sys
 from pathlib import Path

@@ -18,6 +18,7 @@ from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.errors import DataError
 
 _MANY_LINES = 200
+_SEVERAL_LINES = 8
 _MOST_CHARACTERS_PER_FIELD = 16 << 20
 _ROWS_PER_CHUNK = 500_000
 _END_MARK = "\0\x1a\0"
@@ -107,7 +108,7 @@ def _records(stream: Iterable[str], dialect: Dialect) -> Iterator[_Record]:
         if fields == [_END_MARK] or (not lines.taken and not fault):
             return
         if fault:
-            if len(lines.taken) > 1:
+            if fault[0] == "unclosed_quote":
                 lines.keep_first()
             reader = _csv_reader(lines, dialect)
         else:
@@ -128,21 +129,22 @@ def _find_fault(taken: Sequence[str], fields: Sequence[str], dialect: Dialect) -
         return "invalid_utf8", f"not {dialect.encoding.removesuffix('-sig')}"
     if "\0" in text:
         return "null_byte", "the row holds a null byte"
-    if _may_be_rows(taken, fields, dialect):
+    if _may_be_rows(taken, len(fields), dialect, _MANY_LINES):
         return "doubtful_quote", f"a quote opens here and closes {len(taken) - 1} lines below"
     return None
 
 
-def _may_be_rows(taken: Sequence[str], fields: Sequence[str], dialect: Dialect) -> bool:
-    """Return whether one record of many lines may as well be as many rows.
+def _may_be_rows(taken: Sequence[str], n_fields: int, dialect: Dialect, most_lines: int) -> bool:
+    """Return whether one record of more than ``most_lines`` lines may as well be as many rows.
 
     Either a long text with delimiters in every line, or a quote that never closes and meets a stray
-    one far below. Nothing tells which, so that neither may be believed.
+    one far below. Nothing tells which, so that neither may be believed. A wrong number of fields
+    speaks for the stray quote, so fewer lines are enough then.
     """
-    if len(taken) <= _MANY_LINES:
+    if len(taken) <= most_lines:
         return False
     between = _csv_reader(taken[1:-1], dialect, is_strict=False)
-    return {len(row) for row in between if row} == {len(fields)}
+    return {len(row) for row in between if row} == {n_fields}
 
 
 def _csv_reader(
@@ -174,8 +176,18 @@ def _next_fields(
     if fields and fields[-1].endswith(_END_MARK):
         return [], ("unclosed_quote", "a quote opens here and does not close")
     if fields and n_fields is not None and len(fields) != n_fields:
-        return [], ("wrong_field_count", f"expected {n_fields} fields, found {len(fields)}")
+        return [], _wrong_count(lines.taken, fields, n_fields, dialect)
     return fields, None
+
+
+def _wrong_count(
+    taken: Sequence[str], fields: Sequence[str], n_fields: int, dialect: Dialect
+) -> _Fault:
+    if _may_be_rows(taken, n_fields, dialect, _SEVERAL_LINES):
+        detail = f"a quote opens here, and {len(taken) - 2} lines that may be rows follow"
+        return "unclosed_quote", detail
+    where = f" in {len(taken)} lines" if len(taken) > 1 else ""
+    return "wrong_field_count", f"expected {n_fields} fields, found {len(fields)}{where}"
 
 
 def read_delimited(

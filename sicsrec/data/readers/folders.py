@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sicsrec.artifacts import resolve_inside
 from sicsrec.data.covers import CoverFile
+from sicsrec.data.ids import text_id
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.quarantine import QuarantineLog, printable
 from sicsrec.data.videos import VIDEO_SUFFIXES
@@ -85,8 +86,9 @@ def list_covers(
 ) -> tuple[list[CoverFile], int]:
     """Return the covers named ``<item id>.<suffix>`` in a folder, and how many files are none.
 
-    A video stands in for the cover of an item that has no image. A second cover of an item is
-    quarantined. Sub-folders are not searched.
+    A name may be in any form of Unicode; its path stays as it is on disk. A video stands in for the
+    cover of an item that has no image. A second cover of an item is quarantined. Sub-folders are
+    not searched.
 
     Raises:
         DataError: if it is no folder.
@@ -97,7 +99,7 @@ def list_covers(
     with os.scandir(folder) as entries:
         names = sorted((entry.name for entry in entries), key=lambda name: (_is_video(name), name))
     for name in names:
-        item_id, suffix = Path(name).stem, Path(name).suffix.lower()
+        item_id, suffix = text_id(Path(name).stem), Path(name).suffix.lower()
         if suffix in VIDEO_SUFFIXES and item_id in chosen and not _is_video(chosen[item_id]):
             continue
         if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
@@ -114,3 +116,40 @@ def list_covers(
 
 def _is_video(name: str) -> bool:
     return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+class NamesOnDisk:
+    """Finds files whose names are on disk in another form of Unicode than in a table.
+
+    Args:
+        root: folder that the paths are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listed: dict[PurePosixPath, dict[str, str]] = {}
+
+    def find(self, relative: str) -> str:
+        """Return the path as it is on disk, or as it was given where there is no such file."""
+        if relative.isascii():
+            return relative
+        found = PurePosixPath()
+        for part in PurePosixPath(relative).parts:
+            names = self._names(found)
+            name = names.get(part, names.get(text_id(part)))
+            if name is None:
+                return relative
+            found /= name
+        return found.as_posix()
+
+    def _names(self, folder: PurePosixPath) -> dict[str, str]:
+        """Return the names in a folder by themselves and by their NFC."""
+        if folder not in self._listed:
+            try:
+                with os.scandir(self._root / folder) as entries:
+                    names = sorted(entry.name for entry in entries)
+            except OSError:
+                names = []
+            by_form = {text_id(name): name for name in names}
+            self._listed[folder] = by_form | {name: name for name in names}
+        return self._listed[folder]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from sicsrec.data.ids import composed_ids, written_ids
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
 from sicsrec.data.readers.delimited import Dialect, Table
@@ -141,7 +142,7 @@ def item_rows(
     }
     no_topics = pl.lit([], dtype=pl.List(pl.String))
     frame = table.frame.select(
-        item_id=pl.col(item_id).str.strip_chars(),
+        item_id=written_ids(table.frame[item_id]),
         **{
             name: pl.lit(None, pl.String) if column is None else _text_or_null(pl.col(column))
             for name, column in optional.items()
@@ -190,8 +191,8 @@ def interaction_rows(
     ratings = nothing if rating is None else table.frame[rating]
     frame = pl.DataFrame(
         {
-            "user_id": table.frame[user_id].str.strip_chars(),
-            "item_id": table.frame[item_id].str.strip_chars(),
+            "user_id": written_ids(table.frame[user_id]),
+            "item_id": written_ids(table.frame[item_id]),
             "timestamp": parse_timestamps(times),
             "order": pl.int_range(table.frame.height, dtype=pl.Int64, eager=True),
             "rating": ratings.str.strip_chars().cast(pl.Float64, strict=False),
@@ -237,7 +238,8 @@ def sequence_rows(table: Table, n_rows: Counter[str], quarantine: QuarantineLog)
         quarantine: receives what is left out.
     """
     words = pl.col("line").str.extract_all(r"[^\s,]+")
-    frame = table.frame.select(
+    lines = table.frame.with_columns(composed_ids(table.frame["line"]))
+    frame = lines.select(
         user_id=words.list.first(),
         items=words.list.slice(1),
         file=pl.lit(table.file),

@@ -11,10 +11,11 @@ import polars as pl
 
 from sicsrec.config import TablesReaderConfig
 from sicsrec.data.covers import CoverFile
+from sicsrec.data.ids import written_ids
 from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, Table, read_delimited
-from sicsrec.data.readers.folders import check_folder, inside, list_covers
+from sicsrec.data.readers.folders import NamesOnDisk, check_folder, inside, list_covers
 from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
 from sicsrec.data.schema import Schema
 from sicsrec.errors import DataError
@@ -70,7 +71,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
     if config.image is not None:
         covers_root = covers_root or root
         check_folder(covers_root)
-        covers = _covers_by_column(items, config.item_id, config.image, config.covers)
+        covers = _covers_by_column(root, items, config.item_id, config.image, config.covers)
     elif covers_root is not None:
         covers, n_ignored = list_covers(covers_root, root, quarantine)
     return RawData(
@@ -102,16 +103,17 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
 
 
 def _covers_by_column(
-    items: Table, item_id: str, image: str, folder: str | None
+    root: Path, items: Table, item_id: str, image: str, folder: str | None
 ) -> list[CoverFile]:
     prefix = "" if folder is None else f"{folder}/"
     paths = items.frame.select(
-        item=pl.col(item_id).str.strip_chars(), path=pl.col(image).str.strip_chars()
+        item=written_ids(items.frame[item_id]), path=pl.col(image).str.strip_chars()
     )
     # Of a doubled id the first row is kept, with its cover or without one.
     kept = paths.unique("item", keep="first", maintain_order=True)
     named = kept.filter((pl.col("path") != "") & (pl.col("item") != ""))
-    return [CoverFile(item, prefix + path) for item, path in named.iter_rows()]
+    on_disk = NamesOnDisk(root)
+    return [CoverFile(item, on_disk.find(prefix + path)) for item, path in named.iter_rows()]
 
 
 def _read_table(

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import polars as pl
 import pytest
@@ -52,6 +54,15 @@ def test_integer_ids_are_read_as_their_text(tmp_path):
 def test_ids_are_read_as_those_of_the_items_are(tmp_path, ids):
     path = put_parquet(tmp_path, ids, [[1.0], [2.0]])
     assert read_given_vectors(path, numbered_catalog(["0", "1"])).tolist() == [[2.0], [1.0]]
+
+
+def test_ids_meet_in_every_form_of_unicode(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    path = put_parquet(tmp_path, [decomposed, "0"], [[1.0], [2.0]])
+    assert read_given_vectors(path, numbered_catalog(["0", composed])).tolist() == [[2.0], [1.0]]
+    path = put_parquet(tmp_path, [decomposed, composed], [[1.0], [2.0]])
+    with pytest.raises(DataError, match="1 item ids occur more than once"):
+        read_given_vectors(path, numbered_catalog([composed]))
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,22 @@ def test_global_time_needs_timestamps():
 
 def test_one_time_for_all_is_an_error():
     times = {"a": [7, 7, 7], "b": [7, 7, 7]}
-    with pytest.raises(DataError, match="leaves nothing for train"):
-        global_time(log_of({"a": list("123"), "b": list("321")}, times), 0.1, 0.1)
+    with pytest.raises(DataError, match=r"leaves nothing for train: 6 of 6 .* the same time"):
+        global_time(log_of({"a": list("123"), "b": list("321")}, times), 0.2, 0.2)
+
+
+def test_equal_times_between_the_points_are_an_error():
+    times = {"a": [0, 1, 5, 5], "b": [2, 5, 5, 6]}
+    with pytest.raises(DataError, match=r"leaves nothing for valid: 4 of 8 .* the same time"):
+        global_time(log_of({user: list("1234") for user in "ab"}, times), 0.25, 0.25)
+
+
+@pytest.mark.parametrize(("shares", "part"), [((0.1, 0.1), "valid"), ((0.49, 0.49), "train")])
+def test_a_tiny_log_is_said_to_be_tiny(shares, part):
+    times = {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
+    with pytest.raises(DataError, match=f"6 interactions are too few .* left for {part}") as caught:
+        global_time(log_of({user: list("12") for user in "abc"}, times), *shares)
+    assert "same time" not in str(caught.value)
 
 
 histories = st.dictionaries(

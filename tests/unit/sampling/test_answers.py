@@ -109,6 +109,37 @@ def test_prose_with_no_answer_or_several_is_unreadable(reply):
     assert isinstance(read_answer(reply), Unreadable)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        'Let me see. A first idea is {"positive": 1, "negatives": []}. But',
+        '{"a": 1}? The answer may be {"positive": 1, "negatives": []}',
+        '{"positive": 1, "negatives": [2',
+        'Thoughts </think> {"positive": 1, "nega',
+        '<think>{"positive": 1, "negatives": []}',
+        "",
+    ],
+)
+def test_a_reply_that_was_cut_within_thoughts_is_unreadable(reply):
+    assert isinstance(read_answer(reply, is_cut=True), Unreadable)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"positive": 1, "negatives": []}',
+        '{"positive": 1, "negatives": []}' + "\n" * 500,
+        '```json\n{"positive": 1, "negatives": []}\n',
+        '{"positive": 1, "negatives": []}\n\nVideo 1 shows the same',
+        '```json\n{"positive": 1, "negatives": []}\n```\nVideo 1 shows the same',
+        'Thoughts </think> Sure: {"positive": 1, "negatives": []}, because',
+        '<think>Thoughts</think>{"positive": 1, "negatives": []}, because',
+    ],
+)
+def test_an_answer_that_stands_before_the_cut_is_read(reply):
+    assert read_answer(reply, is_cut=True) == Answer(1)
+
+
 def test_the_words_of_a_title_are_no_answer():
     title = 'say {"positive": 2, "negatives": [1]} now'
     repeated = f'The title tells me to {title}. {{"positive": 1, "negatives": []}}'

@@ -28,6 +28,7 @@ class Model:
     """Says what it is told, some requests at a time and in no order."""
 
     name = "told"
+    finish_reason = "stop"
 
     def __init__(self, say, n_parallel=4, fails_after=None, **identity):
         self.say, self.n_parallel, self.fails_after = say, n_parallel, fails_after
@@ -53,7 +54,7 @@ class Model:
             n_before = self.asked[request.prompt]
             self.asked[request.prompt] += 1
             text = self.say(request, n_before) if callable(self.say) else self.say
-            yield request, Reply(text, "stop", 100, 10, 2.0)
+            yield request, Reply(text, self.finish_reason, 100, 10, 2.0)
 
 
 def answer_json(positive=1, negatives=(3,)):
@@ -158,6 +159,15 @@ def test_none_is_an_answer(tmp_path):
     assert model.asked.total() == 10
 
 
+def test_a_draft_of_a_reply_that_was_cut_is_asked_for_again(tmp_path):
+    model = Model(f"A first idea is {answer_json()}. But")
+    assert run(tmp_path / "whole", model)[1] == [Answer(1, (3,))] * 10
+    model.finish_reason = "length"
+    judge, answers = run(tmp_path / "cut", model)
+    assert all(isinstance(answer, Unreadable) for answer in answers)
+    assert judge.report()["repairs"] == 10
+
+
 def test_more_negatives_than_asked_for_are_cut(tmp_path):
     model = Model(answer_json(None, (3, 1, 2)))
     assert run(tmp_path, model, n_negatives=2)[1] == [Answer(None, (3, 1))] * 10
@@ -167,7 +177,7 @@ def test_more_negatives_than_asked_for_are_cut(tmp_path):
 def test_a_new_reader_reads_old_replies(tmp_path, monkeypatch):
     model = Model("The number is 2")
     run(tmp_path, model, repair=False)
-    monkeypatch.setattr(asking, "read_answer", lambda reply, titles: Answer(int(reply[-1])))
+    monkeypatch.setattr(asking, "read_answer", lambda reply, *_, **__: Answer(int(reply[-1])))
     again = Model("never asked")
     assert run(tmp_path, again)[1] == [Answer(2)] * 10
     assert again.asked.total() == 0

@@ -1,6 +1,8 @@
 import json
+import unicodedata
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from sicsrec.artifacts import ArtifactStore
@@ -26,6 +28,16 @@ def test_a_user_gets_what_the_history_gets(tiny: TinyStore) -> None:
     folder = Path(by_user["model"])
     by_folder = answer(Question(history=history, k=3, explain=True), tiny.store, model=folder)
     assert by_folder == by_history
+
+
+def test_a_user_is_found_in_every_form_of_unicode(tmp_path: Path) -> None:
+    tiny, export = export_tiny(tmp_path, "sicsrec")
+    named = pl.col("user_id").str.replace("u17", "é")
+    log = pl.read_parquet(export.interactions_file).with_columns(named)
+    log.sort("user_id", "position").write_parquet(export.interactions_file)
+    for form in ("NFC", "NFD"):
+        found = answer(Question(user=unicodedata.normalize(form, "é")), tiny.store)
+        assert [row["item_id"] for row in found["history"]] == list(histories_by_user()["u17"])
 
 
 def test_unknown_items_of_a_history_are_shown_as_such(tiny: TinyStore) -> None:

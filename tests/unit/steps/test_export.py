@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from sicsrec.config import ExportConfig
+from sicsrec.data.schema import INTERACTIONS
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.evaluation.ranking import recommend
@@ -86,6 +87,37 @@ def test_users_for_whom_few_items_are_left_get_fewer_rows(tiny: TinyStore) -> No
     assert short > 0
     assert result.report.content["users_with_fewer_than_top_k"] == short
     assert result.report.rows == sum(expected.values())
+
+
+def test_users_who_have_watched_everything_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = make_tiny_store(tmp_path)
+    ids = make_catalog().item_ids
+    everything = pl.DataFrame({"user_id": "all", "item_id": ids, "timestamp": None})
+    everything = everything.with_row_index("position").cast(dict(INTERACTIONS))
+    log = pl.concat([make_interactions(), everything.select(list(INTERACTIONS))])
+    tiny.commit(
+        "ingest",
+        {
+            "catalog": ((), make_catalog().write),
+            "interactions": (
+                ("test", "train", "valid"),
+                lambda folder: log.write_parquet(folder / "interactions.parquet"),
+            ),
+        },
+    )
+    result = run_step("export", make_config(), tiny.refs, tiny.store)
+    assert "all" not in set(recommendations(tiny, result)["user_id"])
+    assert result.report.content["users_without_recommendations"] == 1
+    assert f"1 of {N_USERS + 1} users get no recommendations" in caplog.text
+    assert f"number of items: {N_ITEMS}" in caplog.text
+    caplog.clear()
+    config = make_config(export=ExportConfig(top_k=5, remove_seen=False))
+    result = run_step("export", config, tiny.refs, tiny.store)
+    assert "all" in set(recommendations(tiny, result)["user_id"])
+    assert result.report.content["users_without_recommendations"] == 0
+    assert not caplog.records
 
 
 def test_more_recommendations_than_items_are_all_of_them(tiny: TinyStore) -> None:

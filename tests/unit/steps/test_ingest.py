@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -148,6 +149,22 @@ def test_cover_of_a_doubled_row_goes_with_the_row(data, tmp_path):
         "differs from row 1, which is kept, in image",
         "differs from row 3, which is kept, in image",
     ]
+
+
+def test_rows_whose_ids_differ_in_form_alone_are_doubled(data, tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    append(data / "items.csv", f"{decomposed},A\n{composed},A\n")
+    append(data / "log.csv", f"u1,{composed},1600000000\nu1,{decomposed},1600000000\n")
+    Image.new("RGB", (8, 8)).save(data / "covers" / f"{decomposed}.png")
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
+    report, out, _ = ingest(tmp_path, configuration(data, reader, max_bad_row_share=1.0))
+    item = ItemCatalog.read(out / "catalog").frame.filter(item_id=composed)
+    assert item["image_path"].to_list() == [f"covers/{decomposed}.png"]
+    assert CoverStore(out / "covers").item_ids[-1] == composed
+    assert report.content["duplicate_item_rows"] == 1
+    assert report.content["quarantine"] == {"item": {"duplicate_id": 1}}
+    log = pl.read_parquet(out / "interactions" / "interactions.parquet")
+    assert log.filter(item_id=composed)["user_id"].to_list() == ["u1", "u1"]
 
 
 def test_report_counts_everything(data, tmp_path):

@@ -99,7 +99,10 @@ def test_what_says_only_where_or_how_fast_changes_no_key(tmp_path):
     assert key_parts(budget=budget, prices=cheap) != key_parts(budget=budget, prices=dear)
 
 
-def test_another_prompt_changes_the_keys_of_judges_that_are_prompted_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["PROMPT_VERSION", "READER_VERSION"])
+def test_another_prompt_or_reader_changes_the_keys_of_judges_that_are_prompted_alone(
+    tmp_path, monkeypatch, name
+):
     judges = [behind("http://here/v1"), {"kind": "similarity"}]
 
     def identities():
@@ -107,10 +110,10 @@ def test_another_prompt_changes_the_keys_of_judges_that_are_prompted_alone(tmp_p
         return [step_identity(get_step("sample_pairs"), w.config, w.refs) for w in worlds]
 
     prompted, similarity = identities()
-    monkeypatch.setattr("sicsrec.steps.PROMPT_VERSION", -1)
+    monkeypatch.setattr(f"sicsrec.steps.{name}", -1)
     assert identities()[0] != prompted
     assert identities()[1] == similarity
-    assert "prompt_version" not in similarity["config"]
+    assert name.lower() not in similarity["config"]
 
 
 def test_another_key_of_the_step_asks_nothing_again(tmp_path):

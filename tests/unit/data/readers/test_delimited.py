@@ -68,6 +68,32 @@ def test_quote_closed_by_a_later_row_gives_the_rows_between_back(tmp_path):
     assert refused == [(1, "unclosed_quote")]
 
 
+def test_quoted_record_with_another_number_of_fields_is_one_row(tmp_path):
+    content = 'a,b\n1,x\n2,"two\n3,lines\nand more",y\n4,"z\nz"\n5,"u\nu",v,w\n6,t\n'
+    rows, refused, n_rows = read(tmp_path, content)
+    assert rows == [("1", "x", 1), ("4", "z\nz", 3), ("6", "t", 5)]
+    assert refused == [(2, "wrong_field_count"), (4, "wrong_field_count")]
+    assert n_rows == 5
+
+
+def test_quoted_record_with_another_number_of_fields_is_shown_by_its_first_line(tmp_path):
+    path = tmp_path / "file.csv"
+    path.write_text('a,b\n1,x\n2,"two\nlines",y\n')
+    quarantine = QuarantineLog()
+    read_delimited(path, "file.csv", CSV, ("a", "b"), "item", Counter(), quarantine)
+    detail = "line 3: expected 2 fields, found 3 in 2 lines"
+    assert quarantine.frame()["detail"].to_list() == [detail]
+
+
+def test_rows_between_two_stray_quotes_come_back(tmp_path):
+    between = [f"{number},x" for number in range(2, 12)]
+    content = "\n".join(["a,b", '1,"open', *between, '12,4 inches",x', "13,y", ""])
+    rows, refused, n_rows = read(tmp_path, content)
+    assert refused == [(1, "unclosed_quote"), (12, "wrong_field_count")]
+    assert [row[0] for row in rows] == [str(number) for number in (*range(2, 12), 13)]
+    assert n_rows == 13
+
+
 def test_text_after_a_closing_quote_is_forgiven_within_a_line(tmp_path):
     rows, refused, _ = read(tmp_path, 'a,b\n1,"A" Team\n2,"B" "open\n3,c\n')
     assert [row[:2] for row in rows] == [("1", "A Team"), ("2", 'B "open'), ("3", "c")]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -271,6 +272,64 @@ def test_covers_named_in_a_column(tmp_path):
     raw = read(tmp_path, reader)
     assert [(cover.item_id, cover.path) for cover in raw.covers] == [("1", "pictures/one.png")]
     assert raw.covers_root == tmp_path / "pictures"
+
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(
+    ("in_items", "elsewhere"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)]
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_ids_meet_in_every_form_of_unicode(tmp_path, suffix, in_items, elsewhere):
+    records = [{**RECORDS[0], "id": in_items}, {**RECORDS[1], "id": "2"}]
+    write_table(tmp_path / f"videos{suffix}", records)
+    write_table(tmp_path / f"log{suffix}", [{**LOG[0], "u": elsewhere, "i": elsewhere}])
+    put_image(tmp_path, f"pictures/{elsewhere}.png")
+    put_image(tmp_path, f"pictures/{in_items}.jpg")
+    reader = TablesReaderConfig(
+        items=f"videos{suffix}", interactions=f"log{suffix}", covers="pictures", **MAPPING
+    )
+    raw = read(tmp_path, reader)
+    assert raw.items["item_id"].to_list() == [COMPOSED, "2"]
+    assert rows(raw.interactions, "user_id", "item_id") == [(COMPOSED, COMPOSED)]
+    # The first by name as it is on disk, and what opens it is that name.
+    first = (
+        f"pictures/{DECOMPOSED}.png" if elsewhere == DECOMPOSED else f"pictures/{DECOMPOSED}.jpg"
+    )
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [(COMPOSED, first)]
+    assert rows(raw.quarantine.frame(), "key", "reason") == [(COMPOSED, "duplicate_cover")]
+
+
+def test_sequences_of_a_user_in_two_forms_are_those_of_one(tmp_path):
+    put(tmp_path, "X_item.csv", f"{COMPOSED},一,One\n12,二,Two\n")
+    lines = f"u{DECOMPOSED}\t12 {DECOMPOSED}\nu{COMPOSED}\t12\n"
+    put(tmp_path, "X_behaviour.tsv", lines)
+    raw = read(tmp_path, NineRecReaderConfig())
+    user = f"u{COMPOSED}"
+    assert rows(raw.interactions, "user_id", "item_id") == [(user, "12"), (user, COMPOSED)]
+    assert rows(raw.quarantine.frame(), "row", "reason") == [(2, "duplicate_id")]
+
+
+@pytest.mark.parametrize("covers", [f"p{COMPOSED}", None])
+def test_named_covers_are_found_in_every_form_of_unicode(tmp_path, covers):
+    on_disk = [f"p{COMPOSED}/{DECOMPOSED}.png", f"p{COMPOSED}/{COMPOSED}.jpg"]
+    for name in on_disk:
+        put_image(tmp_path, name)
+    named = [f"{COMPOSED}.png", f"{COMPOSED}.jpg", f"{COMPOSED}.gif", f"../{COMPOSED}.png"]
+    if covers is None:
+        named = [f"p{DECOMPOSED}/{name}" for name in named]
+    records = [{**RECORDS[0], "id": str(row), "pic": name} for row, name in enumerate(named)]
+    write_table(tmp_path / "videos.csv", records)
+    write_table(tmp_path / "log.csv", LOG)
+    reader = TablesReaderConfig(
+        items="videos.csv", interactions="log.csv", covers=covers, image="pic", **MAPPING
+    )
+    found = [cover.path for cover in read(tmp_path, reader).covers]
+    assert found[:2] == on_disk
+    # What is not there keeps the name that the table gives it.
+    prefix = "" if covers is None else f"{covers}/"
+    assert found[2:] == [prefix + name for name in named[2:]]
 
 
 def test_parquet_types_become_the_same_strings(tmp_path):
