@@ -65,6 +65,7 @@ def test_run_outlives_a_server_that_dies_and_comes_back(
             ]
             assert found == ["tables/results.json", "figures/curves.png"]
             run.end("FINISHED")
+            store.outbox.flush(240.0)
             parent = store.client.get_run(run.run_id)
             assert parent.info.status == "FINISHED"
             assert parent.data.metrics == {"test/ndcg_at_10": 0.3}
