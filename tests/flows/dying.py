@@ -88,4 +88,10 @@ def _watch_databases(under: str, note: Callable[[str, str], None]) -> None:
 
 
 def _die(death: Death) -> None:
+    if death.stops:
+        # A stopped process keeps what it has locked, in contrast to a dead one: no transaction of
+        # the thread that records may be open, or nobody else gets at the database of MLflow.
+        for thread in threading.enumerate():
+            if thread.name == "records" and thread is not threading.current_thread():
+                thread.join()
     os.kill(os.getpid(), signal.SIGSTOP if death.stops else signal.SIGKILL)
