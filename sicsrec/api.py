@@ -31,8 +31,7 @@ from pydantic import ValidationError
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.data.given_tables import Table, as_table, is_table
-from sicsrec.data.ids import written_ids
-from sicsrec.data.readers.tables import as_text
+from sicsrec.data.readers.tables import read_ids
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.linking import link_or_copy_folder
@@ -184,9 +183,7 @@ def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[s
                 vector=pl.Series(matrix, dtype=pl.Array(pl.Float32, matrix.shape[1]))
             )
         if "item_id" in frame.columns:
-            # As ids of items are read: 12.0 is item 12, and spaces around an id are no part of it.
-            frame = frame.with_columns(as_text("item_id", frame.schema))
-            frame = frame.with_columns(written_ids(frame["item_id"]))
+            frame = frame.with_columns(read_ids(frame))
         path = tables / f"{modality}.parquet"
         frame.write_parquet(path)
         files[modality] = str(path)

@@ -11,8 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.ids import written_ids
-from sicsrec.data.readers.tables import as_text
+from sicsrec.data.readers.tables import read_ids
 from sicsrec.errors import DataError, SchemaError
 
 
@@ -88,9 +87,7 @@ def _read_parquet(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
     id_type = frame.schema["item_id"]
     if not (_is_number(id_type) or isinstance(id_type, pl.String | pl.Categorical | pl.Enum)):
         raise SchemaError(f"{path}: item_id must be text or a number, found {id_type}")
-    # As ids of items are read: 12.0 is item 12, and spaces around an id are no part of it.
-    frame = frame.select(as_text("item_id", frame.schema), "vector")
-    frame = frame.with_columns(written_ids(frame["item_id"]))
+    frame = frame.select(read_ids(frame), "vector")
     doubled = frame.filter(pl.col("item_id").is_duplicated())["item_id"].unique(maintain_order=True)
     if len(doubled) or frame["item_id"].null_count():
         raise DataError(

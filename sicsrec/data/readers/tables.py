@@ -248,6 +248,14 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
 
 
+def read_ids(frame: pl.DataFrame) -> pl.Series:
+    """Return the column ``item_id`` of a typed table as ids of items are read.
+
+    12.0 is item 12, and spaces around an id are no part of it.
+    """
+    return written_ids(frame.select(as_text("item_id", frame.schema)).to_series())
+
+
 def as_text(name: str, schema: Schema) -> pl.Expr:
     """Return a column of a typed table as the text that a CSV file of it would hold.
 
