@@ -21,6 +21,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ SCHEMA_VERSION = 1
 """Version of the manifest's layout."""
 
 _CHUNK_BYTES = 1 << 20
+_N_SYNCED_AT_ONCE = 8
 _CACHE = ".cache"
 
 
@@ -345,10 +347,12 @@ class ArtifactStore:
         folder = self.folder(manifest.dataset, manifest.step, manifest.key)
         _write_json(pending.folder / "report.json", report)
         _write_json(pending.folder / "manifest.json", asdict(manifest))
-        for path in pending.folder.rglob("*"):
-            if path.is_relative_to(pending.work):
-                continue
-            _sync(path)
+        inside = (p for p in pending.folder.rglob("*") if not p.is_relative_to(pending.work))
+        paths = [pending.folder, *inside]
+        # At once: a disk writes out what waits together in about the time of one file.
+        with ThreadPoolExecutor(_N_SYNCED_AT_ONCE) as pool:
+            list(pool.map(_sync, paths))
+        for path in paths:
             if path.is_file():
                 path.chmod(0o444)
         if self._is_same(manifest):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -46,6 +47,8 @@ def draw_popularity(interactions: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     popularity, histories = figure.subplots(1, 2)
     popularity.loglog(np.arange(1, len(counts) + 1), counts)
+    for axis in (popularity.xaxis, popularity.yaxis):
+        axis.set_minor_locator(NullLocator())
     popularity.set(xlabel="item, by popularity", ylabel="interactions", title="Popularity")
     top = int(np.quantile(lengths, 0.99)) if len(lengths) else 1
     histories.hist(np.minimum(lengths, top), bins=min(top, 50))

@@ -14,9 +14,14 @@ from PIL import Image, ImageOps
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 _BACKGROUND = "#eeeeee"
+_DPI = 80
 _PAIRS_PER_ROW = 4
-_ROW_INCHES = 3.3
-_THUMBNAIL_PIXELS = 160
+_CELL_WIDTH, _CELL_HEIGHT = 344, 262
+"""Pixels of a pair with its words."""
+_COVER_PIXELS = 160
+_MARGIN, _HEAD = 6, 18
+"""Pixels left of a pair, and above its covers."""
+_BORDER = 2
 _LINE_WIDTH = 26
 """Columns of a line of a title; Chinese characters take two."""
 _MOST_LINES = 2
@@ -52,22 +57,21 @@ def plot_pair_sheet(pairs: Sequence[ShownPair]) -> Figure:
     Args:
         pairs: at least one.
     """
-    n_rows = -(-len(pairs) // _PAIRS_PER_ROW)
-    height = _ROW_INCHES * n_rows
-    figure = Figure(figsize=(4.2 * _PAIRS_PER_ROW, height), dpi=80)
-    grid = figure.add_gridspec(
-        n_rows, _PAIRS_PER_ROW, left=0.01, right=0.99, top=1 - 0.3 / height,
-        bottom=1.1 / height, wspace=0.06, hspace=0.75,
-    )  # fmt: skip
+    size = (_PAIRS_PER_ROW * _CELL_WIDTH, -(-len(pairs) // _PAIRS_PER_ROW) * _CELL_HEIGHT)
+    figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
+    # All covers are one picture in one panel: a panel for each takes three times as long to draw.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    covers = Image.new("RGB", size, "white")
     for number, pair in enumerate(pairs):
-        cell = grid[number // _PAIRS_PER_ROW, number % _PAIRS_PER_ROW].subgridspec(
-            1, 2, wspace=0.04
-        )
-        left, right = figure.add_subplot(cell[0]), figure.add_subplot(cell[1])
-        _draw_item(left, pair.anchor, _BLUE, "anchor")
-        _draw_item(right, pair.positive, _ORANGE, "similar")
+        row, column = divmod(number, _PAIRS_PER_ROW)
+        left, top = column * _CELL_WIDTH + _MARGIN, row * _CELL_HEIGHT + _HEAD
+        _draw_item(axes, covers, (left, top), pair.anchor, _BLUE, "anchor")
+        right = left + _COVER_PIXELS + _MARGIN
+        _draw_item(axes, covers, (right, top), pair.positive, _ORANGE, "similar")
         negatives = [f"not: {_wrap(title, 2 * _LINE_WIDTH, 1)}" for title in pair.negative_titles]
-        _write(left, "\n".join(negatives[:3]), (0.0, -0.3), _GREY, 7.0)
+        _write(axes, "\n".join(negatives[:3]), (left, top + _COVER_PIXELS + 34), _GREY, 7.0)
+    axes.imshow(covers)
     return figure
 
 
@@ -94,24 +98,33 @@ def plot_answers(outcomes: Mapping[str, int], times_positive: NDArray[np.integer
     return figure
 
 
-def _draw_item(axes: Axes, item: ShownItem, color: str, role: str) -> None:
+def _draw_item(
+    axes: Axes,
+    covers: Image.Image,
+    place: tuple[int, int],
+    item: ShownItem,
+    color: str,
+    role: str,
+) -> None:
+    """Paste a cover with its border at the place of its left upper corner, and write its words."""
+    left, top = place
+    side = _COVER_PIXELS - 2 * _BORDER
     if item.cover is None:
-        axes.set_facecolor(_BACKGROUND)
-        _write(axes, "no cover", (0.5, 0.5), _GREY, 8.0, "center")
+        shown = Image.new("RGB", (side, side), _BACKGROUND)
+        middle = (left + _COVER_PIXELS // 2, top + _COVER_PIXELS // 2)
+        _write(axes, "no cover", middle, _GREY, 8.0, "center")
     else:
-        side = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
-        axes.imshow(np.asarray(ImageOps.pad(item.cover, side, color=_BACKGROUND)), aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(color=color, linewidth=1.5)
-    _write(axes, role, (0.02, 1.02), color, 7.0, bottom=True)
-    _write(axes, _wrap(item.title or "(no title)", _LINE_WIDTH, _MOST_LINES), (0.0, -0.03))
+        shown = ImageOps.pad(item.cover.convert("RGB"), (side, side), color=_BACKGROUND)
+    covers.paste(ImageOps.expand(shown, _BORDER, color), place)
+    _write(axes, role, (left, top - 3), color, 7.0, bottom=True)
+    title = _wrap(item.title or "(no title)", _LINE_WIDTH, _MOST_LINES)
+    _write(axes, title, (left, top + _COVER_PIXELS + 4))
 
 
 def _write(
     axes: Axes,
     text: str,
-    place: tuple[float, float],
+    place: tuple[int, int],
     color: str = "black",
     size: float = 8.0,
     align: str = "left",
@@ -119,7 +132,7 @@ def _write(
     bottom: bool = False,
 ) -> None:
     drawn = axes.text(
-        *place, _drawable(text), transform=axes.transAxes, color=color, fontsize=size,
+        *place, _drawable(text), color=color, fontsize=size,
         horizontalalignment=align, verticalalignment="bottom" if bottom else "top",
         fontfamily=list(_fonts()),
     )  # fmt: skip

@@ -12,12 +12,13 @@ from sicsrec.sampling.plots import ShownItem, ShownPair, plot_answers, plot_pair
 from sicsrec.steps.context import StepContext
 
 _N_SHOWN = 20
+_N_DRAWN = 12
 
 
 def record_pairs(
     context: StepContext, pairs: pl.DataFrame, content: Mapping[str, Any], catalog: ItemCatalog
 ) -> None:
-    """Record metrics, a table of examples, a sheet of the same with covers, and the answers.
+    """Record metrics, a table of examples, a sheet of the first with covers, and the answers.
 
     Args:
         context: of the step ``sample_pairs``.
@@ -32,7 +33,7 @@ def record_pairs(
     context.tracker.log_table("sample_pairs", _with_titles(shown, titles))
     if shown.height:
         covers = CoverStore(context.input("ingest/covers").path())
-        sheet = plot_pair_sheet(_with_covers(shown, titles, covers))
+        sheet = plot_pair_sheet(_with_covers(shown.head(_N_DRAWN), titles, covers))
         context.tracker.log_figure("sample_pairs", sheet)
     answers = content["answers"]
     outcomes = {

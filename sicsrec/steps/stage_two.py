@@ -28,7 +28,6 @@ from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.tracking import Tracker
 from sicsrec.training.job import Job, Validation
-from sicsrec.training.plots import plot_curves
 from sicsrec.training.processes import fit_in_processes
 from sicsrec.training.sequential import REFIT, FitSettings, FitState
 
@@ -102,9 +101,6 @@ def fit_and_save(
     state = fit_model(context, model, section, stage, work=context.work, tracker=context.tracker)
     seconds = time.monotonic() - started
     save_model(model, context.output("model"))
-    context.tracker.log_figure(
-        "curves", plot_curves(state.log, section.selection_metric, state.best_epoch)
-    )
     n_targets = int(np.maximum(stage.train.lengths - 1, 0).sum())
     return StepReport(
         rows=n_targets,

@@ -444,7 +444,9 @@ class MlflowTracker(_RecordedRun):
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """See :meth:`sicsrec.tracking.Tracker.log_figure`."""
-        self._log_picture(name, "png", cache(partial(draw, figure, "png")))
+        # Compressing harder takes as long as drawing does, and saves a tenth of the bytes.
+        options = {"compress_level": 1}
+        self._log_picture(name, "png", cache(partial(draw, figure, "png", pil_kwargs=options)))
 
     def log_svg(self, name: str, svg: str) -> None:
         """Record a drawn picture, the text of an SVG file, under ``name``, without extension."""

@@ -7,21 +7,27 @@ imports what the others find, does not. All the difference is overhead: the flow
 locks, keys, digests and commits, what is recorded in MLflow, pictures included, what the thread
 that draws and sends them takes away from a step that computes, and the registration of the model.
 
+Measured twice: with one thread to the steps, which leaves the other cores to the server and to the
+records, and with as many threads as there are cores, where whatever else runs takes time from the
+steps.
+
 Run with ``pytest -o addopts= -m bench -s tests/benchmarks/bench_overhead.py`` on a machine that
-does nothing else, ten minutes on two cores: without the checks of types and shapes that tests make
-in every call.
+does nothing else, twenty minutes on two cores: without the checks of types and shapes that tests
+make in every call.
 """
 
 import importlib
+import os
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.configuration import resolve_config
@@ -86,8 +92,18 @@ def run_flow(folder: Path) -> Seconds:
     return {**seconds, "around": whole - sum(seconds.values())}
 
 
+@pytest.fixture
+def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads of the steps' computations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_threads", sorted({1, os.cpu_count() or 1}), indirect=True)
 def test_overhead_of_flow_records_and_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SICSREC_HOME", str(tmp_path / "none"))
     config = resolve_config("demo").config
@@ -96,7 +112,7 @@ def test_overhead_of_flow_records_and_store(
         for number in range(N_ROUNDS):
             rounds["direct"].append(call_directly(config, tmp_path / f"direct {number}"))
             rounds["flow"].append(run_flow(tmp_path / f"flow {number}"))
-    lines = [f"{'medians':<16}{'direct':>10}{'flow':>10}"]
+    lines = [f"{n_threads} threads", f"{'medians':<16}{'direct':>10}{'flow':>10}"]
     for name in (*STEP_NAMES, "report", "around"):
         medians = [
             f"{statistics.median(seconds.get(name, 0.0) for seconds in those[1:]):>10.2f}"

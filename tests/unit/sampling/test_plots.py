@@ -7,6 +7,7 @@ from PIL import Image
 from sicsrec.sampling import plots
 from sicsrec.sampling.plots import ShownItem, ShownPair, plot_answers, plot_pair_sheet
 
+TEAL = (0, 128, 128)
 TITLES = [
     "plain",
     "宫保鸡丁的家常做法，十分钟学会，全家都爱吃的一道下饭菜" * 3,
@@ -18,7 +19,7 @@ TITLES = [
 
 
 def shown(title, size=None):
-    return ShownItem(title, Image.new("RGB", size, "teal") if size else None)
+    return ShownItem(title, Image.new("RGB", size, TEAL) if size else None)
 
 
 @pytest.mark.parametrize("n_pairs", [1, 4, 20])
@@ -34,19 +35,37 @@ def test_any_title_and_any_cover_can_be_drawn(n_pairs):
     ]
     figure = plot_pair_sheet(pairs)
     figure.savefig(io.BytesIO())
-    assert len(figure.axes) == 2 * n_pairs
-    placeholders = sum(
-        any(text.get_text() == "no cover" for text in axes.texts) for axes in figure.axes
+    [axes] = figure.axes
+    [covers] = axes.images
+    # The words stand where they were put: their places are pixels of the picture of covers.
+    width, height = figure.bbox.size
+    assert tuple(covers.get_extent()) == (-0.5, width - 0.5, height - 0.5, -0.5)
+    words = [text.get_text() for text in axes.texts]
+    assert words.count("anchor") == words.count("similar") == n_pairs
+    is_drawn = bool((np.asarray(covers.get_array()) == TEAL).all(axis=2).any())
+    assert words.count("no cover") == sum(
+        item.cover is None for pair in pairs for item in (pair.anchor, pair.positive)
     )
-    drawn = sum(bool(axes.images) for axes in figure.axes)
-    assert placeholders + drawn == 2 * n_pairs
+    assert is_drawn == any(pair.anchor.cover or pair.positive.cover for pair in pairs)
     # Nothing hangs over the edge.
-    box = figure.bbox
-    for axes in figure.axes:
-        for text in axes.texts:
-            extent = text.get_window_extent()
-            assert extent.y0 >= box.y0
-            assert extent.y1 <= box.y1
+    for text in axes.texts:
+        extent = text.get_window_extent()
+        assert extent.y0 >= figure.bbox.y0
+        assert extent.y1 <= figure.bbox.y1
+
+
+def test_words_stand_clear_of_each_other():
+    long = ShownItem("one two three four five six seven eight nine ten eleven", None)
+    figure = plot_pair_sheet([ShownPair(long, long, ("first", "second", "third"))] * 8)
+    figure.savefig(io.BytesIO())
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    overlapping = [
+        (first, second)
+        for number, first in enumerate(boxes)
+        for second in boxes[number + 1 :]
+        if first.overlaps(second)
+    ]
+    assert not overlapping
 
 
 def test_titles_break_where_they_may():
