@@ -10,6 +10,7 @@ others would count. ``SICSREC_RIVAL_BATCHES`` says how many batches of the rival
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def data(real_data: Path) -> str:
     return str(real_data)
 
 
-def measure_packed(step: int, data: str, precision: str = "float32") -> dict[str, float]:
+def measure_packed(
+    step: int, data: str, precision: str = "float32", *, compiled: bool = False
+) -> dict[str, float]:
     """Measure the library's own training."""
     return measure(
         "stage_two:train_bili_food",
@@ -45,7 +48,23 @@ def measure_packed(step: int, data: str, precision: str = "float32") -> dict[str
         n_warm_up=3,
         n_batches=PACKED_BATCHES,
         precision=precision,
+        compiled=compiled,
     )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("step", [1, 2])
+def test_compiled_by_torch_on_this_processor(step, data, capsys):
+    found = {compiled: measure_packed(step, data, compiled=compiled) for compiled in (True, False)}
+    rates = {side: values["targets"] / values["process"] for side, values in found.items()}
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\nstep {step}: {rates[True]:,.0f} targets per second with torch.compile, "
+            f"{rates[False]:,.0f} without, {rates[True] / rates[False]:.2f} x",
+            end="",
+        )
+    # Dropout draws other numbers, so losses are alike, not equal.
+    assert found[True]["loss"] == pytest.approx(found[False]["loss"], rel=0.05)
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -185,6 +185,7 @@ def train_bili_food(
     n_warm_up: int,
     n_batches: int,
     precision: Precision = "float32",
+    compiled: bool = False,
 ) -> dict[str, float]:
     """Measure the library's training (``packed``) or the rival's (``prefixes``)."""
     histories, vectors = bili_food(Path(data))
@@ -196,6 +197,9 @@ def train_bili_food(
         model = make_model(step, n_items, vectors, AsTheField)
         batches = prefix_batches(histories)
         train_on(model, prefix_batches(histories, n_rows=16), 0, 1)
+    if compiled:
+        # The number of rows differs from batch to batch.
+        model.encode = torch.compile(model.encode, dynamic=True)
     found = train_on(model, batches, n_warm_up, n_batches, precision)
     return found | {"megabytes": memory("VmHWM") - before}
 
