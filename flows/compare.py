@@ -11,7 +11,7 @@ from rich.text import Text
 
 from flows.selection import select_steps
 from flows.series import run_in_series
-from flows.server import MLFLOW_URL
+from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.terminal import difference_tables
 from flows.variants import VariantPlan
@@ -98,6 +98,6 @@ def print_comparison(outcome: "ComparisonOutcome", settings: Settings, console: 
     """Print the tables and where they are recorded."""
     for table in difference_tables(outcome.rows):
         console.print(table)
-    path = f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
-    where = settings.mlflow_page or f"sicsrec ui, then {MLFLOW_URL}"
-    console.print(Text("MLflow  ", style="bold"), Text(f"{where}/{path}"), sep="", soft_wrap=True)
+    page = mlflow_run_page(settings, outcome.mlflow_experiment_id, outcome.mlflow_run_id)
+    where = ", then ".join(filter(None, page))
+    console.print(Text("MLflow  ", style="bold"), Text(where), sep="", soft_wrap=True)

@@ -27,7 +27,7 @@ from flows.configuration import (
 )
 from flows.selection import select_steps
 from flows.series import count_cached, run_in_series
-from flows.server import MLFLOW_URL
+from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.shipped import read_shipped_or_file, shipped_names
 from flows.terminal import trial_table
@@ -344,7 +344,7 @@ def print_search(
     console.print(trial_table(finished.rows, plan.request.metric))
     run = f"sicsrec run {shlex.quote(str(finished.preset))}"
     data = f" --data {shlex.quote(plan.request.data)}" if plan.request.data else ""
-    path = f"#/experiments/{finished.mlflow_experiment_id}/runs/{finished.mlflow_run_id}"
-    where = settings.mlflow_page or f"sicsrec ui, then {MLFLOW_URL}"
-    for label, text in (("Winner  ", run + data), ("MLflow  ", f"{where}/{path}")):
+    page = mlflow_run_page(settings, finished.mlflow_experiment_id, finished.mlflow_run_id)
+    where = ", then ".join(filter(None, page))
+    for label, text in (("Winner  ", run + data), ("MLflow  ", where)):
         console.print(Text(label, style="bold"), Text(text), sep="", soft_wrap=True)

@@ -329,3 +329,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def mlflow_run_page(settings: Settings, experiment_id: str, run_id: str) -> tuple[str, str]:
+    """Return the command that a run's page in MLflow needs first, if any, and its address."""
+    # Without the last part MLflow opens its pages around the tools for language models.
+    path = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    if settings.mlflow_page is None:
+        return "sicsrec ui", f"{MLFLOW_URL}/{path}"
+    return "", f"{settings.mlflow_page}/{path}"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.configuration import ResolvedConfig
-from flows.server import MLFLOW_URL, PREFECT_URL, is_answering, prefect_server
+from flows.server import PREFECT_URL, is_answering, mlflow_run_page, prefect_server
 from flows.terminal import RunView, logging_to, results_tables
 from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import ArtifactStore
@@ -185,15 +185,10 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
         explorer = explorer_beside(Path(outcome.report))
         beside = f"{explorer.name} beside it: point at items" if explorer else ""
         places.append(("Report", _near(Path(outcome.report)), beside))
-    # Without the last part MLflow opens its pages around the tools for language models.
-    run_path = (
-        f"#/experiments/{outcome.mlflow_experiment_id}/runs/{outcome.mlflow_run_id}"
-        "?workflowType=machine_learning"
+    command, address = mlflow_run_page(
+        settings, outcome.mlflow_experiment_id, outcome.mlflow_run_id
     )
-    if settings.mlflow_page is None:
-        places.append(("MLflow", "sicsrec ui", f"{MLFLOW_URL}/{run_path}"))
-    else:
-        places.append(("MLflow", f"{settings.mlflow_page}/{run_path}", ""))
+    places.append(("MLflow", command or address, address if command else ""))
     page = f"runs/flow-run/{finished.flow_run_id}"
     if settings.prefect_page is None:
         places.append(("Prefect", "sicsrec ui --prefect", f"{PREFECT_URL}/{page}"))

@@ -163,3 +163,22 @@ def test_the_database_is_no_argument_of_the_server_that_shows_it(
     uri = f"sqlite:///{home}/mlflow/mlflow.db"
     assert not any("mlflow.db" in part for part in command)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (None, ("sicsrec ui", "http://127.0.0.1:5000")),
+        ("http://alice:s3cret@127.0.0.1:9", ("", "http://127.0.0.1:9")),
+    ],
+)
+def test_a_run_is_shown_where_mlflow_is(
+    uri: str | None, expected: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    command, address = server.mlflow_run_page(Settings.from_environment(), "3", "abc")
+    page, _, path = address.partition("/#/")
+    assert (command, page) == expected
+    assert path == "experiments/3/runs/abc?workflowType=machine_learning"
