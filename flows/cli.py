@@ -459,7 +459,10 @@ def serve(
         schedules = parse_schedules(cron or ())
         with standing_prefect_server(settings, port) as api_url:
             console.print(deployments_table(schedules))
-            serve_deployments(schedules, n_at_once, lambda: print_how_to_run(api_url, console))
+            page = settings.prefect_page
+            serve_deployments(
+                schedules, n_at_once, lambda: print_how_to_run(api_url, page, console)
+            )
 
 
 @app.command()

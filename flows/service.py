@@ -28,11 +28,18 @@ def deployments_table(schedules: Mapping[str, str]) -> Table:
     return table
 
 
-def print_how_to_run(api_url: str, console: Console) -> None:
-    """Say where the page is and how a run is started; the password of a server stays out."""
+def print_how_to_run(api_url: str, page: str | None, console: Console) -> None:
+    """Say where the page is and how a run is started; the password of a server stays out.
+
+    Args:
+        api_url: of the server.
+        page: where a browser finds it; None: beside the API.
+        console: to print to.
+    """
     api_url = without_passwords(api_url)
+    page = page or api_url.removesuffix("/api")
     console.print(
-        Text(f"Prefect's page: {api_url.removesuffix('/api')}/deployments\n"),
+        Text(f"Prefect's page: {page}/deployments\n"),
         Text("A run, in another terminal, or with the button of the page:\n"),
         Text(f"  export PREFECT_API_URL={api_url}\n"),
         Text("  prefect deployment run sicsrec/full-pipeline --watch\n"),

@@ -184,6 +184,10 @@ def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[s
             )
         if "item_id" in frame.columns:
             frame = frame.with_columns(read_ids(frame))
+        if not is_table(values):
+            # Ingest keeps the first of several rows of an item, and none without an id.
+            frame = frame.filter(pl.col("item_id").str.len_bytes() > 0)
+            frame = frame.unique("item_id", keep="first", maintain_order=True)
         path = tables / f"{modality}.parquet"
         frame.write_parquet(path)
         files[modality] = str(path)

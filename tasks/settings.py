@@ -1,6 +1,7 @@
 """Everything that comes from the environment; nothing else reads it."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ class Settings:
     home: Path
     """``SICSREC_HOME``: root of artifacts, MLflow and Prefect databases, logs; ``.sicsrec``."""
     device: str
-    """``SICSREC_DEVICE``: ``auto`` (an accelerator where there is one), ``cpu``, ``cuda:1``, ..."""
+    """``SICSREC_DEVICE``: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``, ..."""
     mlflow_uri: str | None = field(repr=False)
     """``MLFLOW_TRACKING_URI``: another place than the database under the home. Not shown, as it
     may hold a password."""
@@ -73,7 +74,7 @@ class Settings:
         mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
         return cls(
             home=home,
-            device=values.get("SICSREC_DEVICE") or "auto",
+            device=_device(values.get("SICSREC_DEVICE") or "auto"),
             n_processes=_count(values, "SICSREC_PROCESSES", 1),
             hosts=_hosts(values, home),
             dask=values.get("SICSREC_DASK") or None,
@@ -151,6 +152,15 @@ class Settings:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ConfigError(
+            f"SICSREC_DEVICE is {value!r}; expected auto, cpu, cuda, or one of several GPUs, such "
+            "as cuda:1"
+        )
+    return value
 
 
 def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:

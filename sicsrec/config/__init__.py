@@ -127,7 +127,9 @@ class IngestConfig(Section):
     """The layout of the raw data."""
     filters: FilterConfig = FilterConfig()
     """What is left out of the interactions."""
-    text_fields: tuple[Literal["title", "description"], ...] = ("title",)
+    text_fields: Annotated[tuple[Literal["title", "description"], ...], Field(min_length=1)] = (
+        "title",
+    )
     """Fields that, joined, make the text that judge and encoders read."""
     max_bad_row_share: Share = 0.05
     """Stop when a larger share of the rows of a file is quarantined."""

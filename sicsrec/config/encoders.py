@@ -39,6 +39,12 @@ class OpenClipArchitectureConfig(Section):
     context_length: PositiveInt = 32
     """Longest text in tokens."""
 
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "OpenClipArchitectureConfig":
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads ({self.n_heads}) must divide width ({self.width})")
+        return self
+
 
 class OpenClipEncoderConfig(Section):
     """The text or the image tower of any open_clip model."""

@@ -11,6 +11,8 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from sicsrec.config.encoders import EncoderConfig
 from sicsrec.encoders import ENCODERS
 from sicsrec.encoders.base import ItemEncoder, Modality
@@ -39,7 +41,11 @@ def build_encoder(
         ConfigError: if it is named as local and does not exist.
     """
     kind = cast("Any", ENCODERS.get(f"{config.library}_{modality}"))
-    encoder: ItemEncoder = kind.build(config, seed)
+    # A checkpoint may lack weights, such as those of a pooler that nothing reads; transformers
+    # draws them, and they are part of what tells encoders apart.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder: ItemEncoder = kind.build(config, seed)
     encoder.set_trained("none")
     logger.info("%s encoder %s, width %d", modality, encoder.name, encoder.dim)
     return encoder.eval().to(device)

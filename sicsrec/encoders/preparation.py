@@ -38,7 +38,7 @@ def count_workers(n_workers: int | None, device: torch.device) -> int:
         return n_workers
     if device.type == "cpu":
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    return max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
 def prepare_batches(

@@ -16,7 +16,9 @@ class ContentAdapter(nn.Module):
     """One modality's table and adapter: Linear(D_m → D_m / 2), ReLU, Linear(→ D).
 
     The table starts at the encoders' vectors and is trained on. An item without the modality gets a
-    learned placeholder instead of the image of a zero vector.
+    learned placeholder instead of the image of a zero vector. It starts at 0: what the item has
+    then decides its content until training says otherwise, where drawn numbers would be ten times
+    as long as the adapted vectors they are added to.
 
     Args:
         n_items: N.
@@ -31,7 +33,9 @@ class ContentAdapter(nn.Module):
         self.table = ItemTable(n_items, vector_width)
         self.inner = nn.Linear(vector_width, max(1, vector_width // 2))
         self.outer = nn.Linear(self.inner.out_features, width)
-        self.placeholder = nn.Parameter(torch.empty(width).normal_(std=INITIAL_STD))
+        # Drawn all the same: what is drawn after it, and so all figures of data that lack nothing,
+        # stay as they were.
+        self.placeholder = nn.Parameter(torch.empty(width).normal_(std=INITIAL_STD).zero_())
         self.register_buffer("present", torch.ones(n_items + 1, dtype=torch.bool))
         self.apply(initialise)
 
@@ -44,7 +48,7 @@ class ContentAdapter(nn.Module):
         self.table.weight[1:] = matrix
         self.present[0] = False
         self.present[1:] = present
-        # Where every item has the modality nothing would ever read the placeholder.
+        # Where every item has the modality only items that come after training read it: as 0.
         self.placeholder.requires_grad_(not bool(present.all()))
 
     def forward(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:

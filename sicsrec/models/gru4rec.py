@@ -62,7 +62,10 @@ class Gru4Rec(SequenceModel):
         A GRU carries its state along a row, so the segments of the packed rows are laid out one per
         row first. What torch then reads is packed by time, so the layout costs no computation.
         """
+        # A process that has no row left for it reads padding: one sequence keeps all in the graph.
         is_token = batch.segments > 0
+        if not bool(is_token.any()):
+            is_token = torch.ones_like(is_token)
         place = batch.positions[is_token]
         sequence = (place == 0).long().cumsum(0) - 1
         lengths = torch.bincount(sequence)
@@ -74,7 +77,7 @@ class Gru4Rec(SequenceModel):
         )
         states, _ = pad_packed_sequence(self.gru(by_time)[0], batch_first=True)
         hidden = embedded.new_zeros(*batch.items.shape, embedded.shape[1])
-        hidden[is_token] = self.output(states[sequence, place])
+        hidden[is_token] = self.output(states[sequence, place]).to(hidden.dtype)
         return hidden
 
     def item_vectors(self) -> Float[Tensor, "items width"]:

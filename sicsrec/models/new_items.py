@@ -49,7 +49,9 @@ class NewItemVectors:
 
     item_ids: tuple[str, ...]
     matrices: Mapping[str, NDArray[np.float32]]
-    """Modality to [M, D_m]; rows of items without the modality are 0."""
+    """Modality to [M, D_m]; rows of items without the modality are 0. Vectors of one's own must be
+    scaled as those of training were: to unit length, but where ``encode_items.normalise`` was
+    false."""
     present: Mapping[str, NDArray[np.bool_]]
     """Modality to [M]."""
 

@@ -347,7 +347,8 @@ class Recommender:
         if self._encoders is None:
             raise DataError(
                 "this model folder holds no encoders: it was exported with export.encoders: false, "
-                "or its vectors were given; give vectors of your own as NewItemVectors"
+                "or its vectors were given; give vectors of your own as NewItemVectors, of unit "
+                "length unless encode_items.normalise was false"
             )
         return self._encoders.encode(item_ids, texts, covers)
 

@@ -1,8 +1,8 @@
 """Step ``export``: recommendations, vectors, and a model folder that loads without the pipeline.
 
 Whoever recommends today knows all that was watched so far, so users are read with their whole
-history. Every user of the interactions gets recommendations, in memory that does not grow with the
-number of users.
+history. Every user of the interactions gets recommendations; the log is held in memory, what is
+written is not.
 """
 
 import importlib.metadata
@@ -150,7 +150,7 @@ def _write_user_vectors(context: StepContext, model: SequenceModel, histories: H
 
 @dataclass(frozen=True)
 class _Parts:
-    """What is exported: trained on all but the test targets where there is such a model."""
+    """What is exported: trained on train + valid where there is such a model."""
 
     model: ArtifactReader
     id_encoder: ArtifactReader

@@ -2,8 +2,8 @@
 
 A step trains twice: on the training histories, with validation to choose the epoch, and, with
 ``refit``, once more from the same start on train + valid for as many epochs. The first is what the
-paper reports; the second knows every user's most recent watched item but the test target, and is
-what one would deploy.
+paper reports; the second knows every user's validation target too, under ``leave_one_out`` all that
+was watched but the test target, and is what one would deploy.
 """
 
 import time

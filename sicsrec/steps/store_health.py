@@ -57,12 +57,12 @@ def _examine_artifact(
     store: ArtifactStore, place: tuple[str, str, str], health: StoreHealth, with_digests: bool
 ) -> None:
     name = "/".join(place)
+    health.n_artifacts += 1
     try:
         manifest = store.find(*place)
         if manifest is None:
             health.broken.append(f"{name}: manifest.json is missing")
             return
-        health.n_artifacts += 1
         health.n_bytes += manifest.n_bytes
         if with_digests:
             store.verify(manifest)

@@ -12,11 +12,13 @@ be learned by heart; its validation figures are those of the data it was fitted 
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sicsrec.errors import TrainingDivergedError
@@ -26,11 +28,14 @@ from sicsrec.models.blend import Blend
 logger = logging.getLogger(__name__)
 
 MAX_VALUES = 1 << 27
-"""Most feature values held at once (512 MiB in float32); more users are sampled from."""
+"""Most feature values kept for all steps (512 MiB in float32)."""
 MAX_STEPS = 30
 RIDGE = 1.0
 """r."""
 BLOCK_USERS = 256
+FEWEST_USERS = 1024
+"""As many users are fitted on whatever the catalogue, where there are as many; of more, those whose
+values are :data:`MAX_VALUES`."""
 
 _ENOUGH = 1e-6
 """Newton's decrement, in nats per user, below which the minimum counts as found."""
@@ -70,20 +75,18 @@ def fit_blend(blend: Blend, valid: RankingSet, seed: int) -> BlendFit:
         TrainingDivergedError: if a feature or the likelihood is not finite.
     """
     chosen = np.flatnonzero(valid.histories.lengths > 0)
+    if not len(chosen):
+        return _unfitted(blend)
     names = [name for name, _ in blend.features(valid.histories.take(chosen[:1]))]
-    n_most = max(BLOCK_USERS, MAX_VALUES // (blend.n_items * len(names)))
+    n_most = max(FEWEST_USERS, MAX_VALUES // (blend.n_items * len(names)))
     if len(chosen) > n_most:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, n_most, replace=False))
-    blocks = [
-        _make_block(blend, valid, rows)
-        for rows in np.array_split(chosen, max(1, -(-len(chosen) // BLOCK_USERS)))
-        if len(rows)
-    ]
+    blocks = _Blocks(blend, valid, chosen, len(names))
     spread = _spread(blocks, len(names))
     weights = torch.zeros(len(names), dtype=torch.float64)
     loss = _loss(blocks, weights, spread)
     n_steps = 0
-    while n_steps < MAX_STEPS and blocks:
+    while n_steps < MAX_STEPS:
         n_steps += 1
         gradient, hessian = _derivatives(blocks, weights, spread)
         direction = torch.linalg.solve(hessian, -gradient)
@@ -97,11 +100,51 @@ def fit_blend(blend: Blend, valid: RankingSet, seed: int) -> BlendFit:
         raise TrainingDivergedError(
             "blend: the likelihood is not finite; look for broken values among the models' scores"
         )
-    mean_loss = loss / max(1, len(chosen))
+    mean_loss = loss / len(chosen)
     logger.info("blend: %d users, %d steps, %.4f nats", len(chosen), n_steps, mean_loss)
     return BlendFit(
         dict(zip(names, weights.tolist(), strict=True)), len(chosen), n_steps, mean_loss
     )
+
+
+def _unfitted(blend: Blend) -> BlendFit:
+    """Return weights by which the blend ranks as the last of its models does."""
+    logger.warning(
+        "blend: no user with a validation target has a training history, so there is nothing to "
+        "fit it on; it ranks as %s alone. With split.strategy: leave_one_out every user of three "
+        "interactions has one",
+        blend.models[-1].kind,
+    )
+    return BlendFit(dict.fromkeys(blend.models[-1].score_parts(), 1.0), 0, 0, float("nan"))
+
+
+class _Blocks:
+    """The users in blocks: kept where all of them fit, made anew by every pass where they do not.
+
+    Args:
+        blend: gives the features.
+        valid: users and targets.
+        chosen: rows of the users.
+        n_features: of the blend.
+    """
+
+    def __init__(
+        self, blend: Blend, valid: RankingSet, chosen: NDArray[np.intp], n_features: int
+    ) -> None:
+        self._blend = blend
+        self._valid = valid
+        of_user = blend.n_items * n_features
+        # A pass holds a block up to three times.
+        n_users = max(1, min(BLOCK_USERS, MAX_VALUES // (4 * of_user)))
+        self._rows = np.array_split(chosen, -(-len(chosen) // n_users))
+        self._kept = list(self._make()) if len(chosen) * of_user <= MAX_VALUES else None
+
+    def __iter__(self) -> Iterator[_Block]:
+        """Pass over all users."""
+        return self._make() if self._kept is None else iter(self._kept)
+
+    def _make(self) -> Iterator[_Block]:
+        return (_make_block(self._blend, self._valid, rows) for rows in self._rows)
 
 
 def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
@@ -111,7 +154,7 @@ def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
     return _Block(features, torch.from_numpy(valid.targets[rows].astype(np.int64) - 1))
 
 
-def _spread(blocks: list[_Block], n_features: int) -> Float[Tensor, " features"]:
+def _spread(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
     """Return the root mean variance of every feature over the items of a user."""
     total = torch.zeros(n_features, dtype=torch.float64)
     n_users = 0
@@ -122,7 +165,7 @@ def _spread(blocks: list[_Block], n_features: int) -> Float[Tensor, " features"]
 
 
 def _loss(
-    blocks: list[_Block],
+    blocks: _Blocks,
     weights: Float[Tensor, " features"],
     spread: Float[Tensor, " features"],
 ) -> float:
@@ -135,7 +178,7 @@ def _loss(
 
 
 def _derivatives(
-    blocks: list[_Block],
+    blocks: _Blocks,
     weights: Float[Tensor, " features"],
     spread: Float[Tensor, " features"],
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
@@ -155,7 +198,7 @@ def _derivatives(
 
 
 def _line_search(
-    blocks: list[_Block],
+    blocks: _Blocks,
     weights: Float[Tensor, " features"],
     direction: Float[Tensor, " features"],
     loss: float,

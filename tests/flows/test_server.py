@@ -79,8 +79,9 @@ def test_a_server_address_that_is_none_does_not_keep_the_state_of_steps_from_bei
 
 def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
     console = Console(file=StringIO(), width=200)
-    print_how_to_run(SECRETS["PREFECT_API_URL"], console)
+    print_how_to_run(SECRETS["PREFECT_API_URL"], None, console)
     text = console.file.getvalue()
+    assert "page: http://127.0.0.1:9/deployments" in text
     assert "s3cret" not in text
     assert "PREFECT_API_URL=http://127.0.0.1:9/api" in text
 
@@ -182,3 +183,9 @@ def test_a_run_is_shown_where_mlflow_is(
     page, _, path = address.partition("/#/")
     assert (command, page) == expected
     assert path == "experiments/3/runs/abc?workflowType=machine_learning"
+
+
+def test_how_to_run_names_the_page_that_a_browser_reaches() -> None:
+    console = Console(file=StringIO(), width=200)
+    print_how_to_run("http://server:4200/api", "https://prefect.example", console)
+    assert "page: https://prefect.example/deployments" in console.file.getvalue()

@@ -121,3 +121,23 @@ def test_scores_equal_the_naive_ones(rival) -> None:
         for item in range(1, N_ITEMS + 1):
             expected = float(user @ vector_of(rival, item))
             assert float(scores[row, item - 1]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_gru_that_reads_padding_alone_still_has_a_gradient_for_every_weight(n_rows):
+    padding = torch.zeros(n_rows, MAX_LENGTH, dtype=torch.long)
+    model = make_gru().train()
+    states = model.encode(TokenBatch(padding, padding, padding, padding))
+    assert states.shape == (n_rows, MAX_LENGTH, WIDTH)
+    states.sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_gru_computes_in_bfloat16():
+    model, batch = make_gru(), packed_tokens(SEQUENCES)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.encode(batch)
+    is_token = batch.segments > 0
+    torch.testing.assert_close(
+        rounded[is_token].float(), model.encode(batch)[is_token], atol=0.05, rtol=0.05
+    )

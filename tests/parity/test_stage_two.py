@@ -8,7 +8,9 @@ import torch
 from sicsrec.data.packing import Windows, pack, training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.models.base import TokenBatch
+from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.layers import norm2
 from sicsrec.models.losses import content_contrast, next_item_cross_entropy
 from sicsrec.models.sicsrec import SICSRec
 from tests.parity import naive_models as naive
@@ -354,3 +356,12 @@ def test_blocks_of_items_have_full_precision_under_autocast():
         found.append((loss, *torch.autograd.grad(loss, items)))
     assert found[0][0].dtype == found[1][0].dtype == torch.float32
     torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.0)
+
+
+def test_an_item_that_lacks_a_modality_starts_at_what_it_has():
+    content = ContentEmbedding(n_items=3, vector_widths={"text": 6, "image": 5}, width=WIDTH)
+    for modality, width in (("text", 6), ("image", 5)):
+        present = torch.tensor([True, modality == "text", True])
+        content.load_vectors(modality, torch.randn(3, width), present)
+    text = content.adapters["text"](torch.tensor([2]))
+    torch.testing.assert_close(content(torch.tensor([2])), norm2(text))

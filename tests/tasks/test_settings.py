@@ -131,3 +131,14 @@ def test_hosts_that_train_together():
 def test_hosts_need_a_place_to_meet(address):
     with pytest.raises(ConfigError, match=r"SICSREC_TRAINING_ADDRESS must say.*10\.0\.0\.1:29400"):
         Settings.from_environment({"SICSREC_HOSTS": "2", "SICSREC_TRAINING_ADDRESS": address})
+
+
+@pytest.mark.parametrize("value", ["auto", "cpu", "mps", "cuda", "cuda:1"])
+def test_devices(value: str) -> None:
+    assert Settings.from_environment({"SICSREC_DEVICE": value}).device == value
+
+
+@pytest.mark.parametrize("value", ["gpu", "CPU", "0", "cuda:", "cuda:x"])
+def test_a_device_that_cannot_be_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="SICSREC_DEVICE is"):
+        Settings.from_environment({"SICSREC_DEVICE": value})

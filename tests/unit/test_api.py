@@ -169,6 +169,15 @@ def test_vectors_are_written_with_the_ids_that_items_are_read_with(
         assert written["vector"].to_list() == [[0.0, 1.0], [1.0, 0.0]]
 
 
+def test_a_row_that_ingest_passes_over_has_no_vector(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": ["1", "2", "1", None, ""], "title": list("abcde")})
+    rows = [[0.0, 1.0], [1.0, 0.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
+    files = _write_vectors({"text": rows}, items, tmp_path)
+    written = pl.read_parquet(files["text"])
+    assert written["item_id"].to_list() == ["1", "2"]
+    assert written["vector"].to_list() == rows[:2]
+
+
 def test_vectors_that_are_no_matrix_are_named(tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": ["1", "2"], "title": ["a", "b"]})
     with pytest.raises(DataError, match=r"vectors\['text'\] is no matrix of numbers"):

@@ -83,7 +83,7 @@ def _movies_dialect(path: Path) -> Dialect:
     """Return how ``u.item`` is written: in Latin-1 as it was released, unless it is valid UTF-8."""
     try:
         path.read_text(encoding="utf-8")
-        encoding = "utf-8"
+        encoding = "utf-8-sig"
     except UnicodeDecodeError:
         encoding = "latin-1"
     return Dialect("|", has_quotes=False, encoding=encoding, columns=_MOVIE_COLUMNS)

@@ -69,7 +69,16 @@ def test_a_missing_pooler_matters_only_where_it_is_used(tmp_path):
     weights = BertModel.from_pretrained(folder).state_dict()
     kept = {name: value for name, value in weights.items() if "pooler" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    assert build_encoder(bert(folder), "text", seed=0).dim == 16
+    first, again, other = (build_encoder(bert(folder), "text", seed=seed) for seed in (0, 0, 1))
+    assert first.dim == 16
+    # What is drawn in its place depends on the seed alone, not on what was drawn before.
+    pooler = {
+        name: value for name, value in first.state_dict().items() if "pooler.dense.weight" in name
+    }
+    assert pooler
+    for name, value in pooler.items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert not torch.equal(value, other.state_dict()[name])
     with pytest.raises(EncoderError, match="pooler"):
         build_encoder(bert(folder, pooling="pooler"), "text", seed=0)
 

@@ -90,3 +90,9 @@ def test_folder_of_a_killed_run_is_left_over_and_that_of_a_living_one_is_not(
     assert health.leftovers == [pending.folder]
     assert health.leftover_bytes == 5
     assert pending.work.exists()
+
+
+def test_an_artifact_without_a_manifest_counts(store: ArtifactStore) -> None:
+    next(store.root.rglob("manifest.json")).unlink()
+    health = examine_store(store)
+    assert (health.n_artifacts, len(health.broken)) == (1, 1)

@@ -69,7 +69,7 @@ def test_memory_is_bounded_by_sampling_users(monkeypatch: pytest.MonkeyPatch) ->
     users = random_histories(400, N_ITEMS, longest=4, seed=6)
     valid = draw_targets(make_blend({"watched": -2.0}), users, seed=3)
     monkeypatch.setattr(blending, "MAX_VALUES", 1)
-    monkeypatch.setattr(blending, "BLOCK_USERS", 64)
+    monkeypatch.setattr(blending, "FEWEST_USERS", 64)
     first, again = (fit_blend(make_blend(), valid, seed=4) for _ in range(2))
     assert first.n_users == 64
     assert first == again
@@ -84,3 +84,35 @@ def test_broken_scores_are_named() -> None:
     targets = np.ones(len(users), dtype=np.int32)
     with pytest.raises(TrainingDivergedError, match="not finite"):
         fit_blend(blend, RankingSet(users, targets), seed=0)
+
+
+def test_a_large_catalogue_is_fitted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = random_histories(300, N_ITEMS, longest=6, seed=5)
+    valid = draw_targets(make_blend({"watched": -2.0, "next_1": 1.0}), users, seed=2)
+    at_once = fit_blend(make_blend(), valid, seed=0)
+    values = []
+    make_block = blending._make_block
+
+    def watched(*arguments):
+        block = make_block(*arguments)
+        values.append(block.features.numel())
+        return block
+
+    monkeypatch.setattr(blending, "_make_block", watched)
+    monkeypatch.setattr(blending, "MAX_VALUES", 4 * 10 * N_ITEMS * len(at_once.weights))
+    by_block = fit_blend(make_blend(), valid, seed=0)
+    assert max(values) <= 10 * N_ITEMS * len(at_once.weights)
+    assert by_block.n_users == at_once.n_users
+    assert by_block.weights == pytest.approx(at_once.weights, abs=1e-3)
+
+
+def test_without_users_to_fit_it_on_a_blend_ranks_as_its_last_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    users = random_histories(20, N_ITEMS, longest=4, seed=6)
+    newcomers = RankingSet(users.take(np.zeros(0, dtype=np.intp)), np.zeros(0, dtype=np.int32))
+    blend = make_blend()
+    fit = fit_blend(blend, newcomers, seed=0)
+    assert "nothing to fit it on" in caplog.text
+    blend.weights = fit.weights
+    torch.testing.assert_close(blend.score(users), blend.models[-1].score(users))

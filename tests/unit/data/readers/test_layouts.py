@@ -73,14 +73,14 @@ def test_movielens_with_plots_and_posters(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
 def test_movielens_as_released(tmp_path, encoding):
     put(tmp_path, "u.data", "1\t1\t5\t881250949\n")
     line = "1|Les Misérables|01-Jan-1995||http://x|1|" + "|".join(["1"] + ["0"] * 17)
     put(tmp_path, "u.item", line.encode(encoding))
     raw = read(tmp_path, MovieLensReaderConfig())
-    assert rows(raw.items, "title", "description", "topics") == [
-        ("Les Misérables", None, ["Action"])
+    assert rows(raw.items, "item_id", "title", "description", "topics") == [
+        ("1", "Les Misérables", None, ["Action"])
     ]
     assert raw.covers_root is None
 
