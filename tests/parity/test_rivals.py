@@ -134,7 +134,7 @@ def test_a_gru_that_reads_padding_alone_still_has_a_gradient_for_every_weight(n_
 
 
 def test_a_gru_computes_in_bfloat16():
-    model, batch = make_gru(), packed_tokens(SEQUENCES)
+    model, (batch, _) = make_gru(), packed_tokens(SEQUENCES, with_targets=True)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model.encode(batch)
     is_token = batch.segments > 0
