@@ -111,6 +111,14 @@ class Manifest:
         return sum(file.n_bytes for entry in self.outputs.values() for file in entry.files)
 
 
+def describe_inputs(refs: Mapping[str, ArtifactRef]) -> dict[str, dict[str, Any]]:
+    """Return references as a manifest names its inputs."""
+    return {
+        name: {"step": ref.step, "key": ref.key, "output": ref.output, "digest": ref.digest}
+        for name, ref in refs.items()
+    }
+
+
 def canonical_json(value: object) -> str:
     """Return JSON that is equal for equal values: sorted keys, no spaces, no NaN.
 
