@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -160,8 +160,20 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path) -> str:
-    """Return a SHA-256 over the relative paths and contents of all files below a folder."""
-    return _digest_entries(_list_files(folder))
+    """Return a SHA-256 over the relative paths and contents of the visible files below a folder.
+
+    Hidden ones are no content: downloads keep times there, and desktops their settings.
+    """
+    return _digest_entries(_describe_files(folder, sorted(visible_files(folder))))
+
+
+def visible_files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder but hidden ones and those of hidden folders, in no order."""
+    for folder, below, names in os.walk(root):
+        # Not even looked into: a home may hold more files than the data.
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def make_key(identity: Mapping[str, object]) -> str:
@@ -170,7 +182,10 @@ def make_key(identity: Mapping[str, object]) -> str:
 
 
 def _list_files(folder: Path) -> tuple[FileEntry, ...]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _describe_files(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def _describe_files(folder: Path, paths: Iterable[Path]) -> tuple[FileEntry, ...]:
     return tuple(
         FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest_file(path))
         for path in paths
