@@ -151,6 +151,22 @@ def test_missing_or_ambiguous_files_are_named(tmp_path, files, message):
         read(tmp_path, NineRecReaderConfig())
 
 
+def test_hidden_files_are_not_looked_at(tmp_path):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "X_behaviour.tsv", "u1\t12 7\n")
+    put_image(tmp_path, "X_cover/7.jpg")
+    # What an archive made by a Mac holds beside them.
+    for name in ("._X_item.csv", "._X_behaviour.tsv", "._X_cover", "X_cover/._7.jpg"):
+        put(tmp_path, name, "Mac OS X")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert raw.items["item_id"].to_list() == ["7", "12"]
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [("7", "X_cover/7.jpg")]
+    assert raw.counts == {"cover_files_ignored": 0}
+    (tmp_path / "X_item.csv").unlink()
+    with pytest.raises(DataError, match=r"no file of items: .*, found X_behaviour.tsv, X_cover$"):
+        read(tmp_path, NineRecReaderConfig())
+
+
 @pytest.mark.parametrize("name", ["X_pairs.csv", "X_pairs.tsv"])
 def test_microlens(tmp_path, name):
     put(tmp_path, "X_titles.csv", 'item,title\n1,"One, two"\n2,Two\n')
