@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -111,6 +111,14 @@ class Manifest:
         return sum(file.n_bytes for entry in self.outputs.values() for file in entry.files)
 
 
+def describe_inputs(refs: Mapping[str, ArtifactRef]) -> dict[str, dict[str, Any]]:
+    """Return references as a manifest names its inputs."""
+    return {
+        name: {"step": ref.step, "key": ref.key, "output": ref.output, "digest": ref.digest}
+        for name, ref in refs.items()
+    }
+
+
 def canonical_json(value: object) -> str:
     """Return JSON that is equal for equal values: sorted keys, no spaces, no NaN.
 
@@ -160,8 +168,20 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path) -> str:
-    """Return a SHA-256 over the relative paths and contents of all files below a folder."""
-    return _digest_entries(_list_files(folder))
+    """Return a SHA-256 over the relative paths and contents of the visible files below a folder.
+
+    Hidden ones are no content: downloads keep times there, and desktops their settings.
+    """
+    return _digest_entries(_describe_files(folder, sorted(visible_files(folder))))
+
+
+def visible_files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder but hidden ones and those of hidden folders, in no order."""
+    for folder, below, names in os.walk(root):
+        # Not even looked into: a home may hold more files than the data.
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def make_key(identity: Mapping[str, object]) -> str:
@@ -170,7 +190,10 @@ def make_key(identity: Mapping[str, object]) -> str:
 
 
 def _list_files(folder: Path) -> tuple[FileEntry, ...]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _describe_files(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def _describe_files(folder: Path, paths: Iterable[Path]) -> tuple[FileEntry, ...]:
     return tuple(
         FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest_file(path))
         for path in paths
@@ -462,9 +485,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON in one rename, so that others see the old file or the new one."""
     written = path.with_suffix(f".{os.getpid()}.tmp")
-    # Escapes, because names of files may hold bytes that are no UTF-8.
-    written.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    written.replace(path)
+    try:
+        # Escapes, because names of files may hold bytes that are no UTF-8.
+        written.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        written.replace(path)
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise
 
 
 def _partial(key: str) -> str:

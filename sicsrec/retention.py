@@ -1,9 +1,11 @@
 """What a store may give up: decided per dataset by what runs, lineage and age say, then removed.
 
 Kept is what the newest good runs are made of, with everything that went into it; a good run is one
-that ended without an error, and runs are told apart by preset and last step. While a run uses a
-dataset, all of it is kept. Removing starts with a rename, so a process that is killed while it
-removes leaves whole artifacts and folders that are on their way out, which go the next time.
+that ended without an error, and runs are told apart by preset and last step. What a run finished
+that did not end well is kept for a day, for the run that goes on with it; it may be hours of
+training. While a run uses a dataset, all of it is kept. Removing starts with a rename, so a process
+that is killed while it removes leaves whole artifacts and folders that are on their way out, which
+go the next time.
 """
 
 import logging
@@ -26,7 +28,7 @@ from sicsrec.runs import RunEntry, RunRegister
 logger = logging.getLogger(__name__)
 
 UNFINISHED_FOR = timedelta(days=1)
-"""How long checkpoints of a step that was cut off are kept for the run that goes on with them."""
+"""How long what a failed or killed run left is kept for the run that goes on with it."""
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.partial")
@@ -150,8 +152,11 @@ def _judge(
         if path.is_dir() and not path.parent.name.startswith(".")
     ]
     commits, torn = _read_commits(store, dataset, folders)
-    kept = _kept(commits, RunRegister(store.root, dataset).entries(), policy)
     now = datetime.now(UTC)
+    entries = RunRegister(store.root, dataset).entries()
+    kept = _kept(commits, entries, policy)
+    has_checkpoints = any(_holds_checkpoints(path, now, policy) for path in folders)
+    _keep_for_next_run(commits, entries, now, has_checkpoints, kept)
     things = []
     for path in folders:
         place = path.parent.name, path.name
@@ -194,6 +199,14 @@ def _judge_other(name: str, age: timedelta, policy: RetentionPolicy) -> Verdict 
         goes = policy.with_caches and age >= policy.older_than
         return Verdict("cache", goes, "serves all runs; goes with --caches only")
     return None
+
+
+def _holds_checkpoints(path: Path, now: datetime, policy: RetentionPolicy) -> bool:
+    """Return whether a folder was left by a step that was cut off, and is kept."""
+    if not _UNFINISHED.fullmatch(path.name) or (changed := _changed(path)) is None:
+        return False
+    verdict = _judge_other(path.name, now - changed, policy)
+    return verdict is not None and not verdict.is_removable
 
 
 def _read_commits(
@@ -256,6 +269,39 @@ def _kept(
     return kept
 
 
+def _keep_for_next_run(
+    commits: dict[tuple[str, str], Manifest],
+    entries: list[RunEntry],
+    now: datetime,
+    has_checkpoints: bool,
+    kept: dict[tuple[str, str], str],
+) -> None:
+    """Add what runs that did not end well used, and what was finished, not long ago."""
+    in_good_runs: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        places = set(entry.steps.items())
+        if entry.ended is not None:
+            _keep(places, "", commits, in_good_runs)
+        elif _is_recent(entry.failed or entry.started, now) or (
+            # Nobody knows when it was killed; the checkpoints may well be its own.
+            entry.failed is None and has_checkpoints
+        ):
+            reason = "a run that did not end well used it; the next run goes on with it"
+            _keep(places, reason, commits, kept)
+    # A run on a full disk may not even have noted what it finished.
+    young = {
+        place
+        for place, manifest in commits.items()
+        if place not in in_good_runs
+        and _is_recent(manifest.started, now - timedelta(seconds=manifest.seconds))
+    }
+    _keep(young, "finished not long ago; the next run goes on with it", commits, kept)
+
+
+def _is_recent(moment: str, now: datetime) -> bool:
+    return now - datetime.fromisoformat(moment) <= UNFINISHED_FOR
+
+
 def _newest_without_runs(
     commits: dict[tuple[str, str], Manifest], n_runs: int
 ) -> set[tuple[str, str]]:
@@ -304,10 +350,12 @@ def _remove(thing: StoredThing) -> None:
 
 
 def _clear_records(store: ArtifactStore, register: RunRegister, dataset: str) -> None:
-    """Forget good runs of which nothing is left, and locks, which nobody can hold now."""
+    """Forget runs for which nothing is kept any more, and locks, which nobody can hold now."""
+    now = datetime.now(UTC)
     for entry in register.entries():
         places = [store.folder(dataset, step, key) for step, key in entry.steps.items()]
-        if entry.ended is not None and not any(path.exists() for path in places):
+        is_empty = entry.ended is not None and not any(path.exists() for path in places)
+        if is_empty or (entry.failed is not None and not _is_recent(entry.failed, now)):
             register.forget(entry.id)
     register.clear_dead_locks()
     for path in (store.root / dataset).glob("*/.*.lock"):

@@ -3,7 +3,7 @@
 ::
 
     <root>/<dataset>/.runs/<id>.lock       held for as long as the run or step lives
-    <root>/<dataset>/.runs/<id>.json       preset, process, keys of the steps, end of a good run
+    <root>/<dataset>/.runs/<id>.json       preset, process, keys of the steps, how and when it ended
     <root>/<dataset>/.runs/entrance.lock   held while somebody comes in or something goes out
 
 The operating system lets go of a lock when its process ends, however it ends; so a run is alive
@@ -14,7 +14,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,9 @@ class RunEntry:
     steps: Mapping[str, str] = field(default_factory=dict)
     """Names of the steps made or reused so far, with their keys."""
     ended: str | None = None
-    """ISO 8601; None while it runs, and for ever when it was killed."""
+    """ISO 8601, of a good run; None while it runs, and for ever of any other."""
+    failed: str | None = None
+    """ISO 8601: when it ended with an error, or was found to have been killed."""
     process: Mapping[str, str] = field(default_factory=process_tags)
     """See :func:`sicsrec.tracking.liveness.process_tags`."""
 
@@ -67,14 +69,14 @@ class RunRegister:
 
     @contextmanager
     def recording(self, run_id: str, preset: str, last_step: str) -> Iterator[None]:
-        """Be known, and remembered as a good run when the block ends without an error."""
+        """Be known, and remembered as a good run or, if the block raises, as one that failed."""
         with self._holding(run_id):
             started = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._write(RunEntry(run_id, preset, last_step, started))
             try:
                 yield
             except BaseException:
-                self.forget(run_id)
+                self.note_failure(run_id)
                 raise
             ended = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._write(replace(self._read(self._path(run_id)), ended=ended))
@@ -85,6 +87,14 @@ class RunRegister:
         if path.exists():
             entry = self._read(path)
             self._write(replace(entry, steps={**entry.steps, step: key}))
+
+    def note_failure(self, run_id: str) -> None:
+        """Remember that a run did not end well; what it finished is of use to the next."""
+        path = self._path(run_id)
+        # What failed may be the disk, which is full: then it counts as killed, which needs no note.
+        with suppress(OSError):
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._write(replace(self._read(path), failed=now))
 
     def entries(self) -> list[RunEntry]:
         """Return all recorded runs, oldest first; unreadable entries are passed over."""
@@ -97,9 +107,13 @@ class RunRegister:
         return sorted(found, key=lambda entry: entry.started)
 
     def killed(self) -> list[RunEntry]:
-        """Return the runs that neither live nor ended."""
+        """Return the runs that neither live nor ended, and of which no failure is noted yet."""
         return [
-            e for e in self.entries() if e.ended is None and not self._is_held(self._lock(e.id))
+            entry
+            for entry in self.entries()
+            if entry.ended is None
+            and entry.failed is None
+            and not self._is_held(self._lock(entry.id))
         ]
 
     def is_in_use(self) -> bool:

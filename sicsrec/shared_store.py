@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +29,14 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.utils import get_protocol
 
-from sicsrec.artifacts import ArtifactStore, FileEntry, Manifest, manifest_from_json
+from sicsrec.artifacts import (
+    ArtifactRef,
+    ArtifactStore,
+    FileEntry,
+    Manifest,
+    describe_inputs,
+    manifest_from_json,
+)
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ArtifactCorruptError, ConfigError, SharedStoreError, SicsrecError
 from sicsrec.progress import NoProgress, Progress
@@ -110,9 +117,14 @@ class SharedStore:
         dataset: str,
         step: str,
         key: str,
+        inputs: Mapping[str, ArtifactRef],
         progress: Progress | None = None,
     ) -> Manifest | None:
         """Commit a finished step to the local store, every file compared with its digest.
+
+        The manifest names the inputs as they lie here: the key holds their digests alone, and
+        another machine may have made the same from, say, covers with another time of change, so
+        under other keys.
 
         The caller holds the lock of the key. Checkpoints of a run that was cut off stay unless the
         commit succeeds.
@@ -122,6 +134,7 @@ class SharedStore:
             dataset: of the step.
             step: its name.
             key: its key.
+            inputs: of the step in the local store, keyed by ``step/output``.
             progress: shows how far it is.
 
         Returns:
@@ -135,8 +148,9 @@ class SharedStore:
         with self._going_on_without() as is_there:
             found = self._read(dataset, step, key) if is_there else None
             if found is not None:
-                self._download(found, store, progress or NoProgress())
-                fetched = found.manifest
+                manifest = replace(found.manifest, inputs=describe_inputs(inputs))
+                self._download(manifest, found.report, store, progress or NoProgress())
+                fetched = manifest
         return fetched
 
     def push(
@@ -185,8 +199,13 @@ class SharedStore:
         except ArtifactCorruptError:
             return False
 
-    def _download(self, found: SharedArtifact, store: ArtifactStore, progress: Progress) -> None:
-        manifest = found.manifest
+    def _download(
+        self,
+        manifest: Manifest,
+        report: Mapping[str, Any],
+        store: ArtifactStore,
+        progress: Progress,
+    ) -> None:
         where = f"{self.url}: {manifest.step} {manifest.key}"
         files = [(name, file) for name, entry in manifest.outputs.items() for file in entry.files]
         pending = store.begin(manifest.dataset, manifest.step, manifest.key)
@@ -206,7 +225,7 @@ class SharedStore:
                         f"{where}: {name}/{min(other, default='')} was cut short or edited: its "
                         "digest differs"
                     )
-            store.commit(pending, manifest, found.report)
+            store.commit(pending, manifest, report)
 
     def _get(self, source: str, target: Path, where: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def recorded_run(
         **(further_tags or {}),
     }
     run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
-    _forget_killed(settings.store_root)
+    _note_killed(settings.store_root)
     register = RunRegister(settings.store_root, config.dataset)
     with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         run.describe(describe_run(tags, config.seed, steps))
@@ -251,16 +251,16 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
 
 
 def close_abandoned_records() -> None:
-    """Close what killed runs of this host left open in MLflow, and take them off the register."""
+    """Close what killed runs of this host left open in MLflow, and note it in the register."""
     open_store().close_abandoned()
-    _forget_killed(Settings.from_environment().store_root)
+    _note_killed(Settings.from_environment().store_root)
 
 
-def _forget_killed(root: Path) -> None:
+def _note_killed(root: Path) -> None:
     for register in registers(root).values():
         for entry in register.killed():
             if is_abandoned(entry.process):
-                register.forget(entry.id)
+                register.note_failure(entry.id)
 
 
 def runs_to_keep() -> set[str]:

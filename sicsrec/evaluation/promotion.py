@@ -6,7 +6,8 @@ model wins when the whole interval lies above 0. Test targets choose nothing.
 
 What this does not know: how much another seed would differ; and that of many candidates tried one
 after another some win by chance, about one in forty that is no better. The validation figures of a
-blend are those of the data its weights were fitted on, for both models alike.
+blend are those of the data its weights were fitted on, which favours it over a model that ranks
+without one.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ SEED = 2024
 MIN_SHARED = 0.9
 """Least share of either model's targets that both must have ranked."""
 COLUMNS = ("user_id", "item_id", "rank")
+PROTOCOL = ("remove_seen", "n_items")
+"""Constant columns that say what the target was ranked among."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,16 @@ class Verdict:
     difference: PairedDifference | None = None
 
 
-def validation_ranks(per_user: pl.DataFrame, model: str) -> pl.DataFrame:
-    """Return a model's validation targets and their ranks, out of the table of ``evaluate``.
+def validation_ranks(
+    per_user: pl.DataFrame, model: str, *, remove_seen: bool, n_items: int
+) -> pl.DataFrame:
+    """Return a model's validation targets, their ranks and what they were ranked among.
 
     Args:
-        per_user: columns user_id, split, model, item_id, rank.
+        per_user: the table of ``evaluate``: columns user_id, split, model, item_id, rank.
         model: as the table calls it.
+        remove_seen: whether watched items were left out.
+        n_items: items that were ranked.
 
     Raises:
         DataError: if the table has no such rows.
@@ -52,14 +59,14 @@ def validation_ranks(per_user: pl.DataFrame, model: str) -> pl.DataFrame:
     found = per_user.filter((pl.col("split") == "valid") & (pl.col("model") == model))
     if found.is_empty():
         raise DataError(f"the table of users has no validation ranks of {model!r}")
-    return found.select(COLUMNS)
+    return found.select(*COLUMNS, remove_seen=pl.lit(remove_seen), n_items=pl.lit(n_items))
 
 
 def judge_files(candidate: Path, champion: Path | None) -> Verdict:
     """Do as :func:`judge_candidate` with the files of both.
 
     Args:
-        candidate: Parquet file of user_id, item_id and rank.
+        candidate: Parquet file of what :func:`validation_ranks` returns.
         champion: the same; None: there is no champion.
     """
     before = None if champion is None else pl.read_parquet(champion, glob=False)
@@ -70,19 +77,21 @@ def judge_candidate(candidate: pl.DataFrame, champion: pl.DataFrame | None) -> V
     """Decide whether a candidate takes the champion's place.
 
     Args:
-        candidate: columns user_id, item_id (the target) and rank.
-        champion: the same; None: there is no champion.
+        candidate: what :func:`validation_ranks` returns.
+        champion: the same, or without ``PROTOCOL`` where an earlier version wrote it, and then
+            not comparable; None: there is no champion.
     """
     if champion is None:
         return Verdict(promoted=True, reason="there was no champion before")
+    obstacle = _other_protocol(candidate, champion)
+    if obstacle:
+        return _not_comparable(obstacle)
     shared = candidate.join(champion, on=["user_id", "item_id"], suffix="_champion")
     needed = MIN_SHARED * max(candidate.height, champion.height)
     if shared.height < max(1.0, needed):
-        return Verdict(
-            promoted=False,
-            reason=f"not comparable: {shared.height} of {candidate.height} validation targets are "
-            "those of the champion; compare by hand and set the alias yourself",
-            n_users=shared.height,
+        return _not_comparable(
+            f"{shared.height} of {candidate.height} validation targets are those of the champion",
+            shared.height,
         )
     values = [
         per_user_metrics(shared[name].to_numpy().astype("int64"), (CUTOFF,))[METRIC]
@@ -100,3 +109,27 @@ def judge_candidate(candidate: pl.DataFrame, champion: pl.DataFrame | None) -> V
         n_users=shared.height,
         difference=found,
     )
+
+
+def _not_comparable(obstacle: str, n_users: int = 0) -> Verdict:
+    return Verdict(
+        promoted=False,
+        reason=f"not comparable: {obstacle}; compare by hand and set the alias yourself",
+        n_users=n_users,
+    )
+
+
+def _other_protocol(candidate: pl.DataFrame, champion: pl.DataFrame) -> str:
+    """Say in which way both were ranked differently; empty where they were not.
+
+    A rank among fewer items is a better one, whatever the model.
+    """
+    if not set(PROTOCOL) <= set(champion.columns):
+        return f"the champion's ranks do not say their {' and '.join(PROTOCOL)}"
+    rows = (frame.select(PROTOCOL).row(0) for frame in (candidate, champion))
+    differing = [
+        f"{name} is {own}, and {other} for the champion"
+        for name, own, other in zip(PROTOCOL, *rows, strict=True)
+        if own != other
+    ]
+    return "; ".join(differing)

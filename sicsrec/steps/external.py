@@ -1,11 +1,10 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sicsrec.artifacts import digest_file, digest_folder, digest_json
+from sicsrec.artifacts import digest_file, digest_folder, digest_json, visible_files
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.videos import VIDEO_SUFFIXES
@@ -86,7 +85,7 @@ def _digest_raw_data(root: Path) -> str:
     if not root.is_dir():
         raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
-    for path in sorted(_visible_files(root)):
+    for path in sorted(visible_files(root)):
         if path.suffix.lower() in _LARGE_SUFFIXES:
             stat = path.stat()
             mark = f"{stat.st_size}:{stat.st_mtime_ns}"
@@ -94,11 +93,3 @@ def _digest_raw_data(root: Path) -> str:
             mark = digest_file(path)
         entries.append((path.relative_to(root).as_posix(), mark))
     return digest_json(entries)
-
-
-def _visible_files(root: Path) -> Iterator[Path]:
-    for folder, below, names in os.walk(root):
-        # Not even looked into: a home may hold more files than the data.
-        below[:] = [name for name in below if not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())

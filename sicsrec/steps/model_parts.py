@@ -52,7 +52,10 @@ def make_model_parts(
         store.open(refs["evaluate/per_user"]).path("per_user.parquet"), glob=False
     )
     ranking = SICSREC_BLENDED if config.export.score == "blend" else SICSREC
-    validation_ranks(per_user, ranking).write_parquet(work / "validation.parquet")
+    ranks = validation_ranks(
+        per_user, ranking, remove_seen=config.evaluate.remove_seen, n_items=len(item_ids)
+    )
+    ranks.write_parquet(work / "validation.parquet")
     return ModelParts(
         folder,
         work / "histories.parquet",

@@ -20,6 +20,7 @@ from sicsrec.artifacts import (
     Manifest,
     OutputEntry,
     PendingArtifact,
+    describe_inputs,
     make_key,
 )
 from sicsrec.cluster import Hosts, OpenCluster
@@ -189,6 +190,7 @@ def run_step(
     step = get_step(name)
     key = make_key(step_identity(step, config, inputs))
     check_leaks(step, config, inputs)
+    used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
     with (
         naming_full_disk(store.root, f"output and checkpoints of {name}"),
         RunRegister(store.root, config.dataset).using(),
@@ -197,7 +199,7 @@ def run_step(
         manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
         was_reused, fetched_from = manifest is not None, ""
         if manifest is None and shared is not None and not refresh:
-            manifest = shared.fetch(store, config.dataset, step.name, key, progress)
+            manifest = shared.fetch(store, config.dataset, step.name, key, used, progress)
             fetched_from = shared.url if manifest is not None else ""
         if manifest is None:
             prepare = partial(
@@ -213,7 +215,7 @@ def run_step(
             on_accelerator = device != "cpu" and step.uses_accelerator(config)
             with hold_accelerator() if on_accelerator else nullcontext():
                 manifest = _run_and_commit(
-                    step, key, config, inputs, store, open_tracker, prepare, device, code or {}
+                    step, key, config, used, store, open_tracker, prepare, device, code or {}
                 )
         store.clear_leftovers(config.dataset, step.name, key)
         if shared is not None and not fetched_from:
@@ -227,7 +229,7 @@ def _run_and_commit(
     step: Step,
     key: str,
     config: PipelineConfig,
-    inputs: Mapping[str, ArtifactRef],
+    used: Mapping[str, ArtifactRef],
     store: ArtifactStore,
     open_tracker: OpenTracker | None,
     prepare: Callable[..., StepContext],
@@ -235,8 +237,7 @@ def _run_and_commit(
     code: Mapping[str, str],
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
-    identity = step_identity(step, config, inputs)
-    used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
+    identity = step_identity(step, config, used)
     readers = {entry: store.open(ref) for entry, ref in used.items()}
     pending = store.begin(config.dataset, step.name, key)
     tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
@@ -251,15 +252,7 @@ def _run_and_commit(
             key=key,
             config=identity["config"],
             seed=identity["seed"],
-            inputs={
-                entry: {
-                    "step": ref.step,
-                    "key": ref.key,
-                    "output": ref.output,
-                    "digest": ref.digest,
-                }
-                for entry, ref in used.items()
-            },
+            inputs=describe_inputs(used),
             external_inputs=identity["external_inputs"],
             outputs=_describe_outputs(step, config, pending, used),
             started=started_at.isoformat(timespec="milliseconds"),

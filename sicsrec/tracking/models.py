@@ -67,7 +67,8 @@ class ModelFiles:
     histories: Path
     """What users watched; see :mod:`sicsrec.recommender.service`."""
     validation: Path
-    """Validation targets and ranks: user_id, item_id, rank."""
+    """Validation targets, their ranks and the protocol: user_id, item_id, rank, remove_seen,
+    n_items."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,10 @@ def test_killed_runs_are_closed_and_living_ones_and_other_hosts_are_not(
     assert state_of(of_alive) == "Crashed"
     assert mlflow_states(home)[of_alive] == ["FINISHED", "KILLED", "KILLED"]
     assert state_of(str(elsewhere.id)) == "Running"
-    (good,) = RunRegister(home / "artifacts", "demo").entries()
+    entries = RunRegister(home / "artifacts", "demo").entries()
+    *others, good = sorted(entries, key=lambda entry: entry.ended or "")
+    assert [entry.ended for entry in others] == [None, None]
+    assert all(entry.failed is not None for entry in others)
     assert good.preset == "demo"
     assert good.last_step == "split"
     assert list(good.steps) == ["ingest", "split"]

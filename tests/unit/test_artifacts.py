@@ -69,6 +69,17 @@ def test_digest_of_a_folder_follows_names_and_contents(tmp_path):
     first = digest(a="1", b__c="2")
     assert first == digest(b__c="2", a="1")
     assert len({first, digest(a="2", b__c="1"), digest(a="1", b__d="2"), digest(a="1")}) == 4
+    # As a download leaves it there, with the time of the download.
+    assert first == digest(a="1", b__c="2", **{".cache__huggingface__a.metadata": "3", ".d": "4"})
+
+
+def test_digest_of_a_folder_below_a_hidden_one_follows_its_contents(tmp_path):
+    folder = tmp_path / ".cache" / "model"
+    folder.mkdir(parents=True)
+    (folder / "a").write_text("1")
+    before = digest_folder(folder)
+    (folder / "a").write_text("2")
+    assert digest_folder(folder) != before
 
 
 def test_path_that_leaves_its_root_is_refused(tmp_path):

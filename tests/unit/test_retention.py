@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -172,7 +173,7 @@ def test_what_vanishes_while_it_is_looked_at_is_passed_over(
 
 
 def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
-    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    first, second = world.commit("ingest", "a", days=2), world.commit("ingest", "b")
     world.good_run("good", second)
     with world.register.using():
         assert world.going() == set()
@@ -184,19 +185,109 @@ def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
     assert [entry.id for entry in world.register.entries()] == ["good"]
 
 
-def test_run_that_failed_is_no_good_run_and_one_of_which_nothing_is_left_is_forgotten(
-    world: World,
-) -> None:
-    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
-    world.good_run("old", first)
-    world.good_run("good", second)
-    with suppress(ValueError), world.register.recording("bad", "d", "ingest"):
-        world.register.note_step("bad", "ingest", "a" * 16)
+def fail(world: World, name: str, *made: str) -> None:
+    with suppress(ValueError), world.register.recording(name, "d", "export"):
+        for place in made:
+            step, key = place.split("/")
+            world.register.note_step(name, step, key * 16)
         raise ValueError
-    assert world.going() == {first}
+
+
+def let_a_day_pass(world: World, name: str, *moments: str) -> None:
+    """Move moments of a run's entry back by more than a day."""
+    path = world.register.folder / f"{name}.json"
+    entry = json.loads(path.read_text())
+    long_ago = (NOW - timedelta(days=1.1)).isoformat()
+    path.write_text(json.dumps(entry | dict.fromkeys(moments, long_ago)))
+
+
+def test_what_a_failed_run_used_is_kept_for_a_day_and_then_forgotten(world: World) -> None:
+    used, good = world.commit("ingest", "a", days=9), world.commit("ingest", "b", days=8)
+    world.good_run("old", used)
+    world.good_run("good", good)
+    assert world.going() == {used}
+    made = world.commit("align_encoders", "c", used, days=1.5)
+    fail(world, "bad", used, made)
+    assert world.going() == set()
+    for place in (used, made):
+        assert "a run that did not end well used it" in world.reasons()[place]
+    assert world.register.killed() == []
+    list(remove_things(world.store, RetentionPolicy()))
+    assert {entry.id for entry in world.register.entries()} == {"old", "good", "bad"}
+
+    let_a_day_pass(world, "bad", "started")  # however long it took until it failed
+    assert world.going() == set()
+    let_a_day_pass(world, "bad", "started", "failed")
+    assert world.going() == {used, made}
     list(remove_things(world.store, RetentionPolicy()))
     assert [entry.id for entry in world.register.entries()] == ["good"]
+
+
+def test_what_was_finished_is_kept_for_a_day_though_no_run_noted_it(world: World) -> None:
+    world.good_run("older", world.commit("ingest", "a"))
+    world.good_run("good", world.commit("ingest", "b"))
+    used = world.commit("ingest", "c", days=9)
+    young = world.commit("align_encoders", "d", used)
+    old = world.commit("pretrain_id", "e", days=1.1)
+    # What good runs made goes at any age, so that a full disk can be helped.
+    assert world.going() == {"ingest/a", old}
+    assert "finished not long ago" in world.reasons()[young]
+    # Begun long ago and finished just now.
+    path = world.store.folder("d", "pretrain_id", "e" * 16) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.chmod(0o644)
+    path.write_text(json.dumps(manifest | {"seconds": 86400.0}))
+    assert world.going() == {"ingest/a"}
+
+
+def test_what_a_killed_run_used_is_kept_as_long_as_checkpoints_are(world: World) -> None:
+    used, good = world.commit("ingest", "a", days=9), world.commit("ingest", "b", days=8)
+    world.good_run("old", used)
+    world.good_run("good", good)
+    fail(world, "killed", used)
+    path = world.register.folder / "killed.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"failed": None}))
+    assert [entry.id for entry in world.register.killed()] == ["killed"]
+    assert world.going() == set()
+
+    let_a_day_pass(world, "killed", "started")
+    assert world.going() == {used}
+    pending = world.store.begin("d", "pretrain_id", "c" * 16)
+    assert world.going() == set()
+    long_ago = time.time() - 2 * 86400
+    for folder in (pending.work, pending.folder):
+        os.utime(folder, (long_ago, long_ago))
+    assert world.going() == {used, "pretrain_id/c"}
+
+    world.register.note_failure("killed")  # as the next run or status does
     assert world.register.killed() == []
+    assert world.going() == {"pretrain_id/c"}
+
+
+def test_run_that_fails_where_nothing_can_be_written_says_why_and_leaves_its_steps(
+    world: World,
+) -> None:
+    used, good = world.commit("ingest", "a", days=9), world.commit("ingest", "b", days=8)
+    world.good_run("old", used)
+    world.good_run("good", good)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def run() -> None:
+        with world.register.recording("bad", "d", "split"):
+            world.register.note_step("bad", "ingest", "a" * 16)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+            raise ValueError("why")
+
+    try:
+        with pytest.raises(ValueError, match="why"):
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert world.going() == set()
+    assert not list(world.register.folder.glob("*.tmp"))
+    assert [entry.id for entry in world.register.killed()] == ["bad"]
 
 
 USER = """
@@ -211,7 +302,7 @@ with RunRegister(Path(sys.argv[1]), "d").recording("theirs", "d", "ingest"):
 
 
 def test_use_ends_with_the_process_that_is_killed(world: World) -> None:
-    first, second = world.commit("ingest", "a"), world.commit("ingest", "b")
+    first, second = world.commit("ingest", "a", days=2), world.commit("ingest", "b")
     world.good_run("good", second)
     process = subprocess.Popen(
         [sys.executable, "-c", USER, str(world.store.root)],
@@ -280,9 +371,9 @@ from tests.unit.test_retention import World
 world = World(Path(sys.argv[1]))
 for number in range(15):
     with world.register.using():
-        place = world.commit("ingest", "a")
+        place = world.commit("ingest", "a", days=2)
         (manifest,) = world.store.manifests("d", "ingest")
-        other = world.commit("split", "b", place)
+        other = world.commit("split", "b", place, days=2)
         world.store.verify(manifest)
         path = world.store.open(manifest.refs()["ingest/out"]).path("file")
         assert path.read_text() == "ingest " + "a" * 16

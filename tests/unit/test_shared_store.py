@@ -15,8 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sicsrec.artifacts import ArtifactStore, Manifest
 from sicsrec.config import PipelineConfig
+from sicsrec.data.demo import write_demo
 from sicsrec.errors import ConfigError, DiskFullError, SharedStoreError
 from sicsrec.shared_store import SharedStore
+from sicsrec.steps.lineage import trace_lineage
 from sicsrec.steps.plan import plan_steps
 from sicsrec.steps.runner import StepResult, run_step
 from sicsrec.tracking import NullTracker
@@ -111,12 +113,12 @@ class Machine:
         self.made.append(step.name)
         yield NullTracker()
 
-    def run(self, *names: str) -> list[StepResult]:
+    def run(self, *names: str, config: PipelineConfig = CONFIG) -> list[StepResult]:
         results, refs = [], {}
         for name in names or ("ingest", "split"):
             results.append(
                 run_step(
-                    name, CONFIG, refs, self.store, open_tracker=self._record, shared=self.shared
+                    name, config, refs, self.store, open_tracker=self._record, shared=self.shared
                 )
             )
             refs |= results[-1].refs
@@ -164,6 +166,41 @@ def test_second_machine_makes_nothing_and_has_the_same(tmp_path, url):
     assert second.leftovers() == []
     assert [result.fetched_from for result in second.run()] == ["", ""]  # now it is here
     assert second.shared.look() == ["t"]
+
+
+def test_what_is_fetched_names_the_inputs_that_are_here(tmp_path, url):
+    runs = []
+    for name, changed in (("1", 1_000_000_000), ("2", 1_100_000_000)):
+        data = tmp_path / f"data {name}"
+        data.mkdir()
+        write_demo(data, n_items=60, n_users=40, seed=1)
+        for cover in data.glob("covers/*"):
+            os.utime(cover, (changed, changed))
+        reader = {
+            "kind": "tables",
+            "items": "items.csv",
+            "interactions": "interactions.csv",
+            "covers": "covers",
+        }
+        ingest = {"path": str(data), "reader": reader, "max_bad_row_share": 0.2}
+        config = PipelineConfig.model_validate(CONFIG.model_dump() | {"ingest": ingest})
+        machine = Machine(tmp_path / name, url)
+        runs.append((machine, machine.run(config=config)))
+    (first, made), (second, fetched) = runs
+    assert first.made == ["ingest", "split"]
+    assert second.made == ["ingest"]
+    assert fetched[1].fetched_from == url
+    assert fetched[0].manifest.key != made[0].manifest.key
+    assert fetched[1].manifest.key == made[1].manifest.key
+
+    lineage = trace_lineage(second.store, fetched[1].manifest)
+    assert lineage == {step.manifest.step: step.manifest for step in fetched}
+    for name, entry in fetched[1].manifest.inputs.items():
+        assert entry == made[1].manifest.inputs[name] | {"key": fetched[0].manifest.key}
+    # What others fetch is still as the first machine made it.
+    found = second.shared.find("t", "split", made[1].manifest.key)
+    assert found is not None
+    assert found.manifest == made[1].manifest
 
 
 def test_step_that_is_asked_for_again_runs_here_and_replaces_what_was_there(tmp_path, url):
@@ -311,7 +348,7 @@ def test_machines_that_make_one_key_differently_do_not_mix_their_files(tmp_path,
     shared.push(stores[0], one, replaces=True)
     two = commit(stores[1], a="two", b="same")
     shared.push(stores[1], two, replaces=True)
-    assert shared.fetch(stores[2], "d", "split", KEY) == two
+    assert shared.fetch(stores[2], "d", "split", KEY, {}) == two
     stores[2].verify(two)
     # What somebody who has read the older artifact.json is about to fetch is still there.
     contents = {path.rpartition("/")[2] for path in files_of(url)}

@@ -18,12 +18,16 @@ _SHOWN_NAMES = 12
 def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
     """Return the one file or folder that fits the first pattern that anything fits.
 
+    Hidden ones are not looked at: archives of a Mac hold a ``._name`` beside every file.
+
     Raises:
         DataError: if nothing fits, naming what was looked for, or if several do.
     """
     found = find_optional(root, patterns, what)
     if found is None:
-        present = sorted(printable(path.name) for path in root.iterdir())
+        present = sorted(
+            printable(path.name) for path in root.iterdir() if not _is_hidden(path.name)
+        )
         more = ", ..." if len(present) > _SHOWN_NAMES else ""
         raise DataError(
             f"{root} has no {what}: looked for {' or '.join(patterns)}, "
@@ -39,7 +43,7 @@ def find_optional(root: Path, patterns: Sequence[str], what: str) -> Path | None
         DataError: if several files fit one pattern, or the one is a link that leaves ``root``.
     """
     for pattern in patterns:
-        found = sorted(root.glob(pattern))
+        found = sorted(path for path in root.glob(pattern) if not _is_hidden(path.name))
         if len(found) > 1:
             names = ", ".join(printable(path.name) for path in found[:_SHOWN_NAMES])
             raise DataError(f"{root} has several files that may be the {what}: {names}; keep one")
@@ -88,7 +92,7 @@ def list_covers(
 
     A name may be in any form of Unicode; its path stays as it is on disk. A video stands in for the
     cover of an item that has no image. A second cover of an item is quarantined. Sub-folders are
-    not searched.
+    not searched, and hidden files count for nothing.
 
     Raises:
         DataError: if it is no folder.
@@ -97,7 +101,8 @@ def list_covers(
     chosen: dict[str, str] = {}
     n_ignored = 0
     with os.scandir(folder) as entries:
-        names = sorted((entry.name for entry in entries), key=lambda name: (_is_video(name), name))
+        visible = [entry.name for entry in entries if not _is_hidden(entry.name)]
+    names = sorted(visible, key=lambda name: (_is_video(name), name))
     for name in names:
         item_id, suffix = text_id(Path(name).stem), Path(name).suffix.lower()
         if suffix in VIDEO_SUFFIXES and item_id in chosen and not _is_video(chosen[item_id]):
@@ -112,6 +117,10 @@ def list_covers(
             chosen[item_id] = name
     prefix = folder.relative_to(data_root).as_posix()
     return [CoverFile(item_id, f"{prefix}/{name}") for item_id, name in chosen.items()], n_ignored
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def _is_video(name: str) -> bool:

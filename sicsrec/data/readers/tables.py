@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from sicsrec.artifacts import visible_files
 from sicsrec.config import TablesReaderConfig
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.ids import written_ids
@@ -235,8 +236,13 @@ def _json_text(name: str, value: object) -> str | None:
 
 
 def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:
+    is_folder = path.is_dir()
+    parts = _parquet_parts(path) if is_folder else [path]
+    if not parts:
+        raise DataError(f"the folder {file} holds no Parquet file")
     try:
-        lazy = pl.scan_parquet(path, glob=False)
+        # Names of sub-folders, year=2021, are values of columns.
+        lazy = pl.scan_parquet(parts, glob=False, hive_partitioning=is_folder)
         schema = lazy.collect_schema()
         missing = [name for name in wanted if name not in schema]
         if missing:
@@ -246,6 +252,18 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
         raise DataError(f"{path} cannot be read as Parquet: {err}") from err
     n_rows[file] += frame.height
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
+
+
+def _parquet_parts(folder: Path) -> list[Path]:
+    """Return the files of a table that is a folder, without what Spark and others put beside them:
+    ``.part-0.parquet.crc``, ``_SUCCESS``, ``_delta_log``. Some write parts without an extension.
+    """
+    return sorted(
+        path
+        for path in visible_files(folder)
+        if path.suffix.lower() in ("", ".parquet")
+        and not any(part.startswith("_") for part in path.relative_to(folder).parts)
+    )
 
 
 def read_ids(frame: pl.DataFrame) -> pl.Series:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,13 +9,17 @@ from sicsrec.errors import DataError
 from sicsrec.evaluation.promotion import judge_candidate, judge_files, validation_ranks
 
 
-def ranks_of(ranks: np.ndarray, first: int = 0) -> pl.DataFrame:
+def ranks_of(
+    ranks: np.ndarray, first: int = 0, *, remove_seen: bool = False, n_items: int = 500
+) -> pl.DataFrame:
     users = range(first, first + len(ranks))
     return pl.DataFrame(
         {
             "user_id": [f"u{user}" for user in users],
             "item_id": [f"v{user}" for user in users],
             "rank": pl.Series(ranks, dtype=pl.Int32),
+            "remove_seen": remove_seen,
+            "n_items": n_items,
         }
     )
 
@@ -55,10 +60,31 @@ def test_other_validation_targets_are_not_compared() -> None:
     assert "40 of 100" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ({"remove_seen": True}, "remove_seen is False, and True for the champion"),
+        ({"n_items": 400}, "n_items is 500, and 400 for the champion"),
+    ],
+)
+def test_ranks_of_another_protocol_are_not_compared(protocol: dict[str, Any], message: str) -> None:
+    verdict = judge_candidate(ranks_of(np.ones(100)), ranks_of(np.full(100, 50), **protocol))
+    assert not verdict.promoted
+    assert verdict.reason.startswith(f"not comparable: {message};")
+
+
+def test_a_champion_of_an_unknown_protocol_is_not_compared() -> None:
+    earlier = ranks_of(np.full(100, 50)).drop("remove_seen", "n_items")
+    verdict = judge_candidate(ranks_of(np.ones(100)), earlier)
+    assert not verdict.promoted
+    assert "the champion's ranks do not say their remove_seen and n_items" in verdict.reason
+
+
 def test_ranks_come_out_of_the_table_of_users() -> None:
     table = ranks_of(np.array([3, 4])).with_columns(
         split=pl.Series(["valid", "test"]), model=pl.lit("SICSRec")
     )
-    assert validation_ranks(table, "SICSRec")["rank"].to_list() == [3]
+    found = validation_ranks(table, "SICSRec", remove_seen=True, n_items=7)
+    assert found.select("rank", "remove_seen", "n_items").rows() == [(3, True, 7)]
     with pytest.raises(DataError, match="no validation ranks of 'other'"):
-        validation_ranks(table, "other")
+        validation_ranks(table, "other", remove_seen=True, n_items=7)

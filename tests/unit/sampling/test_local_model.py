@@ -115,6 +115,17 @@ def test_a_model_that_is_nowhere_says_what_to_do(tmp_path):
         ask("package:no_such_package/model")
 
 
+def test_a_local_model_is_known_by_its_visible_files(tmp_path):
+    folder = save_random_model(tmp_path)
+    config = TransformersJudgeConfig(model=str(folder))
+    before = LocalModel(config, "cpu").identity
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "model.safetensors.metadata").write_text("1764172800.0")
+    assert LocalModel(config, "cpu").identity == before
+    (folder / "chat_template.jinja").write_text("another")
+    assert LocalModel(config, "cpu").identity != before
+
+
 def test_the_type_follows_the_device(monkeypatch):
     choose = local_model._choose_dtype
     assert choose("auto", "cpu") == torch.float32

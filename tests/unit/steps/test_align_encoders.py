@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import load_file
 from sicsrec.encoders.builder import build_encoder, load_encoder
 from sicsrec.encoders.identity import digest_weights
 from sicsrec.errors import DataError
+from sicsrec.steps.external import external_inputs
 from tests.unit.steps.stage_one_store import World
 
 
@@ -59,6 +61,18 @@ def test_the_same_seed_gives_the_same_bytes_wherever_the_models_lie(tmp_path):
     (manifest,) = first.store.manifests("tiny", "align_encoders")
     assert str(tmp_path) not in json.dumps(manifest.config)
     assert manifest.config["text_encoder"]["model"] == "bert"
+
+
+def test_what_a_download_keeps_beside_a_model_changes_no_key(tmp_path):
+    world = World(tmp_path)
+    before = external_inputs("align_encoders", world.config)
+    model = Path(world.config.align_encoders.text_encoder.model)
+    kept = model / ".cache" / "huggingface" / "download"
+    kept.mkdir(parents=True)
+    (kept / "config.json.metadata").write_text("1764172800.0")
+    assert external_inputs("align_encoders", world.config) == before
+    (model / "config.json").write_text("{}")
+    assert external_inputs("align_encoders", world.config) != before
 
 
 def test_an_encoder_is_known_by_its_weights(tmp_path):

@@ -151,6 +151,22 @@ def test_missing_or_ambiguous_files_are_named(tmp_path, files, message):
         read(tmp_path, NineRecReaderConfig())
 
 
+def test_hidden_files_are_not_looked_at(tmp_path):
+    put(tmp_path, "X_item.csv", NINEREC_ITEMS)
+    put(tmp_path, "X_behaviour.tsv", "u1\t12 7\n")
+    put_image(tmp_path, "X_cover/7.jpg")
+    # What an archive made by a Mac holds beside them.
+    for name in ("._X_item.csv", "._X_behaviour.tsv", "._X_cover", "X_cover/._7.jpg"):
+        put(tmp_path, name, "Mac OS X")
+    raw = read(tmp_path, NineRecReaderConfig())
+    assert raw.items["item_id"].to_list() == ["7", "12"]
+    assert [(cover.item_id, cover.path) for cover in raw.covers] == [("7", "X_cover/7.jpg")]
+    assert raw.counts == {"cover_files_ignored": 0}
+    (tmp_path / "X_item.csv").unlink()
+    with pytest.raises(DataError, match=r"no file of items: .*, found X_behaviour.tsv, X_cover$"):
+        read(tmp_path, NineRecReaderConfig())
+
+
 @pytest.mark.parametrize("name", ["X_pairs.csv", "X_pairs.tsv"])
 def test_microlens(tmp_path, name):
     put(tmp_path, "X_titles.csv", 'item,title\n1,"One, two"\n2,Two\n')
@@ -349,6 +365,44 @@ def test_parquet_types_become_the_same_strings(tmp_path):
         ("7", "2", 1609459201000),
     ]
     assert rows(raw.quarantine.frame(), "row", "reason") == [(3, "empty_id")]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("part-0.snappy.parquet", "part-1.snappy.parquet"),
+        ("part-0", "part-1"),
+        ("stars=4/part-0.parquet", "stars=5/part-0.parquet"),
+    ],
+)
+def test_a_table_may_be_a_folder_of_parquet_files(tmp_path, parts):
+    write_table(tmp_path / "videos.csv", RECORDS)
+    folder = tmp_path / "log.parquet"
+    for part, record in zip(parts, LOG, strict=True):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({name: record[name] for name in "uit"}).write_parquet(folder / part)
+    # What Spark writes beside them, by way of Hadoop.
+    for name in ("_SUCCESS", "._SUCCESS.crc", f".{parts[0].replace('/', '-')}.crc"):
+        put(folder, name, b"crc\0")
+    put(folder, "_delta_log/00000.checkpoint.parquet", b"no part of the table")
+    rating = "stars" if "=" in parts[0] else None
+    reader = TablesReaderConfig(
+        items="videos.csv", interactions="log.parquet", **MAPPING | {"rating": rating}
+    )
+    raw = read(tmp_path, reader)
+    assert rows(raw.interactions, "user_id", "item_id", "rating") == [
+        ("x", "1", rating and 4.0),
+        ("x", "2", rating and 5.0),
+    ]
+    assert raw.n_rows["log.parquet"] == 2
+
+
+def test_a_folder_without_parquet_files_is_named(tmp_path):
+    write_table(tmp_path / "videos.csv", RECORDS)
+    put(tmp_path, "log.parquet/_SUCCESS", "")
+    reader = TablesReaderConfig(items="videos.csv", interactions="log.parquet", **MAPPING)
+    with pytest.raises(DataError, match=r"the folder log.parquet holds no Parquet file"):
+        read(tmp_path, reader)
 
 
 def test_ids_that_are_no_number_are_empty(tmp_path):
