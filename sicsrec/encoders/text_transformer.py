@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sicsrec.config.encoders import TransformersEncoderConfig
@@ -62,6 +63,10 @@ class TextTransformerEncoder(TransformerEncoder):
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        # SigLIP pools at its last position, padding or not, and was trained without a mask on texts
+        # of full width: a batch's longest text must not decide where that position lies.
+        reads_padding = str(getattr(text_config, "model_type", "")).startswith("siglip")
+        self._width = limit if reads_padding else None
         self._probe(self.prepare(_PROBE))
 
     @classmethod
@@ -78,11 +83,12 @@ class TextTransformerEncoder(TransformerEncoder):
 
     def preparer(self) -> Prepare:
         """See :meth:`ItemEncoder.preparer`; ``values`` are token ids [batch, length]."""
-        return partial(_prepare_texts, self.tokenizer, self.max_tokens)
+        return partial(_prepare_texts, self.tokenizer, self.max_tokens, self._width)
 
     def _run(self, inputs: EncoderInputs) -> Any:
         mask = inputs.mask
         # Some models count positions by what is not the padding token, so padding must be it.
+        # Of texts of full width (SigLIP) nothing is masked.
         ids = inputs.values.masked_fill(~mask, self.tokenizer.pad_token_id)
         call: Any = self.model.get_text_features if self.has_two_towers else self.model
         return call(input_ids=ids, attention_mask=mask.to(torch.int64))
@@ -110,13 +116,20 @@ class TextTransformerEncoder(TransformerEncoder):
 
 
 def _prepare_texts(
-    tokenizer: PreTrainedTokenizerBase, max_tokens: int, items: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, max_tokens: int, width: int | None, items: Sequence[str]
 ) -> EncoderInputs:
+    """Tokenise texts; with a ``width`` padding up to it is part of every text."""
     encoded = tokenizer(
         list(items),
         padding="longest",
         truncation=True,
         max_length=max_tokens,
         return_tensors="pt",
+        # Some tokenizers give none unless asked.
+        return_attention_mask=True,
     )
-    return EncoderInputs(encoded["input_ids"], encoded["attention_mask"].sum(dim=1))
+    ids, lengths = encoded["input_ids"], encoded["attention_mask"].sum(dim=1)
+    if width is None:
+        return EncoderInputs(ids, lengths)
+    padded = functional.pad(ids, (0, width - ids.shape[1]), value=tokenizer.pad_token_id)
+    return EncoderInputs(padded, torch.full_like(lengths, width))

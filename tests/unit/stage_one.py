@@ -4,6 +4,7 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     SwinConfig,
     SwinModel,
     ViTConfig,
@@ -163,6 +166,25 @@ def save_tiny_two_towers(folder: Path) -> Path:
     CLIPModel(
         CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     ).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_siglip(folder: Path) -> Path:
+    """Write a SigLIP, whose tokenizer gives no attention mask, and an image processor."""
+    save_tiny_bert(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 2}
+    text = {**tower, "vocab_size": 14, "max_position_embeddings": 20, "pad_token_id": 0}
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
 

@@ -6,6 +6,7 @@ from tests.unit.stage_one import (
     SMALL_CLIP,
     bert,
     save_tiny_bert,
+    save_tiny_siglip,
     save_tiny_swin,
     save_tiny_two_towers,
     save_tiny_vit,
@@ -22,6 +23,8 @@ KINDS = {
     "bert_model": ("text", lambda root: bert(save_tiny_bert(root), pooling="model")),
     "towers_text": ("text", lambda root: bert(save_tiny_two_towers(root), pooling="model")),
     "towers_image": ("image", lambda root: bert(save_tiny_two_towers(root), pooling="model")),
+    "siglip_text": ("text", lambda root: bert(save_tiny_siglip(root), pooling="model")),
+    "siglip_image": ("image", lambda root: bert(save_tiny_siglip(root), pooling="model")),
     "clip_text": ("text", lambda root: SMALL_CLIP),
     "clip_image": ("image", lambda root: SMALL_CLIP),
 }

@@ -10,7 +10,7 @@ from sicsrec.encoders import ENCODERS
 from sicsrec.encoders.base import EncoderInputs, ItemEncoder
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
 from sicsrec.errors import EncoderError
-from tests.unit.stage_one import bert, save_tiny_bert
+from tests.unit.stage_one import bert, save_tiny_bert, save_tiny_siglip
 
 LAST_BLOCK = {
     "bert_mean": ("model.encoder.layer.1.",),
@@ -31,15 +31,29 @@ LAST_BLOCK = {
         "model.vision_model.post_layernorm.",
         "model.visual_projection.",
     ),
+    "siglip_text": (
+        "model.text_model.encoder.layers.1.",
+        "model.text_model.final_layer_norm.",
+        "model.text_model.head.",
+    ),
+    "siglip_image": (
+        "model.vision_model.encoder.layers.1.",
+        "model.vision_model.post_layernorm.",
+        "model.vision_model.head.",
+    ),
     "clip_text": ("tower.transformer.resblocks.1.", "tower.ln_final.", "tower.text_projection"),
     "clip_image": ("tower.transformer.resblocks.1.", "tower.ln_post.", "tower.proj"),
 }
 WHOLE = {
     "towers_text": ("model.text_model.", "model.text_projection."),
     "towers_image": ("model.vision_model.", "model.visual_projection."),
+    "siglip_text": ("model.text_model.",),
+    "siglip_image": ("model.vision_model.",),
 }
 """Of two towers in one model only one is used."""
-SPLITS = set(LAST_BLOCK) - {"swin_mean", "swin_pooler", "towers_text", "towers_image"}
+SPLITS = set(LAST_BLOCK) - {
+    *("swin_mean", "swin_pooler", "towers_text", "towers_image", "siglip_text", "siglip_image")
+}
 
 
 def encode(encoder, items):
@@ -66,6 +80,22 @@ def test_vectors_are_finite_differ_and_keep_the_order(encoder, items):
 def test_a_vector_does_not_depend_on_its_batch(encoder, items):
     alone = torch.cat([encode(encoder, [item]) for item in items])
     torch.testing.assert_close(alone, encode(encoder, items), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [4, 20])
+def test_siglip_reads_texts_of_full_width_without_a_mask(tmp_path, max_tokens):
+    """As the library's documentation has it called, and as it was trained."""
+    config = bert(save_tiny_siglip(tmp_path), pooling="model", max_tokens=max_tokens)
+    encoder = build_encoder(config, "text", seed=0)
+    texts = ["sun", "blue sea song live film news"]
+    ids = encoder.tokenizer(texts, padding="max_length", max_length=20)["input_ids"]
+    if max_tokens == 4:
+        ids[1] = [*ids[1][:3], 3] + [0] * 16
+    with torch.no_grad():
+        own = encoder.model.get_text_features(input_ids=torch.tensor(ids)).pooler_output
+    assert not torch.allclose(own[0], own[1], atol=1e-3)
+    for items, expected in ((texts, own), (texts[:1], own[:1])):
+        torch.testing.assert_close(encode(encoder, items), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_trunk_and_head_make_the_whole(encoder, items):
