@@ -24,7 +24,8 @@ CONFIDENCE = 0.95
 N_RESAMPLES = 2000
 SEED = 2024
 MIN_SHARED = 0.9
-"""Least share of either model's targets that both must have ranked."""
+"""Least share of either model's targets that both must have ranked, and of the champion's items that
+the candidate must have been ranked among."""
 COLUMNS = ("user_id", "item_id", "rank")
 PROTOCOL = ("remove_seen", "n_items")
 """Constant columns that say what the target was ranked among."""
@@ -122,14 +123,16 @@ def _not_comparable(obstacle: str, n_users: int = 0) -> Verdict:
 def _other_protocol(candidate: pl.DataFrame, champion: pl.DataFrame) -> str:
     """Say in which way both were ranked differently; empty where they were not.
 
-    A rank among fewer items is a better one, whatever the model.
+    A rank among fewer items is a better one, whatever the model. A catalogue that grows only makes
+    it harder for the candidate.
     """
     if not set(PROTOCOL) <= set(champion.columns):
         return f"the champion's ranks do not say their {' and '.join(PROTOCOL)}"
-    rows = (frame.select(PROTOCOL).row(0) for frame in (candidate, champion))
-    differing = [
-        f"{name} is {own}, and {other} for the champion"
-        for name, own, other in zip(PROTOCOL, *rows, strict=True)
-        if own != other
-    ]
-    return "; ".join(differing)
+    (remove_seen, n_items), (of_champion, n_of_champion) = (
+        frame.select(PROTOCOL).row(0) for frame in (candidate, champion)
+    )
+    if remove_seen != of_champion:
+        return f"remove_seen is {remove_seen}, and {of_champion} for the champion"
+    if n_items < MIN_SHARED * n_of_champion:
+        return f"ranked among {n_items} items, and among {n_of_champion} for the champion"
+    return ""

@@ -64,13 +64,19 @@ def test_other_validation_targets_are_not_compared() -> None:
     ("protocol", "message"),
     [
         ({"remove_seen": True}, "remove_seen is False, and True for the champion"),
-        ({"n_items": 400}, "n_items is 500, and 400 for the champion"),
+        ({"n_items": 600}, "ranked among 500 items, and among 600 for the champion"),
     ],
 )
 def test_ranks_of_another_protocol_are_not_compared(protocol: dict[str, Any], message: str) -> None:
     verdict = judge_candidate(ranks_of(np.ones(100)), ranks_of(np.full(100, 50), **protocol))
     assert not verdict.promoted
     assert verdict.reason.startswith(f"not comparable: {message};")
+
+
+@pytest.mark.parametrize("n_items", [50, 499, 520])
+def test_a_catalogue_may_grow_and_shrink_a_little(n_items: int) -> None:
+    champion = ranks_of(np.full(100, 50), n_items=n_items)
+    assert judge_candidate(ranks_of(np.ones(100)), champion).promoted
 
 
 def test_a_champion_of_an_unknown_protocol_is_not_compared() -> None:
