@@ -24,8 +24,8 @@ CONFIDENCE = 0.95
 N_RESAMPLES = 2000
 SEED = 2024
 MIN_SHARED = 0.9
-"""Least share of either model's targets that both must have ranked, and of the champion's items that
-the candidate must have been ranked among."""
+"""Least share of either model's targets that both must have ranked, and of the champion's items
+that the candidate must have been ranked among."""
 COLUMNS = ("user_id", "item_id", "rank")
 PROTOCOL = ("remove_seen", "n_items")
 """Constant columns that say what the target was ranked among."""
