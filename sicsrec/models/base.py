@@ -117,6 +117,10 @@ class SequenceModel(nn.Module, ABC):
         """
         return {self.kind: (self.item_vectors().detach(), 1.0)}
 
+    def own_weights(self) -> dict[str, float]:
+        """Return the weights of :meth:`score_parts` by which a sum of them ranks as the model."""
+        return {self.kind: 1.0}
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""

@@ -249,6 +249,13 @@ class SICSRec(SequenceModel):
             "sicsrec_content": (self.content_vectors(), self.temperature),
         }
 
+    def own_weights(self) -> dict[str, float]:
+        """See :meth:`SequenceModel.own_weights`."""
+        if isinstance(self.item_scoring, IdAndContentVectors):
+            weight = self.item_scoring.weight.item()
+            return {"sicsrec_normalised": 1.0, "sicsrec_content": weight}
+        return {f"sicsrec_{self.scoring}": 1.0}
+
     def loss(self, batch: TokenBatch) -> dict[str, Float[Tensor, ""]]:
         """Return L = L_rec + α L_con + λ Σ‖table‖₂ and its parts.
 

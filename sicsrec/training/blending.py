@@ -49,8 +49,8 @@ class BlendFit:
     n_users: int
     """Users it was fitted on."""
     n_steps: int
-    loss: float
-    """Mean negative log-likelihood of a target, in nats."""
+    loss: float | None
+    """Mean negative log-likelihood of a target, in nats; None where nothing was fitted."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _unfitted(blend: Blend) -> BlendFit:
         "interactions has one",
         blend.models[-1].kind,
     )
-    return BlendFit(dict.fromkeys(blend.models[-1].score_parts(), 1.0), 0, 0, float("nan"))
+    return BlendFit(blend.models[-1].own_weights(), n_users=0, n_steps=0, loss=None)
 
 
 class _Blocks:

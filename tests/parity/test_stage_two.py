@@ -365,3 +365,14 @@ def test_an_item_that_lacks_a_modality_starts_at_what_it_has():
         content.load_vectors(modality, torch.randn(3, width), present)
     text = content.adapters["text"](torch.tensor([2]))
     torch.testing.assert_close(content(torch.tensor([2])), norm2(text))
+
+
+def test_parts_of_the_score_add_up_to_the_models_own_ranking(sicsrec):
+    users = histories(SEQUENCES)
+    vectors, parts = sicsrec.user_vectors(users), sicsrec.score_parts()
+    weighed = sum(
+        weight * vectors @ parts[name][0].T / parts[name][1]
+        for name, weight in sicsrec.own_weights().items()
+    )
+    factor = 1.0 if sicsrec.scoring == "raw" else sicsrec.temperature
+    torch.testing.assert_close(weighed * factor, sicsrec.score(users))

@@ -114,5 +114,6 @@ def test_without_users_to_fit_it_on_a_blend_ranks_as_its_last_model(
     blend = make_blend()
     fit = fit_blend(blend, newcomers, seed=0)
     assert "nothing to fit it on" in caplog.text
+    assert fit.loss is None
     blend.weights = fit.weights
     torch.testing.assert_close(blend.score(users), blend.models[-1].score(users))
