@@ -125,6 +125,8 @@ def _device(settings: Settings) -> Check:
         )
     if found.name is None:
         return Check("device", "ok", "no accelerator: runs compute on the CPU")
+    if settings.device == "auto" and not found.is_chosen:
+        return Check("device", "ok", f"{found.name}, not used: runs compute on the CPU")
     words = found.name
     if found.total_bytes:
         words += f", {format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free"

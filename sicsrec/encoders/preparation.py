@@ -38,7 +38,10 @@ def count_workers(n_workers: int | None, device: torch.device) -> int:
         return n_workers
     if device.type == "cpu":
         return 0
-    return max(1, min(8, (os.cpu_count() or 2) - 1))
+    # Not every system tells which cores a process may use.
+    can_tell = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 2
+    return max(1, min(8, n_cores - 1))
 
 
 def prepare_batches(

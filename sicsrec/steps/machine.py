@@ -18,6 +18,8 @@ class Accelerator:
     total_bytes: int = 0
     trouble: str = ""
     """Why a device that seems to be there cannot be used."""
+    is_chosen: bool = True
+    """Whether a run takes it that is not told which device to take."""
 
 
 def find_accelerator() -> Accelerator:
@@ -28,7 +30,7 @@ def find_accelerator() -> Accelerator:
         free, total = torch.cuda.mem_get_info()
         return Accelerator(torch.cuda.get_device_name(), free, total)
     if torch.backends.mps.is_available():
-        return Accelerator("Apple GPU")
+        return Accelerator("Apple GPU", is_chosen=False)
     if Path("/proc/driver/nvidia/version").exists():
         built = torch.version.cuda
         why = (

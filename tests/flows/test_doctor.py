@@ -96,6 +96,7 @@ def test_little_space_is_told(
     [
         (Accelerator(None), "auto", "ok"),
         (Accelerator(None), "cuda", "problem"),
+        (Accelerator("Apple GPU", is_chosen=False), "auto", "ok"),
         (Accelerator(None, trouble="there is a driver, but"), "auto", "problem"),
         (Accelerator("A GPU", 70_000_000_000, 80_000_000_000), "cuda", "ok"),
         (Accelerator("A GPU", 1_000_000_000, 80_000_000_000), "auto", "warning"),
@@ -106,6 +107,15 @@ def test_device_is_judged_by_what_is_there(
 ) -> None:
     monkeypatch.setattr(machine, "find_accelerator", lambda: found)
     assert look(SICSREC_DEVICE=device)["device"].state == state
+
+
+def test_an_accelerator_that_no_run_takes_by_itself_is_named_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Accelerator("Apple GPU", is_chosen=False)
+    monkeypatch.setattr(machine, "find_accelerator", lambda: found)
+    assert look(SICSREC_DEVICE="auto")["device"].found.endswith("runs compute on the CPU")
+    assert look(SICSREC_DEVICE="mps")["device"].found == "Apple GPU"
 
 
 def test_versions_outside_their_ranges_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
