@@ -260,10 +260,12 @@ def _check_data(values: Mapping[str, Any], preset: str) -> None:
 
 
 def _expand_home(values: Mapping[str, Any]) -> None:
-    """Let a file name the data folder by ``~``, as a shell lets ``--data``."""
-    ingest = values.get("ingest")
-    if isinstance(ingest, dict) and str(ingest.get("path")).startswith("~"):
-        ingest["path"] = str(Path(ingest["path"]).expanduser())
+    """Let a file name data and given vectors by ``~``, as a shell lets ``--data``."""
+    ingest, encode_items = values.get("ingest"), values.get("encode_items")
+    source = encode_items.get("source") if isinstance(encode_items, dict) else None
+    for section, name in ((ingest, "path"), (source, "text"), (source, "image")):
+        if isinstance(section, dict) and str(section.get(name)).startswith("~"):
+            section[name] = str(Path(section[name]).expanduser())
 
 
 def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterator[str]:

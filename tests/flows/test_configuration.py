@@ -39,6 +39,16 @@ def test_a_file_may_name_its_data_by_the_home_folder(tmp_path: Path) -> None:
     assert resolve_config(str(path)).config.ingest.path == str(Path.home() / "videos")
 
 
+def test_a_file_may_name_given_vectors_by_the_home_folder(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: bili_food\ningest: {path: /data}\n"
+        "encode_items: {source: {kind: given, text: ~/text.npy, image: image.npy}}\n"
+    )
+    source = resolve_config(str(path)).config.encode_items.source
+    assert (source.text, source.image) == (str(Path.home() / "text.npy"), "image.npy")
+
+
 def test_demo_takes_no_data() -> None:
     with pytest.raises(ConfigError, match="generates its own"):
         resolve_config("demo", data="/data")
