@@ -99,5 +99,6 @@ def print_comparison(outcome: "ComparisonOutcome", settings: Settings, console: 
     for table in difference_tables(outcome.rows):
         console.print(table)
     page = mlflow_run_page(settings, outcome.mlflow_experiment_id, outcome.mlflow_run_id)
-    where = ", then ".join(filter(None, page))
-    console.print(Text("MLflow  ", style="bold"), Text(where), sep="", soft_wrap=True)
+    console.print(
+        Text("MLflow  ", style="bold"), Text(", then ".join(page)), sep="", soft_wrap=True
+    )

@@ -345,6 +345,5 @@ def print_search(
     run = f"sicsrec run {shlex.quote(str(finished.preset))}"
     data = f" --data {shlex.quote(plan.request.data)}" if plan.request.data else ""
     page = mlflow_run_page(settings, finished.mlflow_experiment_id, finished.mlflow_run_id)
-    where = ", then ".join(filter(None, page))
-    for label, text in (("Winner  ", run + data), ("MLflow  ", where)):
+    for label, text in (("Winner  ", run + data), ("MLflow  ", ", then ".join(page))):
         console.print(Text(label, style="bold"), Text(text), sep="", soft_wrap=True)

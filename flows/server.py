@@ -331,10 +331,10 @@ def free_port() -> int:
         return port
 
 
-def mlflow_run_page(settings: Settings, experiment_id: str, run_id: str) -> tuple[str, str]:
-    """Return the command that a run's page in MLflow needs first, if any, and its address."""
+def mlflow_run_page(settings: Settings, experiment_id: str, run_id: str) -> tuple[str, ...]:
+    """Return how to come to a run's page in MLflow: a command where one is needed, its address."""
     # Without the last part MLflow opens its pages around the tools for language models.
     path = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if settings.mlflow_page is None:
         return "sicsrec ui", f"{MLFLOW_URL}/{path}"
-    return "", f"{settings.mlflow_page}/{path}"
+    return (f"{settings.mlflow_page}/{path}",)

@@ -185,10 +185,8 @@ def _places(finished: FinishedRun, settings: Settings) -> list[tuple[str, str, s
         explorer = explorer_beside(Path(outcome.report))
         beside = f"{explorer.name} beside it: point at items" if explorer else ""
         places.append(("Report", _near(Path(outcome.report)), beside))
-    command, address = mlflow_run_page(
-        settings, outcome.mlflow_experiment_id, outcome.mlflow_run_id
-    )
-    places.append(("MLflow", command or address, address if command else ""))
+    first, *then = mlflow_run_page(settings, outcome.mlflow_experiment_id, outcome.mlflow_run_id)
+    places.append(("MLflow", first, "".join(then)))
     page = f"runs/flow-run/{finished.flow_run_id}"
     if settings.prefect_page is None:
         places.append(("Prefect", "sicsrec ui --prefect", f"{PREFECT_URL}/{page}"))

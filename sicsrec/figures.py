@@ -7,6 +7,9 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+BLUE, ORANGE = "#0072B2", "#D55E00"
+"""Of Okabe and Ito's palette, told apart by people with any colour vision."""
+
 _turn = threading.Lock()
 
 

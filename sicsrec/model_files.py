@@ -34,8 +34,8 @@ def find_model_folder(name: str, owner: str, *, takes_plain_folder: bool = True)
         path = Path(spec.origin).parent / folder
     elif name.startswith("local-dir:"):
         path = Path(name.removeprefix("local-dir:")).expanduser()
-    elif takes_plain_folder and Path(name).expanduser().is_dir():
-        path = Path(name).expanduser()
+    elif takes_plain_folder and (path := Path(name).expanduser()).is_dir():
+        return path
     else:
         return None
     if not path.is_dir():

@@ -71,15 +71,13 @@ class RunRegister:
     def recording(self, run_id: str, preset: str, last_step: str) -> Iterator[None]:
         """Be known, and remembered as a good run or, if the block raises, as one that failed."""
         with self._holding(run_id):
-            started = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write(RunEntry(run_id, preset, last_step, started))
+            self._write(RunEntry(run_id, preset, last_step, started=_now()))
             try:
                 yield
             except BaseException:
                 self.note_failure(run_id)
                 raise
-            ended = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write(replace(self._read(self._path(run_id)), ended=ended))
+            self._write(replace(self._read(self._path(run_id)), ended=_now()))
 
     def note_step(self, run_id: str, step: str, key: str) -> None:
         """Remember that a run made or reused a step; not at all when the run is not recorded."""
@@ -93,8 +91,7 @@ class RunRegister:
         path = self._path(run_id)
         # What failed may be the disk, which is full: then it counts as killed, which needs no note.
         with suppress(OSError):
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write(replace(self._read(path), failed=now))
+            self._write(replace(self._read(path), failed=_now()))
 
     def entries(self) -> list[RunEntry]:
         """Return all recorded runs, oldest first; unreadable entries are passed over."""
@@ -179,3 +176,7 @@ def registers(root: Path) -> dict[str, RunRegister]:
     """Return the registers of all datasets of a store by name."""
     names = sorted(path.parent.name for path in root.glob(f"*/{_FOLDER}"))
     return {name: RunRegister(root, name) for name in names}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+from sicsrec.figures import BLUE, ORANGE
+
+_GREY = "#999999"
 _BACKGROUND = "#eeeeee"
 _DPI = 80
 _PAIRS_PER_ROW = 4
@@ -66,9 +68,9 @@ def plot_pair_sheet(pairs: Sequence[ShownPair]) -> Figure:
     for number, pair in enumerate(pairs):
         row, column = divmod(number, _PAIRS_PER_ROW)
         left, top = column * _CELL_WIDTH + _MARGIN, row * _CELL_HEIGHT + _HEAD
-        _draw_item(axes, covers, (left, top), pair.anchor, _BLUE, "anchor")
+        _draw_item(axes, covers, (left, top), pair.anchor, BLUE, "anchor")
         right = left + _COVER_PIXELS + _MARGIN
-        _draw_item(axes, covers, (right, top), pair.positive, _ORANGE, "similar")
+        _draw_item(axes, covers, (right, top), pair.positive, ORANGE, "similar")
         negatives = [f"not: {_wrap(title, 2 * _LINE_WIDTH, 1)}" for title in pair.negative_titles]
         _write(axes, "\n".join(negatives[:3]), (left, top + _COVER_PIXELS + 34), _GREY, 7.0)
     axes.imshow(covers)
@@ -85,13 +87,13 @@ def plot_answers(outcomes: Mapping[str, int], times_positive: NDArray[np.integer
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = [name.replace("_", " ") for name in outcomes]
-    bars = left.barh(names, list(outcomes.values()), color=_BLUE)
+    bars = left.barh(names, list(outcomes.values()), color=BLUE)
     left.bar_label(bars, padding=3, fontsize=8)
     left.invert_yaxis()
     left.set(title="answers")
     left.margins(x=0.15)
     counts = np.bincount(np.minimum(times_positive, 10), minlength=11)
-    right.bar([*map(str, range(10)), "10+"], counts, color=_ORANGE)
+    right.bar([*map(str, range(10)), "10+"], counts, color=ORANGE)
     right.set(title="items by the times they are a positive", xlabel="times", ylabel="items")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -8,9 +8,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sicsrec.figures import BLUE, ORANGE
 from sicsrec.training.alignment_quality import Quality
 
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
 _MAX_ITEMS = 150
 """Items drawn; more would be a blot."""
 
@@ -73,8 +73,8 @@ def _draw_modalities(axes: Axes, quality: Quality) -> None:
         list(np.stack([text, image], axis=1)), colors="grey", alpha=0.3, linewidths=0.6
     )
     axes.add_collection(lines)
-    axes.scatter(text[:, 0], text[:, 1], s=14, color=_BLUE, label="text")
-    axes.scatter(image[:, 0], image[:, 1], s=14, color=_ORANGE, marker="^", label="image")
+    axes.scatter(text[:, 0], text[:, 1], s=14, color=BLUE, label="text")
+    axes.scatter(image[:, 0], image[:, 1], s=14, color=ORANGE, marker="^", label="image")
     axes.set_xlabel(f"direction 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"direction 2 ({shares[1]:.0%})")
     axes.set_aspect("equal", adjustable="datalim")
