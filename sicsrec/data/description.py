@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from numpy.typing import NDArray
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -51,6 +52,21 @@ def draw_popularity(interactions: pl.DataFrame) -> Figure:
         axis.set_minor_locator(NullLocator())
     popularity.set(xlabel="item, by popularity", ylabel="interactions", title="Popularity")
     top = int(np.quantile(lengths, 0.99)) if len(lengths) else 1
-    histories.hist(np.minimum(lengths, top), bins=min(top, 50))
+    shown = np.minimum(lengths, top)
+    histories.hist(shown, bins=whole_number_bins(shown, 50))
     histories.set(xlabel="interactions (longest 1 % together)", ylabel="users", title="Histories")
     return figure
+
+
+def whole_number_bins(counts: NDArray[np.integer], n_most: int) -> list[float]:
+    """Return the edges of at most ``n_most`` bins that each hold equally many whole numbers.
+
+    Edges that part numbers unevenly leave gaps and steps in a histogram that the data do not have.
+
+    Example:
+        >>> whole_number_bins(np.array([3, 5, 6]), 2)
+        [2.5, 4.5, 6.5]
+    """
+    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (1, 1)
+    step = -(-(high - low + 1) // n_most)
+    return [edge - 0.5 for edge in range(low, high + step + 1, step)]

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from matplotlib.ticker import MaxNLocator
 
+from sicsrec.data.description import whole_number_bins
 from sicsrec.report.drawing import SERIES, finish, new_figure
 from sicsrec.report.parts import DataTable, Plot, Section
 from sicsrec.report.run_files import RunFiles
@@ -89,7 +90,8 @@ def _lengths(files: RunFiles) -> Plot:
     lengths = files.interactions.group_by("user_id").len()["len"].to_numpy()
     top = int(np.quantile(lengths, 0.99))
     figure, (axes,) = new_figure(2.6)
-    axes.hist(np.minimum(lengths, top), bins=min(max(top, 1), _MOST_BINS), color=SERIES[0])
+    shown = np.minimum(lengths, top)
+    axes.hist(shown, bins=whole_number_bins(shown, _MOST_BINS), color=SERIES[0])
     finish(axes)
     axes.set(xlabel="items watched (longest 1 % together)", ylabel="users")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
