@@ -6,7 +6,6 @@ paper reports; the second knows every user's validation target too, under ``leav
 was watched but the test target, and is what one would deploy.
 """
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,9 +96,7 @@ def fit_and_save(
     context: StepContext, model: SequenceModel, section: SequenceModelConfig, stage: StageTwoData
 ) -> StepReport:
     """Fit a model under the step's settings, write it as output ``model``, and report."""
-    started = time.monotonic()
     state = fit_model(context, model, section, stage, work=context.work, tracker=context.tracker)
-    seconds = time.monotonic() - started
     save_model(model, context.output("model"))
     n_targets = int(np.maximum(stage.train.lengths - 1, 0).sum())
     return StepReport(
@@ -108,7 +105,7 @@ def fit_and_save(
         content={
             **fit_report(state, model),
             "processes": context.n_processes * (context.hosts.n_hosts if context.hosts else 1),
-            "seconds_per_epoch": seconds / max(1, state.epoch),
+            "seconds_per_epoch": state.seconds / max(1, state.epoch),
             "log": state.log,
         },
     )

@@ -66,6 +66,8 @@ class FitState:
     """Finished batches of the epoch after the finished ones."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of the losses of these batches."""
+    seconds: float = field(default=0.0, compare=False)
+    """What all this took, validation included, without what a kill made undone."""
 
     @property
     def epochs_without_gain(self) -> int:
@@ -180,7 +182,7 @@ class _Checkpoint:
         self._path = path
         self._model = model
         self._optimiser = optimiser
-        self._saved = time.monotonic()
+        self._started = self._saved = time.monotonic()
         self._random: dict[str, list[torch.Tensor]] = {}
         self.best_weights = _copy_weights(model)
         """Weights of the best epoch so far."""
@@ -195,6 +197,7 @@ class _Checkpoint:
 
         All peers call this; the first of them writes.
         """
+        state.seconds = time.monotonic() - self._started
         random = _collect_random_states(self._model)
         if self._model.peers.rank == 0:
             content = {
@@ -222,6 +225,7 @@ class _Checkpoint:
         self.best_weights = content["best"]
         self._random = content["random"]
         state = FitState(**content["state"])
+        self._started -= state.seconds
         logger.info(
             "%s: continuing after epoch %d and %d batches",
             self._model.kind,

@@ -1,5 +1,7 @@
 """The training loop: early stop, best weights, resuming, refusal of what cannot be trained."""
 
+import time
+
 import numpy as np
 import polars as pl
 import pytest
@@ -120,6 +122,19 @@ def test_the_first_item_of_a_history_is_no_target():
         np.array([1, 2, 1, 3], dtype=np.int32),
     )
     assert target_counts(histories, 4).tolist() == [1, 1, 0, 0]
+
+
+def test_the_seconds_of_a_run_cut_off_count_all_its_epochs(tmp_path):
+    class Slow(Validation):
+        def __call__(self, model):
+            time.sleep(0.1)
+            return super().__call__(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(), Slow([0.1, 0.2, 0.3], killed_at=4), tmp_path, max_epochs=6)
+    state = run(make_model(), Slow([0.4, 0.5, 0.6]), tmp_path, max_epochs=6)
+    assert state.epoch == 6
+    assert state.seconds >= 0.6
 
 
 def test_a_run_cut_off_and_resumed_gives_the_bits_of_an_undisturbed_one(tmp_path):
