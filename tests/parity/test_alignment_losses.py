@@ -182,20 +182,21 @@ def naive_pairs_with_bank(vectors, pairs, content, bank, known, temperature):
     return sum(losses) / len(losses)
 
 
-def naive_cross_modal_with_bank(text, image, content, bank_text, bank_image, temperature):
-    """``bank_*`` hold (item, content, vector); all items have both modalities."""
+def naive_cross_modal_with_bank(text, image, content, bank_text, bank_image, temperature, left_out):
+    """``bank_*`` hold (item, content, vector); items left out lack one, or were held aside."""
+    rows = [row for row in range(len(text)) if row not in left_out]
     total = 0.0
-    for i in range(len(text)):
+    for i in rows:
         for mine, theirs, bank in ((text, image, bank_image), (image, text, bank_text)):
             own = denominator = exp_cosine(mine[i], theirs[i], temperature)
-            for j in range(len(text)):
+            for j in rows:
                 if content[j] != content[i]:
                     denominator += exp_cosine(mine[i], theirs[j], temperature)
             for item, what, vector in bank:
-                if item not in range(len(text)) and what != content[i]:
+                if item not in range(len(text)) and item not in left_out and what != content[i]:
                     denominator += exp_cosine(mine[i], vector, temperature)
             total -= math.log(own / denominator)
-    return total / (2 * len(text))
+    return total / (2 * len(rows))
 
 
 class OneTower(Tower):
@@ -208,9 +209,22 @@ class OneTower(Tower):
         self.has_modality = np.ones(len(content), dtype=np.bool_)
 
 
+NOBODY, IN_BATCH, IN_BANK, BOTH = set(), {2}, {9}, {2, 9}
+
+
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
-@pytest.mark.parametrize("modalities", [("text",), ("text", "image")])
-def test_the_memory_bank_follows_its_equations(temperature, modalities):
+@pytest.mark.parametrize(
+    ("modalities", "aside", "without_image"),
+    [
+        (("text",), NOBODY, NOBODY),
+        (("text", "image"), NOBODY, NOBODY),
+        (("text", "image"), IN_BATCH, NOBODY),
+        (("text", "image"), IN_BANK, NOBODY),
+        (("text", "image"), BOTH, {4}),
+        (("text", "image"), NOBODY, {4, 9, 10}),
+    ],
+)
+def test_the_memory_bank_follows_its_equations(temperature, modalities, aside, without_image):
     """Six items in the batch; 3 and 5 share their text, 1 and 4 their cover; the bank has two of
     the batch, one known to be similar to an anchor, one with an anchor's text, and strangers."""
     pairs = [(0, 1), (2, 3), (4, 5)]
@@ -233,9 +247,15 @@ def test_the_memory_bank_follows_its_equations(temperature, modalities):
         banks[name].add(kept, old, step=0)
         memory[name] = [(i, content[name][i], v) for i, v in zip(kept, old, strict=True)]
         encoded[name] = unit(6, 5, seed=20 + seed)
-    objective = Objective(towers, np.ones(11, dtype=np.bool_), temperature, banks)
+    takes_part = np.ones(11, dtype=np.bool_)
+    takes_part[list(aside)] = False
+    if without_image:
+        towers["image"].has_modality[list(without_image)] = False
+    objective = Objective(towers, takes_part, temperature, banks)
     terms = objective.terms(batch, encoded)
     for name in modalities:
+        if name == "image" and without_image:
+            continue  # such items are in no bank of images, which the loop below does not know
         expected = naive_pairs_with_bank(
             encoded[name], pairs, content[name], memory[name], similar, temperature
         )
@@ -250,6 +270,7 @@ def test_the_memory_bank_follows_its_equations(temperature, modalities):
             [(i, either[i], v) for i, _, v in memory["text"]],
             [(i, either[i], v) for i, _, v in memory["image"]],
             temperature,
+            aside | without_image,
         )
         assert float(terms["loss_t2v"]) == pytest.approx(expected, rel=1e-9)
 

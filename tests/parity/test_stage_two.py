@@ -150,6 +150,25 @@ def test_scores_equal_the_naive_ones_under_every_rule(sicsrec):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("batch_rows", [1, 2])
+def test_some_rows_at_a_time_give_the_same_user_vectors(batch_rows, id_encoder, sicsrec):
+    users = histories([*SEQUENCES, [], [3, 1], *SEQUENCES])
+    for model in (id_encoder, sicsrec):
+        whole = model.user_vectors(users)
+        torch.testing.assert_close(model.user_vectors(users, batch_rows), whole)
+
+
+@torch.no_grad()
+def test_users_are_read_without_dropout_and_training_goes_on_with_it(id_encoder, sicsrec):
+    users = histories(SEQUENCES)
+    for model in (id_encoder, sicsrec):
+        expected = model.eval().user_vectors(users)
+        torch.testing.assert_close(model.train().user_vectors(users), expected)
+        assert model.training
+        assert not model.eval().training
+
+
+@torch.no_grad()
 def test_all_positions_give_the_loss_of_the_expanded_prefixes(id_encoder, sicsrec):
     """One pass over a sequence gives each target the loss of its own prefix, for all towers."""
     batch, kept = packed_tokens(SEQUENCES, with_targets=True)

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ from sicsrec.artifacts import (
 )
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError
+from sicsrec.runs import RunRegister
+from sicsrec.steps import ingest
 from sicsrec.steps.runner import run_step
+from sicsrec.tracking import NullTracker
 
 KEY = "0123456789abcdef"
 
@@ -147,6 +151,34 @@ def test_second_commit_replaces_the_first(store):
     store.verify(manifest)
     assert store.open(manifest.refs()["split/train"]).path("a.txt").read_text() == "new"
     assert [path.name for path in (store.root / "d" / "split").iterdir()] == [KEY]
+
+
+def test_all_is_on_the_disk_before_it_is_seen(store, monkeypatch):
+    folder, fsync, rename = store.folder("d", "split", KEY), os.fsync, Path.rename
+    synced, missing = set(), []
+
+    def noting(handle):
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def looking(path, target):
+        if target == folder:
+            missing.append([p.name for p in path.rglob("*") if p.stat().st_ino not in synced])
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "rename", looking)
+    commit(store)
+    assert missing == [[]]
+    assert folder.parent.stat().st_ino in synced
+
+
+def test_commits_are_listed_from_the_oldest_whatever_their_keys(store):
+    for key, day in (("a" * 16, 3), ("b" * 16, 1), ("c" * 16, 2)):
+        started = f"2025-01-0{day}T00:00:00"
+        manifest = Manifest("d", "split", 1, key, {}, None, {}, {}, {}, started, 1.0, {}, {})
+        store.commit(store.begin("d", "split", key), manifest, {})
+    assert [manifest.key[0] for manifest in store.manifests("d", "split")] == ["b", "c", "a"]
 
 
 def test_starting_again_clears_half_outputs_but_keeps_checkpoints(store):
@@ -309,6 +341,34 @@ def test_two_processes_that_want_the_same_key_make_it_once(tmp_path):
     assert len({key for key, _ in answers}) == 1
     assert sorted(was_reused for _, was_reused in answers) == [False, True]
     assert len((tmp_path / "made.txt").read_text().splitlines()) == 1
+
+
+def test_a_step_that_runs_is_known_to_use_its_dataset(tmp_path):
+    register, seen = RunRegister(tmp_path, "t"), []
+
+    @contextmanager
+    def record(step, key):
+        seen.append(register.is_in_use())
+        yield NullTracker()
+
+    config = PipelineConfig.model_validate(CONFIG)
+    run_step("ingest", config, {}, ArtifactStore(tmp_path), open_tracker=record)
+    assert seen == [True]
+    assert not register.is_in_use()
+
+
+def test_an_output_that_was_not_declared_is_refused(tmp_path, monkeypatch):
+    run = ingest.run
+
+    def with_more(context):
+        context.output("more")
+        return run(context)
+
+    monkeypatch.setattr(ingest, "run", with_more)
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(ArtifactError, match=r"wrote the outputs .*'more'.*declared"):
+        run_step("ingest", PipelineConfig.model_validate(CONFIG), {}, store)
+    assert store.manifests("t", "ingest") == []
 
 
 def test_damaged_commit_is_made_anew_by_the_next_run(tmp_path):

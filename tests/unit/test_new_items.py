@@ -1,6 +1,7 @@
 """Items that came after training: vectors, scores, neighbours, audience."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_blend_keeps_the_known_scores_and_adds_the_features_of_a_cold_item(
         np.testing.assert_allclose(scores[row, N_ITEMS:].numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_where_all_items_were_watched_the_least_watched_stand_in(blended: Recommender) -> None:
+    blend = blended.scorer
+    assert isinstance(blend, Blend)
+    counts = np.full(N_ITEMS, 5)
+    counts[[2, 7]] = 1
+    watched = Blend(blend.models, replace(blend.facts, counts=counts), {"id_encoder": 2.0})
+    histories = blended.histories({"u": HISTORY})
+    scores = BlendWithNewItems(watched, new_items(1)).score(histories)
+    assert float(scores[0, N_ITEMS]) == pytest.approx(float(scores[0, [2, 7]].mean()), abs=1e-6)
+
+
 def test_new_items_are_ranked_among_the_others_and_may_be_all_that_is_asked(
     blended: Recommender,
 ) -> None:
@@ -109,8 +121,9 @@ def test_audience_counts_as_ranking_every_user_does(blended: Recommender) -> Non
 
 
 def test_vectors_that_do_not_fit_are_refused(plain: Recommender) -> None:
-    with pytest.raises(DataError, match="3 wide, the model was trained on 4"):
-        plain.neighbours_of_new(new_items(width=3))
+    for width in (3, 5):
+        with pytest.raises(DataError, match=f"{width} wide, the model was trained on 4"):
+            plain.neighbours_of_new(new_items(width=width))
     nothing = NewItemVectors(("n",), {}, {})
     with pytest.raises(DataError, match="none of what the model reads: text"):
         plain.scorer_with(nothing)

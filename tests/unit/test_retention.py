@@ -99,6 +99,23 @@ def test_what_no_run_is_known_of_is_kept_by_lineage(world: World) -> None:
     assert world.going() == {older}
 
 
+def test_without_known_runs_what_others_were_made_of_is_no_end_of_its_own(world: World) -> None:
+    """A newer artifact that went into something does not push out an older one that did not."""
+    world.commit("split", "c", world.commit("ingest", "a", days=2), days=2)
+    world.commit("ingest", "b", days=3)
+    assert world.going() == set()
+
+
+def test_a_run_that_failed_before_its_first_step_is_remembered_for_a_day(world: World) -> None:
+    world.good_run("good", world.commit("ingest", "a"))
+    fail(world, "bad")
+    list(remove_things(world.store, RetentionPolicy()))
+    assert {entry.id for entry in world.register.entries()} == {"good", "bad"}
+    let_a_day_pass(world, "bad", "started", "failed")
+    list(remove_things(world.store, RetentionPolicy()))
+    assert [entry.id for entry in world.register.entries()] == ["good"]
+
+
 def test_age_marks_and_datasets(world: World) -> None:
     kept = world.commit("ingest", "a")
     old = world.commit("ingest", "b", days=10, run="of-step")
@@ -145,6 +162,7 @@ def test_checkpoints_are_kept_for_a_day_and_caches_until_they_are_named(world: W
     (pending.cache / "responses.jsonl").write_text("{}")
     assert world.going() == set()
     assert world.going(with_caches=True) == {"ingest/c"}
+    assert world.going(with_caches=True, older_than=timedelta(days=5)) == set()
     long_ago = time.time() - 2 * 86400
     for path in (checkpoint, pending.work, pending.folder):
         os.utime(path, (long_ago, long_ago))

@@ -1,4 +1,5 @@
 import os
+from hashlib import sha256
 
 import numpy as np
 import polars as pl
@@ -80,7 +81,9 @@ def test_small_cache_gives_the_same_covers(data, tmp_path):
     store(data, covers_of(range(50)), tmp_path / "out")
     random_ids = [f"i{number}" for number in np.random.default_rng(5).integers(0, 50, 80)]
     whole = CoverStore(tmp_path / "out").read_bytes(random_ids)
-    assert CoverStore(tmp_path / "out", cache_bytes=1).read_bytes(random_ids) == whole
+    small = CoverStore(tmp_path / "out", cache_bytes=1)
+    assert small.read_bytes(random_ids) == whole
+    assert len(small._cache) == 1
 
 
 def test_asking_for_an_item_without_cover_is_an_error(data, tmp_path):
@@ -196,3 +199,25 @@ def test_damaged_exif_data_warns_nobody(data, tmp_path, recwarn):
     outcome, _ = store(data, [CoverFile("odd", "covers/odd.jpg")], tmp_path / "out")
     assert outcome.status == {"odd": "ok"}
     assert not recwarn.list
+
+
+def test_a_file_of_as_many_bytes_as_may_be_is_read(data, tmp_path):
+    path = data / "covers" / "1.png"
+    path.write_bytes(path.read_bytes().ljust(LIMITS.max_bytes, b"\0"))
+    outcome, _ = store(data, covers_of([1]), tmp_path / "out")
+    assert outcome.status == {"i1": "ok"}
+
+
+def test_a_wrong_name_is_said_and_is_no_conversion(data, tmp_path):
+    (data / "covers" / "1.png").rename(data / "covers" / "1.jpg")
+    files = [CoverFile("i1", "covers/1.jpg"), *covers_of([2])]
+    outcome, _ = store(data, files, tmp_path / "out")
+    assert (outcome.n_converted, dict(outcome.changes)) == (0, {"wrong_extension": 1})
+
+
+def test_digests_are_those_of_the_stored_files(data, tmp_path):
+    store(data, covers_of([3, 1]), tmp_path / "out")
+    covers = CoverStore(tmp_path / "out")
+    files = covers.read_bytes(["i1", "i3"])
+    expected = {i: sha256(file).hexdigest() for i, file in zip(("i1", "i3"), files, strict=True)}
+    assert covers.read_digests() == expected

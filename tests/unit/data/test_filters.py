@@ -68,6 +68,29 @@ def test_repeats_keep_the_earliest_not_the_first_row():
     assert drop_repeats(LOG).filter(user_id="a", item_id="1")["timestamp"].to_list() == [DAY]
 
 
+def test_of_repeats_at_one_time_the_first_in_order_is_kept():
+    twice = log([("a", "1", DAY, 5.0), ("a", "1", DAY, 1.0)])
+    assert drop_repeats(twice.reverse())["rating"].to_list() == [5.0]
+
+
+def test_filters_run_in_their_order():
+    """Repeats do not help a user over a core: they are gone before it is asked for."""
+    rows = [("a", "1", DAY, 5.0), ("a", "1", 2 * DAY, 5.0), ("b", "2", DAY, 5.0)]
+    config = FilterConfig(
+        min_rating=1.0,
+        since="1970-01-02",
+        until="1970-01-09",
+        drop_repeats=True,
+        user_core=2,
+        min_history_length=1,
+    )
+    kept, counts = apply_filters(log(rows), config)
+    assert kept.is_empty()
+    assert [count.name for count in counts] == [
+        "min_rating", "since", "until", "drop_repeats", "cores", "min_history_length"
+    ]  # fmt: skip
+
+
 def test_counts_before_and_after_of_every_filter():
     config = FilterConfig(min_rating=3.0, min_history_length=2)
     _, counts = apply_filters(LOG, config)
@@ -121,3 +144,9 @@ def test_filter_without_its_column(column, config):
     without = LOG.with_columns(pl.lit(None).cast(LOG.schema[column]).alias(column))
     with pytest.raises(DataError, match=f"have no {column}"):
         apply_filters(without, FilterConfig(**config))
+
+
+def test_filter_by_a_column_with_gaps_is_refused():
+    gaps = LOG.with_columns(rating=pl.when(pl.col("order") != 2).then("rating"))
+    with pytest.raises(DataError, match="have no rating"):
+        apply_filters(gaps, FilterConfig(min_rating=1.0))

@@ -125,6 +125,13 @@ def test_float_tiff_is_scaled_by_its_range():
     assert row[-1] > 249
 
 
+def test_numbers_beyond_sixteen_bits_are_scaled_by_the_largest():
+    ramp = np.linspace(0, 2_000_000, 100).astype(np.int32)
+    image = Image.fromarray(np.tile(ramp, (100, 1)))
+    row = np.asarray(open_cover(prepare_cover(encode(image, "TIFF"), ".tif", LIMITS).image))[50]
+    assert np.abs(row[:, 0].astype(int) - np.linspace(0, 255, 100)).max() < 6
+
+
 def test_palette_is_converted(picture):
     cover = prepare_cover(encode(picture.quantize(16), "PNG"), ".png", LIMITS)
     assert cover.changes == ("palette",)
@@ -146,6 +153,14 @@ def test_first_frame_of_an_animation_is_kept(kind):
     assert open_cover(cover.image).getpixel((50, 45))[0] > 240
     with Image.open(io.BytesIO(cover.image)) as stored:
         assert getattr(stored, "n_frames", 1) == 1
+
+
+def test_further_pictures_of_a_camera_are_no_animation(picture):
+    content = encode(picture, "MPO", save_all=True, append_images=[picture])
+    cover = prepare_cover(content, ".jpg", LIMITS)
+    assert cover.changes == ("other_format",)
+    with Image.open(io.BytesIO(cover.image)) as stored:
+        assert stored.format == "JPEG"
 
 
 def test_alpha_is_laid_on_white():
@@ -179,12 +194,36 @@ def test_orientation_is_applied():
     assert turned.getpixel((40, 110))[0] > 235
 
 
+def test_orientation_is_applied_to_what_has_to_be_converted():
+    image = Image.new("RGBA", (120, 80), "white")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cover = prepare_cover(encode(image, "PNG", exif=exif), ".png", LIMITS)
+    assert cover.changes == ("alpha", "orientation")
+    assert open_cover(cover.image).size == (80, 120)
+
+
+SIZES = {
+    (900, 300): (384, 128),
+    (1000, 300): (427, 128),
+    (256, 512): (128, 256),
+    (600, 600): (128, 128),
+    (129, 2000): (128, 1984),
+}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize(("size", "expected"), [((900, 300), (384, 128)), ((256, 512), (128, 256))])
+@pytest.mark.parametrize(("size", "expected"), SIZES.items())
 def test_large_cover_is_scaled_down(kind, size, expected):
     cover = prepare_cover(encode(Image.new("RGB", size, "green"), kind), f".{kind.lower()}", LIMITS)
     assert "scaled_down" in cover.changes
     assert open_cover(cover.image).size == expected
+
+
+def test_cover_at_its_limits_keeps_its_bytes():
+    limits = CoverLimits(max_bytes=1_000_000, max_pixels=128 * 200, short_side=128)
+    content = encode(Image.new("RGB", (200, 128), "green"))
+    assert prepare_cover(content, ".jpg", limits).image == content
 
 
 def test_bomb_is_refused_before_decoding():

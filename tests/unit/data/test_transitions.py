@@ -32,3 +32,14 @@ def test_histories_shorter_than_the_gap_count_nothing() -> None:
     assert len(found.pairs) == 0
     rows, columns, counts = found.after(np.array([1, 2], dtype=np.int32))
     assert len(rows) == len(columns) == len(counts) == 0
+
+
+def test_pairs_of_a_large_catalogue_do_not_overflow() -> None:
+    n_items = 3_000_000
+    found = TransitionCounts.from_histories(make_histories([n_items, n_items - 1]), n_items)
+    for counts, items in (
+        (found, (n_items, n_items - 1)),
+        (found.reversed(), (n_items - 1, n_items)),
+    ):
+        rows, columns, times = counts.after(np.array([items[0]], dtype=np.int32))
+        assert (rows.tolist(), columns.tolist(), times.tolist()) == ([0], [items[1] - 1], [1])

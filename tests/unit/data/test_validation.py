@@ -1,3 +1,4 @@
+import unicodedata
 from collections import Counter
 
 import polars as pl
@@ -87,6 +88,12 @@ def test_text_joins_the_fields_with_white_space_normalised():
     frame = build_catalog_frame(items, ("title", "description"))
     assert frame["text"].to_list() == ["A title. a text", "text", None]
     assert build_catalog_frame(items, ("title",))["text"].to_list() == ["A title", None, None]
+
+
+def test_texts_are_the_same_in_every_form_of_unicode():
+    forms = [unicodedata.normalize(form, "Amélie") for form in ("NFC", "NFD")]
+    items = items_of(("1", forms[0], None, []), ("2", forms[1], None, []))
+    assert build_catalog_frame(items, ("title",))["text"].to_list() == [forms[0]] * 2
 
 
 def test_ties_in_time_keep_the_order_of_the_input():

@@ -92,6 +92,11 @@ def table(**columns):
             DataError,
             "missing",
         ),
+        (
+            {"vector": pa.array([[1.0], [None], [2.0], [3.0]], pa.list_(pa.float32(), 1))},
+            DataError,
+            "numbers in them are missing",
+        ),
     ],
 )
 def test_files_that_are_no_vectors_are_refused(tmp_path, columns, error, message):

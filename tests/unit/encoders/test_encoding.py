@@ -99,6 +99,14 @@ def test_half_precision_vectors_are_the_rounded_ones(tmp_path):
     np.testing.assert_array_equal(half, full.astype(np.float16))
 
 
+def test_shards_of_another_precision_are_made_anew(tmp_path):
+    encoder, content = set_up(tmp_path)
+    half = encode(encoder, content, tmp_path, dtype="float16")
+    full = encode(encoder, content, tmp_path)
+    assert (half.dtype, full.dtype) == (np.float16, np.float32)
+    assert not np.array_equal(full, half)
+
+
 def test_numbers_too_large_for_half_precision_are_an_error(tmp_path):
     encoder, content = set_up(tmp_path)
     with torch.no_grad():

@@ -10,6 +10,8 @@ from sicsrec.evaluation.comparison import (
     per_user_frame,
     result_rows,
 )
+from sicsrec.evaluation.intervals import bootstrap_means
+from sicsrec.evaluation.metrics import per_user_metrics
 from sicsrec.evaluation.ranking import RankingSet
 from tests.unit.evaluation.conftest import make_catalog, make_histories
 
@@ -47,6 +49,23 @@ def test_differences_are_first_minus_rival(ranked: RankedSplit) -> None:
     assert {(row["model"], row["rival"], row["split"]) for row in rows} == {
         ("ours", "rival", "test")
     }
+
+
+def test_intervals_follow_the_protocol(ranked: RankedSplit) -> None:
+    """Of every column their own, with the coverage and the resamples that are asked for."""
+    [first, second] = [per_user_metrics(ranks, (1, 10)) for ranks in ranked.ranks.values()]
+    differences = {
+        row["metric"]: row for row in difference_rows(ranked, "ours", ("rival",), PROTOCOL)
+    }
+    for row, values in zip(result_rows(ranked, PROTOCOL), (first, second), strict=True):
+        for metric in PROTOCOL.metrics:
+            means = bootstrap_means(values[metric][:, None], 200, seed=3)
+            low, high = np.quantile(means, [0.05, 0.95])
+            assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((low, high))
+    for metric, row in differences.items():
+        means = bootstrap_means((first[metric] - second[metric])[:, None], 200, seed=3)
+        low, high = np.quantile(means, [0.05, 0.95])
+        assert (row["low"], row["high"]) == pytest.approx((low, high))
 
 
 def test_cohorts_count_their_own_users_only(ranked: RankedSplit) -> None:

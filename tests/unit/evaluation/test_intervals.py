@@ -31,6 +31,13 @@ def test_columns_are_resampled_together() -> None:
     np.testing.assert_allclose(means[:, 1] - means[:, 0], 1.0)
 
 
+def test_every_user_is_drawn_as_often_as_the_others() -> None:
+    means = bootstrap_means(np.eye(4), 2000, seed=0)
+    np.testing.assert_allclose(means.sum(axis=1), 1.0)
+    # A share of 1/4 has a standard deviation of 0.22 in a resample of four, 0.005 in their mean.
+    np.testing.assert_allclose(means.mean(axis=0), 0.25, atol=0.025)
+
+
 def test_a_seed_fixes_the_resamples() -> None:
     values = np.random.default_rng(3).random((50, 2))
     first, again, other = (bootstrap_means(values, 30, seed=seed) for seed in (1, 1, 2))

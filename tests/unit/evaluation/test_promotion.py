@@ -60,6 +60,32 @@ def test_other_validation_targets_are_not_compared() -> None:
     assert "40 of 100" in verdict.reason
 
 
+def test_users_with_another_target_are_not_compared() -> None:
+    champion = ranks_of(np.full(100, 50))
+    moved = champion.with_columns(
+        item_id=pl.when(pl.int_range(pl.len()) < 20).then(pl.lit("other")).otherwise("item_id")
+    )
+    verdict = judge_candidate(ranks_of(np.ones(100)), moved)
+    assert not verdict.promoted
+    assert "80 of 100" in verdict.reason
+
+
+@pytest.mark.parametrize(("n_candidate", "n_champion"), [(100, 120), (120, 100)])
+def test_a_part_of_the_targets_is_not_enough_whoever_has_more(
+    n_candidate: int, n_champion: int
+) -> None:
+    verdict = judge_candidate(ranks_of(np.ones(n_candidate)), ranks_of(np.full(n_champion, 50)))
+    assert not verdict.promoted
+    assert f"100 of {n_candidate}" in verdict.reason
+
+
+def test_the_same_ranks_do_not_take_the_place_of_the_champion() -> None:
+    ranks = np.random.default_rng(2).integers(1, 20, 100)
+    verdict = judge_candidate(ranks_of(ranks), ranks_of(ranks))
+    assert not verdict.promoted
+    assert "not better" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [

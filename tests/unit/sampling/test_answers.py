@@ -86,6 +86,8 @@ def test_other_replies_are_unreadable(reply):
          Answer(1)),
         ('{"positive": 3, "negatives": []}? No </think> {"positive": 1, "negatives": []}',
          Answer(1)),
+        ('No </think> {"positive": 3, "negatives": []}? </think> {"positive": 1, "negatives": []}',
+         Answer(1)),
         ('so {"positive": 1, "negatives": []}, yes, {"negatives":[],"positive":1}', Answer(1)),
     ],
 )  # fmt: skip

@@ -57,6 +57,18 @@ def test_ties_follow_the_seed():
     )
 
 
+def test_ties_are_drawn_anew_for_every_anchor():
+    """With one order for all, the first of it would be the first candidate of nearly all."""
+    histories = {"u1": [f"i{n}" for n in (0, 1, 2, 3, 4, 5, 6)]}
+    firsts = {candidates[0] for _, candidates in ask("per_item", histories=histories)[0]}
+    assert len(firsts) > 2
+
+
+def test_a_history_is_shared_once_however_often_it_holds_an_item():
+    histories = {"u1": ["i0", "i1", "i1", "i0", "i1"], "u2": ["i0", "i2"], "u3": ["i0", "i2"]}
+    assert dict(ask("per_item", histories=histories)[0])["i0"] == ["i2", "i1"]
+
+
 def test_blocks_do_not_change_the_questions(monkeypatch):
     whole = ask("per_item")
     monkeypatch.setattr(module, "_BLOCK_ENTRIES", 1)

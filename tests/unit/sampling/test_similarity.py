@@ -44,6 +44,13 @@ def test_too_far_means_none_and_too_near_is_no_negative():
     ]
 
 
+def test_thresholds_belong_to_those_who_reach_them():
+    matrix = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
+    vectors = TextVectors({"a": 0, "same": 1, "across": 2}, matrix)
+    judge = SimilarityJudge(vectors, min_positive=1.0, max_negative=0.0, n_negatives=3)
+    assert judge.answer([question("a", "same", "across")]) == [Answer(1, (2,))]
+
+
 def test_answers_keep_the_order_of_the_questions():
     judge = SimilarityJudge(VECTORS, 0.5, 0.2, 1)
     asked = [question("a", "near"), question("across", "side"), question("behind", "a")]

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.configuration import resolve_config
+from sicsrec.artifacts import ArtifactStore
 from sicsrec.steps import STEPS
+from sicsrec.steps.runner import run_step
 from tests.unit.steps.stage_two_store import StageTwoWorld
 
 ACCELERATOR = "cpu:0"
@@ -32,6 +34,14 @@ def test_held_while_a_step_computes_there_and_not_for_what_is_reused(tmp_path: P
     assert hold.n_entered == 0, "it was reused"
     world.run("pretrain_id", device=ACCELERATOR, hold_accelerator=hold, refresh=True)
     assert hold.n_entered == 1
+
+
+def test_not_held_by_a_step_that_computes_nothing_there(tmp_path: Path) -> None:
+    size = ["ingest.reader.n_items=60", "ingest.reader.n_users=40"]
+    config, hold = resolve_config("demo", overrides=size).config, Turnstile()
+    store = ArtifactStore(tmp_path)
+    run_step("ingest", config, {}, store, device=ACCELERATOR, hold_accelerator=hold)
+    assert hold.n_entered == 0
 
 
 def test_steps_that_read_or_ask_others_do_not_wait() -> None:

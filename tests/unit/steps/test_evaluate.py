@@ -7,13 +7,19 @@ import pytest
 
 from sicsrec.config import EvaluateConfig
 from sicsrec.data.sequences import Histories
-from sicsrec.data.split import HeldOut
+from sicsrec.data.split import HeldOut, TrainLog
 from sicsrec.errors import DataError, LeakageError
 from sicsrec.models.blend_storage import load_blend
 from sicsrec.models.storage import load_model
 from sicsrec.steps import evaluate
 from sicsrec.steps.context import StepContext
-from sicsrec.steps.evaluate import MODELS, SICSREC, SICSREC_BLENDED, WITH_VALID
+from sicsrec.steps.evaluate import (
+    ID_ENCODER_BLENDED,
+    MODELS,
+    SICSREC,
+    SICSREC_BLENDED,
+    WITH_VALID,
+)
 from sicsrec.steps.runner import StepResult, run_step
 from sicsrec.steps.trained_rivals import NAMES
 from tests.unit.steps.tiny_store import (
@@ -209,23 +215,28 @@ def test_the_other_protocol_stands_beside(tiny: TinyStore, remove_seen: bool) ->
     assert content[remove_seen][name] == other
 
 
-def test_blends_rank_by_what_they_weigh(tiny: TinyStore, evaluated) -> None:
+@pytest.mark.parametrize(
+    ("model", "kind"), [(ID_ENCODER_BLENDED, "id_encoder"), (SICSREC_BLENDED, "sicsrec")]
+)
+@pytest.mark.parametrize(
+    ("told", "output", "blend"), [("", "model", "blend"), (WITH_VALID, "refit", "refit_blend")]
+)
+def test_blends_rank_by_what_they_weigh(
+    tiny: TinyStore, evaluated, model: str, kind: str, told: str, output: str, blend: str
+) -> None:
     frame = per_user(tiny, evaluated[0])
-    blend = load_blend(
-        folder_of(tiny.store, tiny.refs["train_sicsrec/blend"]) / "sicsrec",
-        [
-            load_model(folder_of(tiny.store, tiny.refs["pretrain_id/model"])),
-            load_model(folder_of(tiny.store, tiny.refs["train_sicsrec/model"])),
-        ],
-    )
+    own = folder_of(tiny.store, tiny.refs[f"train_sicsrec/{blend}"]) / kind
+    steps = ("pretrain_id", "train_sicsrec")
+    models = [load_model(folder_of(tiny.store, tiny.refs[f"{step}/{output}"])) for step in steps]
+    scorer = load_blend(own, models)
     catalog = make_catalog()
-    ranks = frame.filter(pl.col("model") == SICSREC_BLENDED, pl.col("split") == "test")
+    ranks = frame.filter(pl.col("model") == model + told, pl.col("split") == "test")
     assert ranks.height == N_RANKED
     for row in ranks.iter_rows(named=True):
         context = catalog.indices_of(histories_by_user()[row["user_id"]][:-1])
         history = Histories(pl.Series("user_id", ["u"]), np.array([0, len(context)]), context)
         target = int(catalog.indices_of([row["item_id"]])[0])
-        assert row["rank"] == expected_rank(blend.score(history)[0].numpy(), target, set())
+        assert row["rank"] == expected_rank(scorer.score(history)[0].numpy(), target, set())
 
 
 def test_cohorts_share_out_all_users(evaluated) -> None:
@@ -297,6 +308,20 @@ def test_users_with_an_empty_context_count(tmp_path: Path) -> None:
     # Without a history all scores of the trained models are equal, which earns nothing.
     assert ranks["SICSRec"] == ranks["ID encoder"] == N_ITEMS
     assert ranks["transitions"] == ranks["popularity"]
+
+
+def test_a_target_that_validation_alone_has_shown_is_cold(tmp_path: Path) -> None:
+    tiny = make_tiny_store(tmp_path)
+    item = "v05"
+    valid = HeldOut.read(folder_of(tiny.store, tiny.refs["split/valid"]))
+    assert item in valid.targets["item_id"]
+    log = TrainLog.read(folder_of(tiny.store, tiny.refs["split/train"])).interactions
+    without = TrainLog(log.filter(pl.col("item_id") != item))
+    tiny.commit("split", {"train": (("train",), without.write)})
+    result = run_step("evaluate", make_config(), tiny.refs, tiny.store)
+    frame = per_user(tiny, result).filter(pl.col("model") == SICSREC)
+    assert set(frame.filter("is_cold")["item_id"]) == {item, COLD_ITEM}
+    assert frame.filter(pl.col("item_id") == item)["is_cold"].all()
 
 
 def test_a_split_without_targets_is_an_error(tmp_path: Path) -> None:

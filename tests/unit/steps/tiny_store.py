@@ -119,8 +119,11 @@ def make_sicsrec(seed: int = 3) -> SICSRec:
 def write_blends(folder: Path, encoder: IdEncoder, sicsrec: SICSRec, train: Histories) -> None:
     text = np.random.default_rng(0).normal(size=(N_ITEMS, 4)).astype(np.float32)
     facts = HistoryFacts.from_training(train, N_ITEMS, {"text": text})
-    weights = {"id_encoder": 1.0, "watched": -3.0, "next_1": 0.5}
-    for name, models in (("id_encoder", [encoder]), ("sicsrec", [encoder, sicsrec])):
+    blends = {
+        "id_encoder": ([encoder], {"id_encoder": 1.0, "popularity": 2.0}),
+        "sicsrec": ([encoder, sicsrec], {"id_encoder": 1.0, "watched": -3.0, "next_1": 0.5}),
+    }
+    for name, (models, weights) in blends.items():
         (folder / name).mkdir()
         save_blend(Blend(models, facts, weights), folder / name)
 

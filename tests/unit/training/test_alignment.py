@@ -147,6 +147,66 @@ def test_the_image_tower_can_follow_a_rule_of_its_own(tmp_path):
     assert not any(name.startswith("image_") for name in moved(before, untouched.weights()))
 
 
+def test_every_part_learns_at_its_own_rate(tmp_path, monkeypatch):
+    """The first step of Adam moves a weight by its rate, whatever the gradient."""
+    world = World(tmp_path)
+    adapters = initial_adapters(world, monkeypatch)
+    before = world.weights()
+    rates = {
+        "learning_rate": 1e-3,
+        "image_learning_rate": 1e-4,
+        "adapter_learning_rate": 1e-2,
+    }
+    result = world.align(n_epochs=1, batch_size=16, trained="full", **rates)
+    for modality, rate in (("text", 1e-3), ("image", 1e-4)):
+        now, prefix = world.weights(), f"{modality}_encoder."
+        moves = [now[n] - before[n] for n in before if n.startswith(prefix)]
+        assert max(float(m.abs().max()) for m in moves) == pytest.approx(rate, rel=0.1)
+        for name, weight in result.adapters[modality].named_parameters():
+            move = weight.detach() - adapters[f"{modality}_adapter.{name}"]
+            assert float(move.abs().max()) == pytest.approx(1e-2, rel=0.1)
+
+
+def watch_batches(monkeypatch):
+    """Record what the objective is given, step by step."""
+    seen = []
+
+    def record(self, batch, *args, original=Objective.backward):
+        seen.append((self._takes_part.copy(), batch))
+        return original(self, batch, *args)
+
+    monkeypatch.setattr(Objective, "backward", record)
+    return seen
+
+
+def test_items_held_aside_take_no_part_in_the_term_that_is_measured_with_them(
+    tmp_path, monkeypatch
+):
+    seen, aside = watch_batches(monkeypatch), []
+    original = alignment.measure_quality
+
+    def measure(towers, pairs_aside, both, both_aside, seed):
+        aside.append((both, both_aside))
+        return original(towers, pairs_aside, both, both_aside, seed)
+
+    monkeypatch.setattr(alignment, "measure_quality", measure)
+    monkeypatch.setattr(alignment, "HELD_ASIDE_SHARE", 0.4)
+    result = World(tmp_path).align()
+    assert result.report["items_held_aside"] == 2
+    for both, both_aside in aside:
+        assert len(both_aside) == 2
+        for takes_part, _ in seen:
+            assert np.flatnonzero(takes_part).tolist() == sorted({*both} - {*both_aside})
+
+
+def test_pairs_are_mixed_anew_in_every_epoch(tmp_path, monkeypatch):
+    seen = watch_batches(monkeypatch)
+    World(tmp_path).align(n_epochs=6, batch_size=2)
+    epochs = [[b.items[b.anchors].tolist() for _, b in seen[i : i + 2]] for i in range(0, 12, 2)]
+    assert len(seen) == 12
+    assert len({str(epoch) for epoch in epochs}) > 2
+
+
 @pytest.mark.parametrize("trained", ["last_block", "full"])
 def test_same_seed_same_bits(tmp_path, trained):
     results = []

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.encoders.builder import build_encoder
+from sicsrec.training import alignment_quality
 from sicsrec.training.alignment_plots import plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.pair_batches import Pairs
@@ -89,6 +90,23 @@ def test_numbers_are_those_of_a_loop():
     assert "held_out_t2v_recall_at_1" not in quality.numbers
 
 
+def test_a_positive_is_looked_for_among_all_items_but_the_anchor():
+    """Ties count against it, so one place for all items finds nothing."""
+    towers = make_towers()
+    text = functional.normalize(towers["text"].inputs.vectors, dim=1)
+    ranks = []
+    for anchor, positive in ((1, 2), (5, 3)):
+        others = [item for item in range(1, 9) if item not in (anchor, positive)]
+        own = float(text[anchor] @ text[positive])
+        ranks.append(sum(float(text[anchor] @ text[item]) >= own for item in others))
+    numbers = measure(towers).numbers
+    assert numbers["t2t_recall_at_1"] == np.mean([rank < 1 for rank in ranks])
+    towers["text"].inputs.vectors[2] = towers["text"].inputs.vectors[1]
+    assert measure(towers).numbers["t2t_recall_at_1"] >= 0.5, "the copy of its anchor is found"
+    towers["text"].inputs.vectors[:] = 1.0
+    assert measure(towers).numbers["t2t_recall_at_1"] == 0.0
+
+
 def test_items_held_out_are_asked_about_apart():
     towers = make_towers()
     quality = measure(towers, both_aside=(4, 8))
@@ -99,6 +117,13 @@ def test_items_held_out_are_asked_about_apart():
     asked = is_first[[rows.index(4), rows.index(8)]].mean()
     assert quality.numbers["held_out_t2v_recall_at_1"] == pytest.approx(float(asked), abs=1e-5)
     assert quality.numbers["held_out_v2t_recall_at_10"] == 1.0
+
+
+def test_items_held_out_are_in_the_sample_however_small_it_is(monkeypatch):
+    monkeypatch.setattr(alignment_quality, "MAX_ITEMS", 3)
+    quality = measure(make_towers(), both_aside=(4, 8))
+    assert {4, 8} <= set(quality.items)
+    assert quality.numbers["items_ranked"] < 8
 
 
 def test_the_picture_joins_the_two_vectors_of_an_item():

@@ -6,6 +6,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import TrainingDivergedError
 from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.blend import Blend, HistoryFacts
+from sicsrec.models.gru4rec import Gru4Rec
 from sicsrec.training import blending
 from sicsrec.training.blending import RIDGE, fit_blend
 from tests.unit.evaluation.conftest import random_histories
@@ -111,9 +112,10 @@ def test_without_users_to_fit_it_on_a_blend_ranks_as_its_last_model(
 ) -> None:
     users = random_histories(20, N_ITEMS, longest=4, seed=6)
     newcomers = RankingSet(users.take(np.zeros(0, dtype=np.intp)), np.zeros(0, dtype=np.int32))
-    blend = make_blend()
+    rival = Gru4Rec(n_items=N_ITEMS, width=4, n_layers=1, dropout=0.0, max_history_length=6)
+    blend = Blend([rival.eval(), make_id_encoder()], make_blend().facts)
     fit = fit_blend(blend, newcomers, seed=0)
     assert "nothing to fit it on" in caplog.text
     assert fit.loss is None
     blend.weights = fit.weights
-    torch.testing.assert_close(blend.score(users), blend.models[-1].score(users))
+    torch.testing.assert_close(blend.score(users), make_id_encoder().score(users))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sicsrec.data.quarantine import QuarantineLog
+from sicsrec.data.readers import delimited
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.errors import DataError
 
@@ -133,9 +134,20 @@ def test_long_field_is_read_and_one_beyond_all_measure_costs_one_row(tmp_path):
 
 
 def test_limit_of_the_process_stays(tmp_path):
-    before = csv.field_size_limit()
-    read(tmp_path, "a,b\n1,x\n")
-    assert csv.field_size_limit() == before
+    before = csv.field_size_limit(1234)
+    try:
+        read(tmp_path, "a,b\n1,x\n")
+        assert csv.field_size_limit() == 1234
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_a_file_is_put_together_from_chunks_of_rows(tmp_path, monkeypatch):
+    content = "a,b\n" + "".join(f"{n},x\n" if n != 4 else "4\n" for n in range(10))
+    whole = read(tmp_path, content)
+    monkeypatch.setattr(delimited, "_ROWS_PER_CHUNK", 3)
+    assert read(tmp_path, content) == whole
+    assert [row[0] for row in whole[0]] == [str(n) for n in range(10) if n != 4]
 
 
 def test_blank_lines_are_no_rows(tmp_path):

@@ -1,3 +1,4 @@
+import time
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -32,6 +33,10 @@ def table(**columns):
         (" 881250949 ", 881250949_000),
         ("1609459200123", 1609459200123),
         ("1609459200.5", 1609459200500),
+        ("99999999999", 99999999999_000),
+        ("100000000000", 100000000000),
+        ("99999999999999", 99999999999999),
+        ("100000000000000", None),
         ("0", 0),
         ("2021-01-01", 1609459200000),
         ("2021-01-01T00:00:00Z", 1609459200000),
@@ -127,6 +132,30 @@ def test_interactions_that_cannot_be_read_are_refused_once_each():
         (5, "empty_id", "the user id is empty"),
         (6, "bad_rating", "'five' cannot be read as a number"),
     ]
+
+
+def test_a_rating_that_is_no_finite_number_is_refused():
+    quarantine = QuarantineLog()
+    rows = interaction_rows(
+        table(u=["a"] * 4, i=["1"] * 4, r=["inf", "nan", "-inf", " 2.5 "]),
+        quarantine,
+        user_id="u",
+        item_id="i",
+        rating="r",
+    )
+    assert rows["rating"].to_list() == [2.5]
+    assert quarantine.frame()["reason"].to_list() == ["bad_rating"] * 3
+
+
+def test_a_time_without_an_offset_is_utc_wherever_it_is_read(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        found = parse_timestamps(pl.Series(["2021-01-01", "2021-01-01 01:00:00+01:00"]))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.to_list() == [1609459200000] * 2
 
 
 def test_without_timestamp_the_rows_give_the_order():
