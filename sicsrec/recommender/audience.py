@@ -8,7 +8,7 @@ import torch
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import TrainingDivergedError
-from sicsrec.evaluation.ranking import BLOCK_USERS
+from sicsrec.evaluation.ranking import BLOCK_USERS, count_where
 from sicsrec.models.new_items import Basis, NewItemVectors
 from sicsrec.recommender.model import Recommender
 
@@ -61,7 +61,7 @@ def find_audience(
         own = found[:, column].clone()
         users = torch.from_numpy(np.repeat(np.arange(len(block)), block.lengths))
         found[users, torch.from_numpy(block.items.astype(np.int64) - 1)] = -torch.inf
-        ranks[place] = (found >= own[:, None]).sum(dim=1).cpu().numpy()
+        ranks[place] = count_where(torch.ge, found, own[:, None]).cpu().numpy()
         scores[place] = own.cpu().numpy()
     table = pl.DataFrame(
         {"user_id": histories.user_ids.gather(rows), "rank": ranks, "score": scores}
