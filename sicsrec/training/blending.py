@@ -56,6 +56,7 @@ class BlendFit:
 @dataclass(frozen=True)
 class _Block:
     features: Float[Tensor, "users items features"]
+    """Less their mean over the items of each user."""
     columns: Int[Tensor, " users"]
     """Column of each user's target."""
 
@@ -151,6 +152,9 @@ def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
     features = torch.stack(
         [feature for _, feature in blend.features(valid.histories.take(rows))], dim=-1
     ).cpu()
+    # What all items share cancels out of the softmax. Left in, it would swamp in float32 what tells
+    # them apart, and the covariances of cosines that all lie near 1 would be noise.
+    features -= features.mean(dim=1, keepdim=True)
     return _Block(features, torch.from_numpy(valid.targets[rows].astype(np.int64) - 1))
 
 
