@@ -23,9 +23,9 @@ def make_blend(weights: dict[str, float] | None = None) -> Blend:
 
 def draw_targets(blend: Blend, users: Histories, seed: int) -> RankingSet:
     """Let users choose by the softmax of a blend's scores."""
-    chances = blend.score(users).softmax(dim=1)
+    probabilities = blend.score(users).softmax(dim=1)
     torch.manual_seed(seed)
-    targets = torch.multinomial(chances, 1)[:, 0].numpy() + 1
+    targets = torch.multinomial(probabilities, 1)[:, 0].numpy() + 1
     return RankingSet(users, targets.astype(np.int32))
 
 
@@ -46,11 +46,11 @@ def test_the_fit_is_a_minimum_by_autograd() -> None:
     features = torch.stack(
         [feature for _, feature in make_blend().features(users.take(kept))], dim=-1
     ).double()
-    spread = features.var(dim=1, correction=0).mean(dim=0).sqrt()
+    deviations = features.var(dim=1, correction=0).mean(dim=0).sqrt()
     weights = torch.tensor(list(fit.weights.values()), dtype=torch.float64, requires_grad=True)
     columns = torch.from_numpy(valid.targets[kept].astype(np.int64) - 1)
     loss = torch.nn.functional.cross_entropy(features @ weights, columns, reduction="sum")
-    penalty = RIDGE / 2 * (spread * weights).square().sum()
+    penalty = RIDGE / 2 * (deviations * weights).square().sum()
     (gradient,) = torch.autograd.grad(loss + penalty, weights)
     assert gradient.abs().max().item() < 0.05
     assert fit.loss == pytest.approx((loss + penalty).item() / len(kept), rel=1e-4)
