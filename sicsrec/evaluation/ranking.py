@@ -252,8 +252,7 @@ def _seen_entries(
     histories: Histories, targets: NDArray[np.int32] | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return row and column of every distinct item of every history, targets excepted."""
-    rows = np.repeat(np.arange(len(histories)), histories.lengths)
-    seen = np.unique(np.stack([rows, histories.items.astype(np.int64)]), axis=1)
+    seen = np.unique(np.stack([histories.owners, histories.items.astype(np.int64)]), axis=1)
     if targets is not None:
         seen = seen[:, targets[seen[0]] != seen[1]]
     return (

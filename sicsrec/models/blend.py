@@ -187,9 +187,8 @@ class Blend:
 
     def _watched(self, histories: Histories) -> Float[Tensor, "users items"]:
         watched = torch.zeros(len(histories), self.n_items, device=self.device)
-        users = np.repeat(np.arange(len(histories)), histories.lengths)
         columns = histories.items.astype(np.int64) - 1
-        watched[torch.from_numpy(users), torch.from_numpy(columns)] = 1.0
+        watched[torch.from_numpy(histories.owners), torch.from_numpy(columns)] = 1.0
         return watched
 
     def _log_counts(
@@ -216,7 +215,7 @@ def _mean_rows(
     vectors: Float[Tensor, "items width"], histories: Histories
 ) -> Float[Tensor, "users width"]:
     """Return the mean vector of every history; 0 for empty ones."""
-    users = torch.from_numpy(np.repeat(np.arange(len(histories)), histories.lengths))
+    users = torch.from_numpy(histories.owners)
     rows = torch.from_numpy(histories.items.astype(np.int64) - 1).to(vectors.device)
     sums = vectors.new_zeros(len(histories), vectors.shape[1])
     sums.index_add_(0, users.to(vectors.device), vectors[rows])

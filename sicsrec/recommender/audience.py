@@ -59,7 +59,7 @@ def find_audience(
         if not torch.isfinite(found).all():
             raise TrainingDivergedError("some scores are NaN or infinite; train the model again")
         own = found[:, column].clone()
-        users = torch.from_numpy(np.repeat(np.arange(len(block)), block.lengths))
+        users = torch.from_numpy(block.owners)
         found[users, torch.from_numpy(block.items.astype(np.int64) - 1)] = -torch.inf
         ranks[place] = count_where(torch.ge, found, own[:, None]).cpu().numpy()
         scores[place] = own.cpu().numpy()
