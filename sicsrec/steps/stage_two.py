@@ -26,9 +26,10 @@ from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.tracking import Tracker
+from sicsrec.training.checkpoint import FitState
 from sicsrec.training.job import Job, Validation
 from sicsrec.training.processes import fit_in_processes
-from sicsrec.training.sequential import REFIT, FitSettings, FitState
+from sicsrec.training.sequential import REFIT, FitSettings
 
 VALID_CUTOFFS = (5, 10)
 

@@ -6,7 +6,6 @@ never stopped.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.errors import TrainingDivergedError
 from sicsrec.progress import Progress
+from sicsrec.replacing import replaced
 from sicsrec.tracking import Tracker
+from sicsrec.training.checkpoint import CHECKPOINT_SECONDS
 from sicsrec.training.memory_bank import MemoryBank
 from sicsrec.training.objective import Objective
 from sicsrec.training.pair_batches import Batches
@@ -29,9 +30,6 @@ from sicsrec.training.tower import SeedChunk, Tower
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "alignment.pt"
-CHECKPOINT_SECONDS = 120.0
-"""Least time between two checkpoints within an epoch; there is one after every epoch."""
-
 _MODALITIES = ("text", "image")
 
 
@@ -206,12 +204,8 @@ def _seeds(seed: int, step: int) -> Callable[[str], SeedChunk]:
 
 def _save(path: Path, learner: Learner, state: AlignmentState) -> None:
     """Replace the checkpoint in one rename, so that a kill leaves the old or the new one."""
-    written = path.with_suffix(".tmp")
-    with written.open("wb") as file:
+    with replaced(path) as file:
         torch.save({**learner.state_dict(), "state": asdict(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
 
 
 def _resume(path: Path, learner: Learner) -> AlignmentState:
