@@ -40,6 +40,7 @@ from torch import Tensor
 
 from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.transitions import TransitionCounts
+from sicsrec.data.vectors import unit_rows
 from sicsrec.models.base import SequenceModel
 
 ID_SIDE, SICSREC_SIDE, CONTENT_SIDE = "ID encoder", "SICSRec", "content"
@@ -96,10 +97,7 @@ class HistoryFacts:
             gap: TransitionCounts.from_histories(train, n_items, gap)
             for gap in sorted({*NEXT_GAPS, *PREVIOUS_GAPS})
         }
-        unit = {
-            modality: matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-            for modality, matrix in vectors.items()
-        }
+        unit = {modality: unit_rows(matrix) for modality, matrix in vectors.items()}
         return cls(item_counts(train, n_items), transitions, unit)
 
 
