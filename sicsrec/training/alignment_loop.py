@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sicsrec.config.encoders import AlignEncodersConfig
+from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import TrainingDivergedError
 from sicsrec.progress import Progress
 from sicsrec.replacing import replaced
@@ -30,7 +31,6 @@ from sicsrec.training.tower import SeedChunk, Tower
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "alignment.pt"
-_MODALITIES = ("text", "image")
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _record(tracker: Tracker, losses: Mapping[str, float], epoch: int) -> None:
 def _seeds(seed: int, step: int) -> Callable[[str], SeedChunk]:
     def of_modality(modality: str) -> SeedChunk:
         def seed_chunk(number: int) -> None:
-            entropy = [seed, step, _MODALITIES.index(modality), number]
+            entropy = [seed, step, MODALITIES.index(modality), number]
             torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
         return seed_chunk

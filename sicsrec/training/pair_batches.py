@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from sicsrec.data.catalog import ItemCatalog
 
+PAIR_TERMS = {"text": "t2t", "image": "v2v"}
+"""Modality to the name of the contrastive term between the two items of a pair."""
+
 
 @dataclass(frozen=True)
 class Pairs:
