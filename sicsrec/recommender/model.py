@@ -40,7 +40,7 @@ ITEMS_FILE = "items.parquet"
 ID_ENCODER_FOLDER = "id_encoder"
 BLEND_FOLDER = "blend"
 CHUNK_USERS = 8192
-"""Users whose histories and recommendations are held at once."""
+"""Users whose histories, recommendations and vectors are held at once; a row group of files."""
 
 Id = str | int
 """An id as it may be given; inside and in results, ids are strings."""
