@@ -60,6 +60,21 @@ class StageTwoData:
         )
 
 
+def transformer_settings(section: SequenceModelConfig, n_items: int) -> dict[str, Any]:
+    """Return the keyword arguments that all models made of Transformers have in common.
+
+    Args:
+        section: how large the towers are.
+        n_items: N.
+    """
+    shared = ("width", "inner_width", "n_layers", "n_heads", "dropout", "max_history_length")
+    return {
+        "n_items": n_items,
+        "positions": section.positions,
+        **{name: getattr(section, name) for name in shared},
+    }
+
+
 def fit_model(
     context: StepContext,
     model: SequenceModel,
