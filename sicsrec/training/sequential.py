@@ -119,11 +119,8 @@ def fit(
                 state.best_epoch, state.best_value = state.epoch, value
                 checkpoint.best_weights = copy_weights(model)
             part = "train" if validate else REFIT
-            record = {"epoch": float(state.epoch)}
-            record |= {f"{part}/{name}": value for name, value in losses.items()}
-            record |= {f"valid/{name}": value for name, value in metrics.items()}
-            state.log.append(record)
-            _record(tracker, record)
+            state.log.append(_describe_epoch(state.epoch, part, losses, metrics))
+            _record(tracker, state.log[-1])
             checkpoint.save(state)
             found = f"loss {losses['loss']:.4f}"
             if validate:
@@ -135,6 +132,17 @@ def fit(
         f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",
     )  # fmt: skip
     return state
+
+
+def _describe_epoch(
+    epoch: int, part: str, losses: dict[str, float], metrics: dict[str, float]
+) -> dict[str, float]:
+    """Return an entry of :attr:`FitState.log`; losses go by the part of the log they are of."""
+    return {
+        "epoch": float(epoch),
+        **{f"{part}/{name}": value for name, value in losses.items()},
+        **{f"valid/{name}": value for name, value in metrics.items()},
+    }
 
 
 def _record(tracker: Tracker, record: dict[str, float]) -> None:
