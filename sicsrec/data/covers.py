@@ -4,7 +4,6 @@
 row groups small enough that a few of them fit into memory whatever the size of the catalogue.
 """
 
-import os
 import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sicsrec.cores import usable_cores
 from sicsrec.data.images import (
     CoverError,
     CoverLimits,
@@ -224,7 +224,7 @@ def store_covers(
     status: dict[str, str] = {}
     changes: Counter[str] = Counter()
     n_present = n_converted = 0
-    n_threads = min(8, os.cpu_count() or 1)
+    n_threads = min(8, usable_cores())
     real_root = covers_root.resolve()
 
     def read(file: CoverFile) -> StoredCover:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, places_within
 
 IntArray = NDArray[np.int64]
 
@@ -80,7 +80,7 @@ def training_windows(histories: Histories, max_length: int, rng: np.random.Gener
     first = np.where(is_long, rng.integers(1, max_length + 1, size=len(rows)), n_targets)
     n_windows = 1 + -(-(n_targets - first) // max_length)
     owner = np.repeat(np.arange(len(rows)), n_windows)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    number = places_within(n_windows)
     begin = np.where(number == 0, 0, first[owner] + (number - 1) * max_length)
     end = np.minimum(first[owner] + number * max_length, n_targets[owner])
     return Windows((offsets[owner] + begin).astype(np.int64), (end - begin).astype(np.int64))
@@ -130,9 +130,7 @@ def pack(
     n_rows = int(rows[-1]) + 1 if len(rows) else 0
     first_of_row = np.flatnonzero(np.diff(rows, prepend=-1))
     segment = np.arange(len(rows)) - first_of_row[rows] + 1
-    within = np.arange(windows.lengths.sum()) - np.repeat(
-        np.cumsum(windows.lengths) - windows.lengths, windows.lengths
-    )
+    within = places_within(windows.lengths)
     flat = np.repeat(rows * row_length + columns, windows.lengths) + within
     source = np.repeat(windows.starts, windows.lengths) + within
 

@@ -10,6 +10,27 @@ from numpy.typing import NDArray
 from sicsrec.data.catalog import ItemCatalog
 
 
+def offsets_of(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return where each of some pieces begins, one laid after the other, and where the last ends.
+
+    Example:
+        >>> offsets_of(np.array([2, 0, 3])).tolist()
+        [0, 2, 2, 5]
+    """
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def places_within(lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the place of every entry in its own piece, the pieces one laid after the other.
+
+    Example:
+        >>> places_within(np.array([2, 0, 3])).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    offsets = offsets_of(lengths)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+
+
 @dataclass(frozen=True)
 class Histories:
     """Item indices of many users, one after the other, each in time order.
@@ -31,7 +52,7 @@ class Histories:
         """
         ordered = interactions.sort("user_id", "position")
         lengths = ordered.group_by("user_id", maintain_order=True).len()
-        offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
+        offsets = offsets_of(lengths["len"].to_numpy())
         return cls(lengths["user_id"], offsets, catalog.indices_of(ordered["item_id"]))
 
     def __len__(self) -> int:
@@ -43,6 +64,11 @@ class Histories:
         """Items per user."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Row of the user of every item, as long as :attr:`items`."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
     def of_user(self, row: int) -> NDArray[np.int32]:
         """Return the history of the user in row ``row``."""
         return self.items[self.offsets[row] : self.offsets[row + 1]]
@@ -50,9 +76,8 @@ class Histories:
     def take(self, rows: NDArray[np.integer]) -> "Histories":
         """Return the histories of some users, in the order of ``rows``."""
         lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        gather = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Histories(self.user_ids.gather(rows), offsets, self.items[gather])
+        entries = np.repeat(self.offsets[:-1][rows], lengths) + places_within(lengths)
+        return Histories(self.user_ids.gather(rows), offsets_of(lengths), self.items[entries])
 
     def chunks(self, n_users: int) -> Iterator["Histories"]:
         """Yield the histories of ``n_users`` users after the other, the last chunk maybe fewer."""
@@ -81,12 +106,12 @@ class Histories:
             user_ids: [U], each at most once; a user not known here gets a history of one item.
             items: [U], item indices; entry r follows what the user of entry r has watched.
         """
-        owners = self.user_ids.gather(np.repeat(np.arange(len(self)), self.lengths))
+        owners = self.user_ids.gather(self.owners)
         watched = pl.DataFrame({"user_id": owners, "item": self.items, "is_last": False})
         last = pl.DataFrame({"user_id": user_ids, "item": items, "is_last": True})
         ordered = pl.concat([watched, last]).sort("user_id", "is_last", maintain_order=True)
         lengths = ordered.group_by("user_id", maintain_order=True).len()
-        offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
+        offsets = offsets_of(lengths["len"].to_numpy())
         return Histories(lengths["user_id"], offsets, ordered["item"].to_numpy())
 
     def nth_last(self, n: int) -> NDArray[np.int32]:
@@ -95,14 +120,6 @@ class Histories:
         long_enough = self.lengths >= n
         items[long_enough] = self.items[self.offsets[1:][long_enough] - n]
         return items
-
-    def last(self, n: int) -> "Histories":
-        """Return the most recent ``n`` items of every user."""
-        lengths = np.minimum(self.lengths, n)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        starts = self.offsets[1:] - lengths
-        gather = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Histories(self.user_ids, offsets, self.items[gather])
 
 
 def item_counts(histories: Histories, n_items: int) -> NDArray[np.int64]:

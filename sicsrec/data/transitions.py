@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, places_within
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TransitionCounts:
             n_items: N.
             gap: places between a and b, at least 1; 1 counts neighbours.
         """
-        owner = np.repeat(np.arange(len(histories)), histories.lengths)
+        owner = histories.owners
         before = np.flatnonzero(owner[:-gap] == owner[gap:])
         first, second = histories.items[before], histories.items[before + gap]
         codes = (first.astype(np.int64) - 1) * n_items + second - 1
@@ -48,6 +48,5 @@ class TransitionCounts:
         starts = np.searchsorted(self.pairs, first)
         lengths = np.searchsorted(self.pairs, first + self.n_items) - starts
         rows = np.repeat(np.arange(len(items)), lengths)
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        entries = starts[rows] + within
+        entries = starts[rows] + places_within(lengths)
         return rows, self.pairs[entries] % self.n_items, self.counts[entries]

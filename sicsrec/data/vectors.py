@@ -44,6 +44,19 @@ class ItemVectors:
         return torch.from_numpy(self.matrix)
 
 
+def unit_rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale the rows of a matrix [N, D] to unit length; rows of 0 stay 0.
+
+    Example:
+        >>> unit_rows(np.array([[0.0, -2.0], [0.0, 0.0]], dtype=np.float32)).tolist()
+        [[0.0, -1.0], [0.0, 0.0]]
+    """
+    unit: NDArray[np.float32] = matrix / np.maximum(
+        np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12
+    )
+    return unit
+
+
 def write_vectors(
     folder: Path,
     modality: str,

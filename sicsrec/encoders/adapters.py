@@ -2,7 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 
 class LossAdapter(nn.Module):
@@ -24,5 +24,5 @@ class LossAdapter(nn.Module):
 
     def forward(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items output"]:
         """Return unit vectors z."""
-        hidden = functional.relu(self.inner(vectors))
-        return functional.normalize(self.outer(hidden), dim=-1)
+        hidden = F.relu(self.inner(vectors))
+        return F.normalize(self.outer(hidden), dim=-1)

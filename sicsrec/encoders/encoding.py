@@ -1,7 +1,6 @@
 """Items to vectors: all at once in memory, or shard by shard on disk."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from sicsrec.encoders.precision import computing_in
 from sicsrec.encoders.preparation import prepare_batches
 from sicsrec.errors import EncoderError
 from sicsrec.progress import NoProgress, Progress
+from sicsrec.replacing import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,8 @@ class VectorShards:
 
     def write(self, number: int, vectors: Vectors) -> None:
         """Put a shard on disk, whole or not at all."""
-        path = self._path(number)
-        written = path.with_suffix(".tmp")
-        with written.open("wb") as file:
+        with replaced(self._path(number)) as file:
             np.save(file, vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(path)
 
     def __iter__(self) -> Iterator[Vectors]:
         """Yield the vectors of every shard, in the order of the item index."""

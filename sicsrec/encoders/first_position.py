@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 
 def run_first(
@@ -69,7 +69,5 @@ def _attend(
         for project, part in zip(projections, read, strict=True)
     )
     visible = None if mask is None else mask[:, None, None, :]
-    context = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=visible, dropout_p=rate
-    )
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=rate)
     return torch.flatten(context.transpose(1, 2), 2)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def pair_contrast(
         further = remembered.negatives[usable]
         further_logits = _masked_logits(safe[rows], remembered.vectors, further, temperature)
         logits = torch.cat([logits, further_logits], dim=1)
-    return functional.cross_entropy(logits, targets)
+    return F.cross_entropy(logits, targets)
 
 
 def _masked_logits(
@@ -158,5 +158,5 @@ def cross_modal_contrast(
         further_texts = _masked_logits(images, old_texts.vectors, further, temperature)
         by_image = torch.cat([by_image, further_texts], dim=1)
     targets = torch.arange(len(texts), device=texts.device)
-    first = functional.cross_entropy(by_text, targets)
-    return (first + functional.cross_entropy(by_image, targets)) / 2
+    first = F.cross_entropy(by_text, targets)
+    return (first + F.cross_entropy(by_image, targets)) / 2

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sicsrec.cores import usable_cores
 from sicsrec.encoders.base import EncoderInputs, Prepare
 from sicsrec.encoders.content import ItemContent
 
@@ -38,10 +39,7 @@ def count_workers(n_workers: int | None, device: torch.device) -> int:
         return n_workers
     if device.type == "cpu":
         return 0
-    # Not every system tells which cores a process may use.
-    can_tell = hasattr(os, "sched_getaffinity")
-    n_cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 2
-    return max(1, min(8, n_cores - 1))
+    return max(1, min(8, usable_cores() - 1))
 
 
 def prepare_batches(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sicsrec.config.encoders import TransformersEncoderConfig
@@ -131,5 +131,5 @@ def _prepare_texts(
     ids, lengths = encoded["input_ids"], encoded["attention_mask"].sum(dim=1)
     if width is None:
         return EncoderInputs(ids, lengths)
-    padded = functional.pad(ids, (0, width - ids.shape[1]), value=tokenizer.pad_token_id)
+    padded = F.pad(ids, (0, width - ids.shape[1]), value=tokenizer.pad_token_id)
     return EncoderInputs(padded, torch.full_like(lengths, width))

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from sicsrec.errors import DataError, TrainingDivergedError
 
 BLOCK_USERS = 256
 """Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes."""
+_COMPARED_AT_ONCE = 1 << 22
+"""Scores compared at once; each takes 8 bytes while it is counted."""
 
 
 @runtime_checkable
@@ -140,7 +142,7 @@ def rank_targets_both_ways(
         columns = torch.from_numpy(block_targets.astype(np.int64) - 1).to(scores.device)
         target_scores = scores.gather(1, columns[:, None])
         # The target is not below itself, so counting it gives the 1 of the formula.
-        block_ranks = (scores >= target_scores).sum(dim=1)
+        block_ranks = count_where(torch.ge, scores, target_scores)
         ranks[False][rows] = block_ranks.cpu().numpy()
         seen_rows, seen_columns = _seen_entries(block, block_targets, scores.device)
         above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
@@ -207,6 +209,26 @@ def recommend(
     return item_indices, best_scores
 
 
+def count_where(
+    compare: Callable[[Tensor, Tensor], Tensor],
+    scores: Float[Tensor, "users items"],
+    thresholds: Float[Tensor, "users 1"],
+) -> Int[Tensor, " users"]:
+    """Return for how many of a user's items ``compare(score, threshold)`` is true.
+
+    A few users after the other: on a CPU torch makes integers of 8 bytes of all it is to count,
+    twice the memory of the scores themselves.
+
+    Args:
+        compare: such as ``torch.ge``.
+        scores: of every item for every user.
+        thresholds: of every user.
+    """
+    n_users = max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1]))
+    parts = zip(torch.split(scores, n_users), torch.split(thresholds, n_users), strict=True)
+    return torch.cat([compare(some, own).sum(dim=1) for some, own in parts])
+
+
 def _blocks(n_users: int, block_users: int) -> list[NDArray[np.int64]]:
     starts = range(0, n_users, block_users)
     return [np.arange(start, min(start + block_users, n_users)) for start in starts]
@@ -230,8 +252,7 @@ def _seen_entries(
     histories: Histories, targets: NDArray[np.int32] | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return row and column of every distinct item of every history, targets excepted."""
-    rows = np.repeat(np.arange(len(histories)), histories.lengths)
-    seen = np.unique(np.stack([rows, histories.items.astype(np.int64)]), axis=1)
+    seen = np.unique(np.stack([histories.owners, histories.items.astype(np.int64)]), axis=1)
     if targets is not None:
         seen = seen[:, targets[seen[0]] != seen[1]]
     return (
@@ -248,7 +269,7 @@ def _top_k(scores: Float[Tensor, "users items"], k: int) -> tuple[Float[Tensor, 
     columns = columns.gather(1, order)
     # topk picks any of the items that tie for the last place; such rows are sorted in full.
     last = values[:, -1:]
-    is_ambiguous = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
+    is_ambiguous = count_where(torch.eq, scores, last) > (values == last).sum(dim=1)
     if is_ambiguous.any():
         all_values, all_columns = scores[is_ambiguous].sort(dim=1, descending=True, stable=True)
         values[is_ambiguous] = all_values[:, :k]

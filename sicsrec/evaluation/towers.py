@@ -12,10 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sicsrec.data.sequences import Histories
-from sicsrec.models.sicsrec import SICSRec
-
-TOWERS = ("id", "content", "mix")
-"""Inputs of the fusion W [H_id; H_c; H_mix] in their order."""
+from sicsrec.models.sicsrec import TOWERS, SICSRec
 
 
 def mean_fusion_input(model: SICSRec, histories: Histories) -> Float[Tensor, " joined"]:
@@ -62,11 +59,11 @@ def tower_replaced(
 
     Args:
         model: the model, which is as before after the block.
-        tower: one of :data:`TOWERS`.
+        tower: one of :data:`sicsrec.models.sicsrec.TOWERS`.
         by: [3 D], of which the tower's part takes the place of its states; None puts 0 there.
     """
     width = model.fusion.in_features // len(TOWERS)
-    start = TOWERS.index(tower) * width
+    start = list(TOWERS).index(tower) * width
     part = slice(start, start + width)
 
     def replace(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

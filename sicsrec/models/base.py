@@ -17,6 +17,8 @@ from sicsrec.models.peers import ALONE, Peers
 
 PositionOrder = Literal["from_start", "from_end"]
 """Which token of a sequence has position 0: the oldest, or the most recent one."""
+_ROWS_AT_ONCE = 64
+"""Packed rows of histories encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +129,13 @@ class SequenceModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     @torch.no_grad()
-    def user_vectors(
-        self, histories: Histories, batch_rows: int = 64
-    ) -> Float[Tensor, "users width"]:
+    def user_vectors(self, histories: Histories) -> Float[Tensor, "users width"]:
         """Return one vector per user: o at the last of the most recent items.
 
         An empty history says nothing about a user: its vector is 0, so all its scores are equal.
 
         Args:
             histories: of any length; cut to the most recent ``max_history_length`` items.
-            batch_rows: packed rows encoded at once.
         """
         was_training = self.training
         self.eval()
@@ -147,8 +146,8 @@ class SequenceModel(nn.Module, ABC):
         tokens = TokenBatch.from_packed(packed, self.device)
         place = torch.from_numpy(last_tokens(windows, length)).to(self.device)
         found = []
-        for first in range(0, len(packed.items), batch_rows):
-            rows = slice(first, first + batch_rows)
+        for first in range(0, len(packed.items), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
             part = TokenBatch(
                 tokens.items[rows],
                 tokens.positions[rows],

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.transitions import TransitionCounts
+from sicsrec.data.vectors import unit_rows
 from sicsrec.models.base import SequenceModel
 
 ID_SIDE, SICSREC_SIDE, CONTENT_SIDE = "ID encoder", "SICSRec", "content"
@@ -96,10 +97,7 @@ class HistoryFacts:
             gap: TransitionCounts.from_histories(train, n_items, gap)
             for gap in sorted({*NEXT_GAPS, *PREVIOUS_GAPS})
         }
-        unit = {
-            modality: matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-            for modality, matrix in vectors.items()
-        }
+        unit = {modality: unit_rows(matrix) for modality, matrix in vectors.items()}
         return cls(item_counts(train, n_items), transitions, unit)
 
 
@@ -187,9 +185,8 @@ class Blend:
 
     def _watched(self, histories: Histories) -> Float[Tensor, "users items"]:
         watched = torch.zeros(len(histories), self.n_items, device=self.device)
-        users = np.repeat(np.arange(len(histories)), histories.lengths)
         columns = histories.items.astype(np.int64) - 1
-        watched[torch.from_numpy(users), torch.from_numpy(columns)] = 1.0
+        watched[torch.from_numpy(histories.owners), torch.from_numpy(columns)] = 1.0
         return watched
 
     def _log_counts(
@@ -216,7 +213,7 @@ def _mean_rows(
     vectors: Float[Tensor, "items width"], histories: Histories
 ) -> Float[Tensor, "users width"]:
     """Return the mean vector of every history; 0 for empty ones."""
-    users = torch.from_numpy(np.repeat(np.arange(len(histories)), histories.lengths))
+    users = torch.from_numpy(histories.owners)
     rows = torch.from_numpy(histories.items.astype(np.int64) - 1).to(vectors.device)
     sums = vectors.new_zeros(len(histories), vectors.shape[1])
     sums.index_add_(0, users.to(vectors.device), vectors[rows])

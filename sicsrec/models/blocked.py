@@ -15,6 +15,9 @@ class BlockedCrossEntropy(torch.autograd.Function):
     target's partition sum; the backward pass prepares each block of rows again, with the same
     random numbers, computes its logits again and writes its gradient where it belongs. So one block
     of logits and the gradient of the table are all there ever is: neither v nor a second table is.
+
+    With p_ti the softmax of target t's logits, the gradients are ``Σ_i p_ti v_i - v_row(t)`` for
+    u_t and ``Σ_t p_ti u_t - [i = row(t)] u_t`` for v_i, passed on through ``prepare``.
     """
 
     @staticmethod
@@ -27,7 +30,17 @@ class BlockedCrossEntropy(torch.autograd.Function):
         size: int,
         prepare: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Return the sum of the losses; blocks have ``size`` items."""
+        """Return the sum of the losses.
+
+        Args:
+            ctx: keeps what the backward pass needs.
+            u: [T, D], one vector per target.
+            table: [first + N, D].
+            rows: [T], the row of the table that each target is.
+            first: rows at the beginning that are no items.
+            size: items of a block.
+            prepare: makes v [size, D] of rows of the table.
+        """
         ctx.random_state = torch.get_rng_state(), *get_device_states(table)
         log_sums = u.new_full((len(u),), float("-inf"))
         own = u.new_zeros(len(u))
@@ -60,13 +73,13 @@ class BlockedCrossEntropy(torch.autograd.Function):
                 with torch.enable_grad():
                     prepared = ctx.prepare(block)
                 v = prepared.detach()
-                shares = (u @ v.T).sub_(log_sums[:, None]).exp_()
+                p = (u @ v.T).sub_(log_sums[:, None]).exp_()
                 column, is_here = _columns(rows - start, len(v))
-                shares.scatter_add_(1, column, -is_here.to(shares.dtype)).mul_(scale)
-                grad_u.addmm_(shares, v)
-                [grad_block] = torch.autograd.grad(prepared, block, shares.T @ u)
+                grad_logits = p.scatter_add_(1, column, -is_here.to(p.dtype)).mul_(scale)
+                grad_u.addmm_(grad_logits, v)
+                [grad_block] = torch.autograd.grad(prepared, block, grad_logits.T @ u)
                 grad_table[start : start + ctx.size] = grad_block
-                del shares
+                del p, grad_logits
         return grad_u, grad_table, None, None, None, None
 
 

@@ -83,20 +83,23 @@ def sampled_cross_entropy(
     """
     own = torch.searchsorted(candidates, targets)
     size = max(1, max_logits // len(candidates))
-    if len(targets) <= size:
-        total = _summed_cross_entropy(user_vectors, candidate_vectors, own, log_inclusion)
-        return total / len(targets)
-    total = user_vectors.new_zeros(())
-    for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
-        total = total + checkpoint(
-            _summed_cross_entropy,
-            user,
-            candidate_vectors,
-            part,
-            log_inclusion,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
+    # Each logit stands for many items' and is computed twice: as with all items, in full precision.
+    with torch.autocast(user_vectors.device.type, enabled=False):
+        user_vectors, candidate_vectors = user_vectors.float(), candidate_vectors.float()
+        if len(targets) <= size:
+            total = _summed_cross_entropy(user_vectors, candidate_vectors, own, log_inclusion)
+            return total / len(targets)
+        total = user_vectors.new_zeros(())
+        for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
+            total = total + checkpoint(
+                _summed_cross_entropy,
+                user,
+                candidate_vectors,
+                part,
+                log_inclusion,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
     return total / len(targets)
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sicsrec.data.ids import text_ids
 from sicsrec.data.sequences import Histories
+from sicsrec.data.vectors import unit_rows
 from sicsrec.errors import DataError
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.blend import Blend
@@ -156,8 +157,7 @@ class BlendWithNewItems:
             found = new.matrices.get(
                 modality, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)
             )
-            unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-            self._candidates[modality] = torch.from_numpy(unit).to(blend.device)
+            self._candidates[modality] = torch.from_numpy(unit_rows(found)).to(blend.device)
         counts = blend.facts.counts
         self._least_watched = torch.from_numpy(np.flatnonzero(counts == counts.min()))
         self._by_id = {"id_encoder", "sicsrec_raw", "sicsrec_normalised"}

@@ -23,6 +23,9 @@ from sicsrec.models.layers import (
 from sicsrec.models.losses import content_contrast, next_item_cross_entropy
 from sicsrec.models.tables import ItemTable, one_gradient
 
+TOWERS = {"id": "ID encoder", "content": "content encoder", "mix": "mix decoder"}
+"""Inputs of the fusion W [H_id; H_c; H_mix] in their order, and their names for people."""
+
 
 class MixDecoder(nn.Module):
     """The mix-modality sequence decoder: chained cross-attention layers, ID reading content.

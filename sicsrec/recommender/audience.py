@@ -8,7 +8,7 @@ import torch
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import TrainingDivergedError
-from sicsrec.evaluation.ranking import BLOCK_USERS
+from sicsrec.evaluation.ranking import BLOCK_USERS, count_where
 from sicsrec.models.new_items import Basis, NewItemVectors
 from sicsrec.recommender.model import Recommender
 
@@ -59,9 +59,9 @@ def find_audience(
         if not torch.isfinite(found).all():
             raise TrainingDivergedError("some scores are NaN or infinite; train the model again")
         own = found[:, column].clone()
-        users = torch.from_numpy(np.repeat(np.arange(len(block)), block.lengths))
+        users = torch.from_numpy(block.owners)
         found[users, torch.from_numpy(block.items.astype(np.int64) - 1)] = -torch.inf
-        ranks[place] = (found >= own[:, None]).sum(dim=1).cpu().numpy()
+        ranks[place] = count_where(torch.ge, found, own[:, None]).cpu().numpy()
         scores[place] = own.cpu().numpy()
     table = pl.DataFrame(
         {"user_id": histories.user_ids.gather(rows), "rank": ranks, "score": scores}

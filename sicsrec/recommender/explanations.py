@@ -19,10 +19,9 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.blend import Blend, side_of
-from sicsrec.models.sicsrec import SICSRec
+from sicsrec.models.sicsrec import TOWERS, SICSRec
 from sicsrec.recommender.model import Recommender
 
-TOWERS = ("ID encoder", "content encoder", "mix decoder")
 BIAS = "bias"
 N_NEAREST = 3
 
@@ -119,5 +118,5 @@ def tower_parts(model: SICSRec, histories: Histories) -> dict[str, torch.Tensor]
     vectors = model.item_vectors()
     return {
         name: (vectors @ part / size).cpu()
-        for name, part in zip((*TOWERS, BIAS), fused, strict=True)
+        for name, part in zip((*TOWERS.values(), BIAS), fused, strict=True)
     }

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sicsrec.data.given_tables import Table, as_table, is_table
 from sicsrec.data.ids import composed_ids, text_id, text_id_column, text_ids
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, offsets_of
 from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
@@ -40,7 +40,7 @@ ITEMS_FILE = "items.parquet"
 ID_ENCODER_FOLDER = "id_encoder"
 BLEND_FOLDER = "blend"
 CHUNK_USERS = 8192
-"""Users whose histories and recommendations are held at once."""
+"""Users whose histories, recommendations and vectors are held at once; a row group of files."""
 
 Id = str | int
 """An id as it may be given; inside and in results, ids are strings."""
@@ -509,9 +509,9 @@ def _pairs(histories: HistoriesById | Table) -> Iterator[tuple[str, Sequence[str
 
 
 def _histories(known: Sequence[tuple[str, NDArray[np.int32]]]) -> Histories:
-    lengths = [len(items) for _, items in known]
+    lengths = np.array([len(items) for _, items in known], dtype=np.int64)
     return Histories(
         pl.Series("user_id", [user_id for user_id, _ in known], dtype=pl.String),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets_of(lengths),
         np.concatenate([np.zeros(0, dtype=np.int32), *(items for _, items in known)]),
     )

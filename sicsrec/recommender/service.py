@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from sicsrec.data.ids import composed_ids, text_id
-from sicsrec.data.sequences import Histories
+from sicsrec.data.sequences import Histories, offsets_of
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.recommender.model import Recommender, require_at_least_one
 
@@ -73,8 +73,7 @@ def read_histories(path: Path) -> Histories:
         items = frame["items"].explode().to_numpy()
     except (OSError, pl.exceptions.PolarsError) as err:
         raise ArtifactError(f"{path} is no readable table of histories: {err}") from err
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Histories(frame["user_id"], offsets, items.astype(np.int32))
+    return Histories(frame["user_id"], offsets_of(lengths), items.astype(np.int32))
 
 
 @dataclass(frozen=True)

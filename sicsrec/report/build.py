@@ -81,9 +81,9 @@ def build_report(
 
 
 def _score(files: RunFiles) -> str:
-    """Return what ranks in the recommendations, ``model`` or ``blend``."""
+    """Return what ranks in the recommendations: ``export.score``, ``sicsrec`` without an export."""
     export = files.manifests.get("export")
-    return str(export.config["score"]) if export else "model"
+    return str(export.config["score"]) if export else "sicsrec"
 
 
 def _sections(files: RunFiles, score: str, device: str) -> Iterator[Section]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.data.vectors import MODALITIES, read_vectors
+from sicsrec.data.vectors import MODALITIES, read_vectors, unit_rows
 from sicsrec.report.drawing import MARKERS, SERIES, add_legend, finish, new_figure
 from sicsrec.report.models import RunModels
 from sicsrec.report.parts import Card, DataTable, Plot, Section, ShownItem, Strip
@@ -152,18 +152,12 @@ def item_matrices(files: RunFiles, models: RunModels) -> dict[str, ItemMatrix]:
         by_id = model.id_encoder.item_vectors().float().cpu().numpy()
         items = torch.arange(1, n_items + 1, device=model.device)
         fused = model.content_embedding(items).float().cpu().numpy()
-    found = {"id": (_unit(by_id), everybody)}
+    found = {"id": (unit_rows(by_id), everybody)}
     for modality in MODALITIES:
         vectors = read_vectors(files.path("encode_items/vectors"), modality, files.catalog)
         if vectors is not None:
-            found[modality] = (_unit(vectors.matrix), vectors.present)
-    return found | {"fused": (_unit(fused), everybody)}
-
-
-def _unit(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-    unit: NDArray[np.float32] = matrix / lengths
-    return unit
+            found[modality] = (unit_rows(vectors.matrix), vectors.present)
+    return found | {"fused": (unit_rows(fused), everybody)}
 
 
 SPACES = {

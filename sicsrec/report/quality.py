@@ -16,11 +16,11 @@ from sicsrec.evaluation.metrics import ndcg
 from sicsrec.evaluation.plots import metric_label
 from sicsrec.evaluation.ranking import RankingSet, rank_targets
 from sicsrec.evaluation.towers import (
-    TOWERS,
     mean_fusion_input,
     modality_silenced,
     tower_replaced,
 )
+from sicsrec.models.sicsrec import TOWERS
 from sicsrec.report.drawing import (
     INK,
     MARKERS,
@@ -41,7 +41,6 @@ _PLOTTED = ("hr_at_10", "ndcg_at_10")
 _CUTOFF = 10
 _MOST_USERS = 1000
 _RESAMPLES = 500
-_TOWER_NAMES = {"id": "ID encoder", "content": "content encoder", "mix": "mix decoder"}
 
 
 def results(files: RunFiles) -> Section | None:
@@ -304,8 +303,8 @@ def _parts(
     mean = mean_fusion_input(model, asked.histories)
     return [
         *(
-            (_TOWER_NAMES[tower], how, partial(tower_replaced, model, tower, by))
-            for tower in TOWERS
+            (name, how, partial(tower_replaced, model, tower, by))
+            for tower, name in TOWERS.items()
             for how, by in (("mean", mean), ("zero", None))
         ),
         *(

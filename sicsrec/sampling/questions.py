@@ -124,10 +124,9 @@ class QuestionSource:
     def _occurrences(self) -> csr_array:
         """Return the 0/1 matrix [users, N + 1] of who has which item in training."""
         histories = self._histories
-        users = np.repeat(np.arange(len(histories)), histories.lengths)
         shape = (len(histories), len(self._ids) + 1)
         values = np.ones(len(histories.items), dtype=np.int32)
-        matrix = csr_array((values, (users, histories.items)), shape=shape)
+        matrix = csr_array((values, (histories.owners, histories.items)), shape=shape)
         matrix.sum_duplicates()
         matrix.data[:] = 1
         return matrix

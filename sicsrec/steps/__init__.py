@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),
@@ -250,7 +250,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=4,
+        version=5,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),

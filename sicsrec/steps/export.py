@@ -24,14 +24,12 @@ from sicsrec.errors import DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
 from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
+from sicsrec.recommender.model import CHUNK_USERS
 from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.steps.model_folder import write_encoders, write_items
 
 logger = logging.getLogger(__name__)
-
-CHUNK_USERS = 8192
-"""Users whose recommendations and vectors are held at once; one row group of the files."""
 
 _BLEND_FILES = {
     ID_ENCODER_FOLDER: "the model of step 1, whose scores the blend weighs too",

@@ -4,7 +4,12 @@ import torch
 
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.steps.context import StepContext, StepReport
-from sicsrec.steps.stage_two import StageTwoData, fit_and_save, refit_and_save
+from sicsrec.steps.stage_two import (
+    StageTwoData,
+    fit_and_save,
+    refit_and_save,
+    transformer_settings,
+)
 
 
 def run(context: StepContext) -> StepReport:
@@ -19,15 +24,6 @@ def run(context: StepContext) -> StepReport:
 
 def _build(context: StepContext, stage: StageTwoData) -> IdEncoder:
     """Build an untrained ID encoder, the same each time."""
-    section = context.config.pretrain_id
+    settings = transformer_settings(context.config.pretrain_id, stage.catalog.n_items)
     torch.manual_seed(context.seed)
-    return IdEncoder(
-        n_items=stage.catalog.n_items,
-        width=section.width,
-        inner_width=section.inner_width,
-        n_layers=section.n_layers,
-        n_heads=section.n_heads,
-        dropout=section.dropout,
-        max_history_length=section.max_history_length,
-        positions=section.positions,
-    ).to(context.device)
+    return IdEncoder(**settings).to(context.device)

@@ -26,9 +26,10 @@ from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.storage import save_model
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.tracking import Tracker
+from sicsrec.training.checkpoint import FitState
 from sicsrec.training.job import Job, Validation
 from sicsrec.training.processes import fit_in_processes
-from sicsrec.training.sequential import REFIT, FitSettings, FitState
+from sicsrec.training.sequential import REFIT, FitSettings
 
 VALID_CUTOFFS = (5, 10)
 
@@ -57,6 +58,21 @@ class StageTwoData:
             Histories.from_interactions(log.interactions, catalog),
             RankingSet.from_held_out(held_out, catalog),
         )
+
+
+def transformer_settings(section: SequenceModelConfig, n_items: int) -> dict[str, Any]:
+    """Return the keyword arguments that all models made of Transformers have in common.
+
+    Args:
+        section: how large the towers are.
+        n_items: N.
+    """
+    shared = ("width", "inner_width", "n_layers", "n_heads", "dropout", "max_history_length")
+    return {
+        "n_items": n_items,
+        "positions": section.positions,
+        **{name: getattr(section, name) for name in shared},
+    }
 
 
 def fit_model(

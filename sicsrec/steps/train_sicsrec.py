@@ -24,7 +24,12 @@ from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
-from sicsrec.steps.stage_two import StageTwoData, fit_and_save, refit_and_save
+from sicsrec.steps.stage_two import (
+    StageTwoData,
+    fit_and_save,
+    refit_and_save,
+    transformer_settings,
+)
 from sicsrec.training.blending import BlendFit, fit_blend
 
 
@@ -162,13 +167,7 @@ def build_sicsrec(
     Trained in one step it keeps its random weights in place of those of step 1.
     """
     model = SICSRec(
-        n_items=n_items,
-        width=section.width,
-        inner_width=section.inner_width,
-        n_layers=section.n_layers,
-        n_heads=section.n_heads,
-        dropout=section.dropout,
-        max_history_length=section.max_history_length,
+        **transformer_settings(section, n_items),
         vector_widths=widths_of(vectors),
         fusion_dropout=section.fusion_dropout,
         adapter_rank=section.adapter_rank,
@@ -180,7 +179,6 @@ def build_sicsrec(
         two_step=section.two_step,
         item_scoring=section.item_scoring,
         content_weight=section.content_weight,
-        positions=section.positions,
     )
     if section.two_step:
         model.load_id_encoder(pretrained)

@@ -15,7 +15,12 @@ from sicsrec.models.base import SequenceModel
 from sicsrec.models.content_encoder import ContentEncoder, FrozenFeatures
 from sicsrec.models.gru4rec import Gru4Rec
 from sicsrec.steps.context import StepContext
-from sicsrec.steps.stage_two import StageTwoData, fit_model, fit_report
+from sicsrec.steps.stage_two import (
+    StageTwoData,
+    fit_model,
+    fit_report,
+    transformer_settings,
+)
 from sicsrec.steps.train_sicsrec import (
     choose_vectors,
     fill_content,
@@ -81,17 +86,8 @@ def _build(
     modalities = getattr(context.config.evaluate, rival).modalities
     vectors = choose_vectors(found, modalities, reader=f"evaluate.{rival}")
     kind = ContentEncoder if rival == "content_encoder" else FrozenFeatures
-    model = kind(
-        n_items=n_items,
-        width=section.width,
-        inner_width=section.inner_width,
-        n_layers=section.n_layers,
-        n_heads=section.n_heads,
-        dropout=section.dropout,
-        max_history_length=section.max_history_length,
-        vector_widths=widths_of(vectors),
-        positions=section.positions,
-    )
+    settings = transformer_settings(section, n_items)
+    model = kind(**settings, vector_widths=widths_of(vectors))
     fill_content(model.content_embedding, vectors)
     return model
 

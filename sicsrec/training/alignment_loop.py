@@ -6,7 +6,6 @@ never stopped.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sicsrec.config.encoders import AlignEncodersConfig
+from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import TrainingDivergedError
 from sicsrec.progress import Progress
+from sicsrec.replacing import replaced
 from sicsrec.tracking import Tracker
+from sicsrec.training.checkpoint import CHECKPOINT_SECONDS
 from sicsrec.training.memory_bank import MemoryBank
 from sicsrec.training.objective import Objective
 from sicsrec.training.pair_batches import Batches
@@ -29,10 +31,6 @@ from sicsrec.training.tower import SeedChunk, Tower
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "alignment.pt"
-CHECKPOINT_SECONDS = 120.0
-"""Least time between two checkpoints within an epoch; there is one after every epoch."""
-
-_MODALITIES = ("text", "image")
 
 
 @dataclass
@@ -196,7 +194,7 @@ def _record(tracker: Tracker, losses: Mapping[str, float], epoch: int) -> None:
 def _seeds(seed: int, step: int) -> Callable[[str], SeedChunk]:
     def of_modality(modality: str) -> SeedChunk:
         def seed_chunk(number: int) -> None:
-            entropy = [seed, step, _MODALITIES.index(modality), number]
+            entropy = [seed, step, MODALITIES.index(modality), number]
             torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
         return seed_chunk
@@ -206,12 +204,8 @@ def _seeds(seed: int, step: int) -> Callable[[str], SeedChunk]:
 
 def _save(path: Path, learner: Learner, state: AlignmentState) -> None:
     """Replace the checkpoint in one rename, so that a kill leaves the old or the new one."""
-    written = path.with_suffix(".tmp")
-    with written.open("wb") as file:
+    with replaced(path) as file:
         torch.save({**learner.state_dict(), "state": asdict(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
 
 
 def _resume(path: Path, learner: Learner) -> AlignmentState:

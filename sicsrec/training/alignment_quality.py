@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
-from sicsrec.training.pair_batches import Pairs
+from sicsrec.training.pair_batches import PAIR_TERMS, Pairs
 from sicsrec.training.tower import Tower
 
 MAX_ITEMS = 2000
@@ -18,7 +18,6 @@ MAX_ITEMS = 2000
 CUTOFFS = (1, 10)
 
 _BATCH_SIZE = 256
-_TERM_OF = {"text": "t2t", "image": "v2v"}
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,9 @@ def measure_quality(
             tower.encoder.eval()
             some = items[tower.has_modality[items]]
             vectors = _encode(tower, some)
-            numbers |= _pair_quality(_TERM_OF[modality], vectors, some, asked)
+            numbers |= _pair_quality(PAIR_TERMS[modality], vectors, some, asked)
             if len(some) > 1:
-                unit = functional.normalize(vectors, dim=-1)
+                unit = F.normalize(vectors, dim=-1)
                 numbers[f"{modality}_uniformity"] = _uniformity(unit)
             is_both = torch.from_numpy(np.isin(some, both)).to(vectors.device)
             adapted[modality] = tower.adapter(vectors)[is_both]
@@ -134,7 +133,7 @@ def _pair_quality(
     device = vectors.device
     anchors = torch.from_numpy(np.searchsorted(items, asked.anchors[usable])).to(device)
     positives = torch.from_numpy(np.searchsorted(items, asked.positives[usable])).to(device)
-    unit = functional.normalize(vectors, dim=-1)
+    unit = F.normalize(vectors, dim=-1)
     scores = unit[anchors] @ unit.T
     is_anchor = torch.zeros_like(scores, dtype=torch.bool)
     is_anchor[torch.arange(len(anchors), device=device), anchors] = True

@@ -6,9 +6,10 @@ log-likelihood is convex and Newton's method finds its minimum in a few steps::
     L(w) = Σ_u log Σ_i exp(w · f(u, i)) - w · f(u, target(u)) + r/2 Σ_j (s_j w_j)²
 
 The ridge keeps weights finite where the data would drive them off, such as that of ``watched``
-where nobody ever watches twice; s_j is the spread of feature j, so the units of features do not
-matter. A blend has about twenty weights and validation thousands of targets, so hardly anything can
-be learned by heart; its validation figures are those of the data it was fitted on all the same.
+where nobody ever watches twice; s_j is the standard deviation of feature j over the items, so the
+units of features do not matter. A blend has about twenty weights and validation thousands of
+targets, so hardly anything can be learned by heart; its validation figures are those of the data it
+was fitted on all the same.
 """
 
 import logging
@@ -56,6 +57,7 @@ class BlendFit:
 @dataclass(frozen=True)
 class _Block:
     features: Float[Tensor, "users items features"]
+    """Less their mean over the items of each user."""
     columns: Int[Tensor, " users"]
     """Column of each user's target."""
 
@@ -82,16 +84,16 @@ def fit_blend(blend: Blend, valid: RankingSet, seed: int) -> BlendFit:
     if len(chosen) > n_most:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, n_most, replace=False))
     blocks = _Blocks(blend, valid, chosen, len(names))
-    spread = _spread(blocks, len(names))
+    deviations = _deviations(blocks, len(names))
     weights = torch.zeros(len(names), dtype=torch.float64)
-    loss = _loss(blocks, weights, spread)
+    loss = _loss(blocks, weights, deviations)
     n_steps = 0
     while n_steps < MAX_STEPS:
         n_steps += 1
-        gradient, hessian = _derivatives(blocks, weights, spread)
+        gradient, hessian = _derivatives(blocks, weights, deviations)
         direction = torch.linalg.solve(hessian, -gradient)
         decrement = -float(gradient @ direction)
-        weights, found = _line_search(blocks, weights, direction, loss, decrement, spread)
+        weights, found = _line_search(blocks, weights, direction, loss, decrement, deviations)
         is_done = decrement < _ENOUGH * len(chosen) or found >= loss
         loss = found
         if is_done:
@@ -151,11 +153,14 @@ def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
     features = torch.stack(
         [feature for _, feature in blend.features(valid.histories.take(rows))], dim=-1
     ).cpu()
+    # What all items share cancels out of the softmax. Left in, it would swamp in float32 what tells
+    # them apart, and the covariances of cosines that all lie near 1 would be noise.
+    features -= features.mean(dim=1, keepdim=True)
     return _Block(features, torch.from_numpy(valid.targets[rows].astype(np.int64) - 1))
 
 
-def _spread(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
-    """Return the root mean variance of every feature over the items of a user."""
+def _deviations(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
+    """Return s, the root of the variance over the items, averaged over the users."""
     total = torch.zeros(n_features, dtype=torch.float64)
     n_users = 0
     for block in blocks:
@@ -167,9 +172,9 @@ def _spread(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
 def _loss(
     blocks: _Blocks,
     weights: Float[Tensor, " features"],
-    spread: Float[Tensor, " features"],
+    deviations: Float[Tensor, " features"],
 ) -> float:
-    total = 0.5 * RIDGE * float((spread * weights).square().sum())
+    total = 0.5 * RIDGE * float((deviations * weights).square().sum())
     for block in blocks:
         logits = block.features @ weights.float()
         own = logits.gather(1, block.columns[:, None])[:, 0]
@@ -180,19 +185,19 @@ def _loss(
 def _derivatives(
     blocks: _Blocks,
     weights: Float[Tensor, " features"],
-    spread: Float[Tensor, " features"],
+    deviations: Float[Tensor, " features"],
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, "features features"]]:
     """Return gradient E[f] - f(target) and Hessian Cov[f], summed over users, with the ridge."""
-    # A feature that is the same for all items has spread 0 and may take any weight: keep it at 0.
-    ridge = torch.where(spread > 0, RIDGE * spread.square(), 1.0)
+    # A feature that is the same for all items deviates by 0 and may take any weight: keep it at 0.
+    ridge = torch.where(deviations > 0, RIDGE * deviations.square(), 1.0)
     gradient = ridge * weights
     hessian = torch.diag(ridge)
     for block in blocks:
-        chances = (block.features @ weights.float()).softmax(dim=1)
-        means = torch.einsum("un,unf->uf", chances, block.features)
+        probabilities = (block.features @ weights.float()).softmax(dim=1)
+        means = torch.einsum("un,unf->uf", probabilities, block.features)
         rows = torch.arange(len(block.columns))
         gradient += (means - block.features[rows, block.columns]).double().sum(dim=0)
-        weighted = (block.features * chances[:, :, None]).flatten(0, 1)
+        weighted = (block.features * probabilities[:, :, None]).flatten(0, 1)
         hessian += (weighted.T @ block.features.flatten(0, 1) - means.T @ means).double()
     return gradient, hessian
 
@@ -203,13 +208,13 @@ def _line_search(
     direction: Float[Tensor, " features"],
     loss: float,
     decrement: float,
-    spread: Float[Tensor, " features"],
+    deviations: Float[Tensor, " features"],
 ) -> tuple[Float[Tensor, " features"], float]:
     """Halve the step until the loss falls by a fair part of what the decrement promises."""
     step = 1.0
     while step > 1e-4:
         candidate = weights + step * direction
-        found = _loss(blocks, candidate, spread)
+        found = _loss(blocks, candidate, deviations)
         if found <= loss - 1e-4 * step * decrement:
             return candidate, found
         step /= 2

@@ -12,6 +12,7 @@ from typing import IO
 import psutil
 import torch
 
+from sicsrec.cores import usable_cores
 from sicsrec.errors import ConfigError
 
 
@@ -128,7 +129,7 @@ def started(
     environment = dict(os.environ)
     if not shares_store:
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    n_threads = max(1, usable_cores() // n_processes)
     environment.setdefault("OMP_NUM_THREADS", str(n_threads))
     if interface is not None:
         environment.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -15,10 +15,8 @@ from sicsrec.encoders.losses import (
     pair_contrast,
 )
 from sicsrec.training.memory_bank import MemoryBank
-from sicsrec.training.pair_batches import Batch, mark_items
+from sicsrec.training.pair_batches import PAIR_TERMS, Batch, mark_items
 from sicsrec.training.tower import SeedChunk, Tower
-
-PAIR_TERMS = {"text": "t2t", "image": "v2v"}
 
 SeedModality = Callable[[str], SeedChunk]
 """Returns what seeds the chunks of one modality in this step."""

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from sicsrec.data.catalog import ItemCatalog
 
+PAIR_TERMS = {"text": "t2t", "image": "v2v"}
+"""Modality to the name of the contrastive term between the two items of a pair."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -82,11 +85,15 @@ class Batch:
 class Batches:
     """Draws the batches of an epoch.
 
+    Where other items need more batches than pairs do, pairs still come ``batch_size`` together, in
+    some of the batches: in-batch negatives are other pairs' positives, and pairs thinned out over
+    all batches would have none.
+
     Args:
         pairs: the training pairs.
         other_items: items in no pair that only the text-image loss can learn from; each comes once
             per epoch, spread over the batches.
-        batch_size: pairs in a batch at most.
+        batch_size: pairs in a batch at most, and other items.
     """
 
     def __init__(self, pairs: Pairs, other_items: NDArray[np.int32], batch_size: int) -> None:
@@ -100,7 +107,8 @@ class Batches:
         groups = np.split(distinct[:, 1], starts[1:])
         # Without pairs there is one group, of nothing, and nobody it belongs to.
         self._known = dict(zip(named.tolist(), groups, strict=False))
-        self.n_batches = max(1, -(-max(len(pairs), len(other_items)) // batch_size))
+        self._n_with_pairs = max(1, -(-len(pairs) // batch_size))
+        self.n_batches = max(self._n_with_pairs, -(-len(other_items) // batch_size))
 
     def epoch(self, rng: np.random.Generator, start: int = 0) -> Iterator[Batch]:
         """Yield all pairs and other items once, in an order drawn from ``rng``.
@@ -109,8 +117,11 @@ class Batches:
             rng: draws the order.
             start: number of batches at the beginning that are passed over.
         """
-        rows = np.array_split(rng.permutation(len(self._pairs)), self.n_batches)
+        together = np.array_split(rng.permutation(len(self._pairs)), self._n_with_pairs)
         others = np.array_split(rng.permutation(self._others), self.n_batches)
+        rows = [np.zeros(0, dtype=np.int64)] * self.n_batches
+        for number, some in enumerate(together):
+            rows[number * self.n_batches // self._n_with_pairs] = some
         for some_rows, some_others in zip(rows[start:], others[start:], strict=True):
             yield self.collate(self._pairs.take(some_rows), some_others)
 

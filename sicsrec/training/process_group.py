@@ -21,6 +21,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, first: int, n_all: int, group: dist.ProcessGroup) -> Tensor:
+        """Return [n_all, ...] of this process's ``rows`` [own, ...], which begin at ``first``."""
         ctx.rows, ctx.group = slice(first, first + len(rows)), group
         whole = rows.new_zeros(n_all, *rows.shape[1:])
         whole[ctx.rows] = rows
@@ -29,6 +30,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the own rows, [own, ...]."""
         [whole] = gradients
         whole = whole.contiguous().clone()
         dist.all_reduce(whole, group=ctx.group)

@@ -13,6 +13,7 @@ from sicsrec.cluster import Hosts
 from sicsrec.errors import TrainingProcessError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
+from sicsrec.training.checkpoint import FitState
 from sicsrec.training.events import EventReader, events_path
 from sicsrec.training.hosts import Announcement, announced, log_path, peer_command
 from sicsrec.training.job import Job
@@ -24,7 +25,7 @@ from sicsrec.training.launching import (
     torchrun_alone,
     wait_a_little,
 )
-from sicsrec.training.sequential import FitState, fit
+from sicsrec.training.sequential import fit
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LINES_OF_LOG = 20

@@ -6,10 +6,8 @@ with the same data order and the same dropout as an undisturbed one; on the CPU 
 """
 
 import logging
-import os
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +17,22 @@ from sicsrec.config.encoders import Precision
 from sicsrec.data.packing import training_batches
 from sicsrec.data.sequences import Histories
 from sicsrec.encoders.precision import computing_in
-from sicsrec.errors import DataError, TrainingDivergedError, TrainingProcessError
+from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.models.base import SequenceModel, TokenBatch
 from sicsrec.models.peers import ALONE, Peers
 from sicsrec.progress import Progress
 from sicsrec.tracking import Tracker
+from sicsrec.training.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    FitState,
+    check_same_start,
+    copy_weights,
+)
 from sicsrec.training.process_group import shared_loss
 from sicsrec.training.repeatable import repeatable
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_SECONDS = 120.0
-"""Least time between two checkpoints within an epoch; there is one after every epoch."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +50,6 @@ class FitSettings:
     seed: int
     precision: Precision = "auto"
     """What losses are computed in."""
-
-
-@dataclass
-class FitState:
-    """How far training is; what a checkpoint holds beside weights and optimiser."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    best_epoch: int = 0
-    """The epoch whose weights are kept."""
-    best_value: float = -1.0
-    log: list[dict[str, float]] = field(default_factory=list)
-    """Per epoch: ``epoch``, mean losses as ``train/<name>``, metrics as ``valid/<name>``."""
-    batch: int = 0
-    """Finished batches of the epoch after the finished ones."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the losses of these batches."""
-    seconds: float = field(default=0.0, compare=False)
-    """What all this took, validation included, without what a kill made undone."""
-
-    @property
-    def epochs_without_gain(self) -> int:
-        """Validations since the best one."""
-        return self.epoch - self.best_epoch
 
 
 Validate = Callable[[SequenceModel], dict[str, float]]
@@ -122,9 +99,9 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
     model.peers = peers
-    checkpoint = _Checkpoint(work / CHECKPOINT, model, optimiser)
+    checkpoint = Checkpoint(work / CHECKPOINT, model, optimiser)
     state = checkpoint.resume()
-    _check_same_start(state, peers, work / CHECKPOINT)
+    check_same_start(state, peers, work / CHECKPOINT)
     loss = shared_loss(model, peers)
     for record in state.log:
         _record(tracker, record)
@@ -140,13 +117,10 @@ def fit(
             state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
             if validate is None or value > state.best_value:
                 state.best_epoch, state.best_value = state.epoch, value
-                checkpoint.best_weights = _copy_weights(model)
+                checkpoint.best_weights = copy_weights(model)
             part = "train" if validate else REFIT
-            record = {"epoch": float(state.epoch)}
-            record |= {f"{part}/{name}": value for name, value in losses.items()}
-            record |= {f"valid/{name}": value for name, value in metrics.items()}
-            state.log.append(record)
-            _record(tracker, record)
+            state.log.append(_describe_epoch(state.epoch, part, losses, metrics))
+            _record(tracker, state.log[-1])
             checkpoint.save(state)
             found = f"loss {losses['loss']:.4f}"
             if validate:
@@ -160,114 +134,20 @@ def fit(
     return state
 
 
+def _describe_epoch(
+    epoch: int, part: str, losses: dict[str, float], metrics: dict[str, float]
+) -> dict[str, float]:
+    """Return an entry of :attr:`FitState.log`; losses go by the part of the log they are of."""
+    return {
+        "epoch": float(epoch),
+        **{f"{part}/{name}": value for name, value in losses.items()},
+        **{f"valid/{name}": value for name, value in metrics.items()},
+    }
+
+
 def _record(tracker: Tracker, record: dict[str, float]) -> None:
     metrics = {name: value for name, value in record.items() if name != "epoch"}
     tracker.log_metrics(metrics, step=int(record["epoch"]))
-
-
-def _copy_weights(model: SequenceModel) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-class _Checkpoint:
-    """All that a killed run needs to go on, in one file.
-
-    Args:
-        path: of the file.
-        model: whose weights are kept.
-        optimiser: whose moments are kept.
-    """
-
-    def __init__(self, path: Path, model: SequenceModel, optimiser: torch.optim.Optimizer) -> None:
-        self._path = path
-        self._model = model
-        self._optimiser = optimiser
-        self._started = self._saved = time.monotonic()
-        self._random: dict[str, list[torch.Tensor]] = {}
-        self.best_weights = _copy_weights(model)
-        """Weights of the best epoch so far."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the last one is old enough for another within an epoch."""
-        return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
-
-    def save(self, state: FitState) -> None:
-        """Replace the checkpoint in one rename, so that a kill leaves the old or the new one.
-
-        All peers call this; the first of them writes.
-        """
-        state.seconds = time.monotonic() - self._started
-        random = _collect_random_states(self._model)
-        if self._model.peers.rank == 0:
-            content = {
-                "model": self._model.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "state": asdict(state),
-                "best": self.best_weights,
-                "random": random,
-            }
-            written = self._path.with_suffix(".tmp")
-            with written.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            written.replace(self._path)
-        self._saved = time.monotonic()
-
-    def resume(self) -> FitState:
-        """Load the checkpoint of a killed run, or start from nothing."""
-        if not self._path.exists():
-            return FitState()
-        content = torch.load(self._path, map_location=self._model.device, weights_only=True)
-        self._model.load_state_dict(content["model"], strict=True)
-        self._optimiser.load_state_dict(content["optimiser"])
-        self.best_weights = content["best"]
-        self._random = content["random"]
-        state = FitState(**content["state"])
-        self._started -= state.seconds
-        logger.info(
-            "%s: continuing after epoch %d and %d batches",
-            self._model.kind,
-            state.epoch,
-            state.batch,
-        )
-        return state
-
-    def restore_random(self) -> None:
-        """Let the generators go on where they were when the checkpoint was written.
-
-        Where it was written by another number of processes, they start the epoch's draws anew.
-        """
-        peers = self._model.peers
-        if len(self._random["cpu"]) != peers.size:
-            logger.warning("%s: continuing with other dropout", self._model.kind)
-            return
-        torch.set_rng_state(self._random["cpu"][peers.rank].cpu())
-        if "cuda" in self._random:
-            torch.cuda.set_rng_state(self._random["cuda"][peers.rank].cpu(), self._model.device)
-
-
-def _collect_random_states(model: SequenceModel) -> dict[str, list[torch.Tensor]]:
-    """Return the states of the generators of all peers, by rank."""
-    states = {"cpu": model.peers.collect(torch.get_rng_state())}
-    if model.device.type == "cuda":
-        states["cuda"] = model.peers.collect(torch.cuda.get_rng_state(model.device))
-    return states
-
-
-def _check_same_start(state: FitState, peers: Peers, path: Path) -> None:
-    """Refuse to train from different places: the processes would wait for each other for ever.
-
-    Raises:
-        TrainingProcessError: naming the checkpoint.
-    """
-    own = torch.tensor([state.epoch, state.batch])
-    if any(not torch.equal(other, own) for other in peers.collect(own)):
-        raise TrainingProcessError(
-            f"the training processes do not see the same {path}: a network disk may show a new "
-            "file late; wait a minute and start the run again"
-        )
 
 
 def _train_epoch(
@@ -277,7 +157,7 @@ def _train_epoch(
     optimiser: torch.optim.Optimizer,
     settings: FitSettings,
     state: FitState,
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
 ) -> dict[str, float]:
     """Run what is left of an epoch and return the mean of every loss over all its batches."""
     epoch, peers = state.epoch + 1, model.peers

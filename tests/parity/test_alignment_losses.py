@@ -14,8 +14,8 @@ from sicsrec.encoders.losses import (
     pair_contrast,
 )
 from sicsrec.training.memory_bank import MemoryBank
-from sicsrec.training.objective import PAIR_TERMS, Objective
-from sicsrec.training.pair_batches import Batch
+from sicsrec.training.objective import Objective
+from sicsrec.training.pair_batches import PAIR_TERMS, Batch
 from sicsrec.training.tower import Tower
 
 

@@ -122,3 +122,19 @@ def test_the_only_item_ever_watched_is_no_trouble():
     items, log_inclusion = CandidateSampler(1, torch.tensor([0, 5, 0])).draw(torch.tensor([2]))
     assert 2 in items.tolist()
     assert torch.isfinite(log_inclusion).all()
+
+
+@pytest.mark.parametrize("max_logits", [40, 1 << 24])
+def test_candidates_are_compared_in_full_precision_under_autocast(max_logits):
+    torch.manual_seed(0)
+    user, table = torch.randn(7, 16), torch.randn(40, 16, requires_grad=True)
+    targets = torch.arange(1, 8)
+    items, log_inclusion = CandidateSampler(12, torch.ones(40, dtype=torch.long)).draw(targets)
+    arguments = (targets, items, log_inclusion, max_logits)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = sampled_cross_entropy(user, table[items - 1], *arguments)
+        found.append((loss, *torch.autograd.grad(loss, table)))
+    assert found[0][0].dtype == found[1][0].dtype == torch.float32
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.0)

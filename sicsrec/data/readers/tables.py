@@ -64,17 +64,7 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
         n_rows,
         quarantine,
     )
-    covers_root = (
-        inside(root, config.covers, "ingest.reader.covers") if config.covers is not None else None
-    )
-    covers: list[CoverFile] = []
-    n_ignored = 0
-    if config.image is not None:
-        covers_root = covers_root or root
-        check_folder(covers_root)
-        covers = _covers_by_column(root, items, config.item_id, config.image, config.covers)
-    elif covers_root is not None:
-        covers, n_ignored = list_covers(covers_root, root, quarantine)
+    covers_root, covers, n_ignored = _find_covers(root, items, config, quarantine)
     return RawData(
         items=item_rows(
             items,
@@ -101,6 +91,25 @@ def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
         quarantine=quarantine,
         counts={"cover_files_ignored": n_ignored},
     )
+
+
+def _find_covers(
+    root: Path, items: Table, config: TablesReaderConfig, quarantine: QuarantineLog
+) -> tuple[Path | None, list[CoverFile], int]:
+    """Return the folder of the covers, the covers by column or by name, and how many files are none
+    of them.
+    """
+    folder = None
+    if config.covers is not None:
+        folder = inside(root, config.covers, "ingest.reader.covers")
+    if config.image is not None:
+        folder = folder or root
+        check_folder(folder)
+        named = _covers_by_column(root, items, config.item_id, config.image, config.covers)
+        return folder, named, 0
+    if folder is None:
+        return None, [], 0
+    return folder, *list_covers(folder, root, quarantine)
 
 
 def _covers_by_column(

@@ -1,3 +1,5 @@
+import doctest
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -103,3 +105,7 @@ def test_files_that_are_no_vectors_are_refused(tmp_path, columns, error, message
     pq.write_table(table(**columns), tmp_path / "text.parquet")
     with pytest.raises(error, match=message):
         read_vectors(tmp_path, "text", make_catalog())
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(vectors, extraglobs={"np": np}) == (0, 1)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sicsrec.data.split import HeldOut
 from sicsrec.errors import DataError, TrainingDivergedError
+from sicsrec.evaluation import ranking
 from sicsrec.evaluation.ranking import RankingSet, rank_targets, recommend
 from tests.unit.evaluation.conftest import (
     Factorised,
@@ -183,6 +184,24 @@ def test_block_size_does_not_change_the_outcome() -> None:
     at_once = recommend(scorer, histories, 5, remove_seen=True, block_users=50)
     np.testing.assert_array_equal(one_by_one[0], at_once[0])
     np.testing.assert_array_equal(one_by_one[1], at_once[1])
+
+
+@pytest.mark.parametrize("at_once", [1, 23, 70])
+def test_scores_compared_a_few_users_at_a_time_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    rng = np.random.default_rng(2)
+    histories = random_histories(40, 23, longest=9, seed=2)
+    targets = rng.integers(1, 24, 40).astype(np.int32)
+    scorer = FixedScores(torch.from_numpy(rng.integers(0, 6, (40, 23)).astype(np.float32)))
+
+    def rank_and_recommend() -> tuple[list[int], list[list[int]]]:
+        ranks = rank_targets(scorer, histories, targets, remove_seen=True)
+        return ranks.tolist(), recommend(scorer, histories, 4, remove_seen=True)[0].tolist()
+
+    expected = rank_and_recommend()
+    monkeypatch.setattr(ranking, "_COMPARED_AT_ONCE", at_once)
+    assert rank_and_recommend() == expected
 
 
 def test_k_must_be_positive() -> None:

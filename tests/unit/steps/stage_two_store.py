@@ -10,7 +10,7 @@ from sicsrec.data.split import leave_one_out
 from sicsrec.data.vectors import write_vectors
 from sicsrec.steps.context import StepReport
 from sicsrec.steps.runner import run_step
-from sicsrec.training.sequential import CHECKPOINT
+from sicsrec.training.checkpoint import CHECKPOINT
 from tests.unit.steps.tiny_store import N_ITEMS, TinyStore, make_catalog, make_interactions
 
 STEPS = ("pretrain_id", "train_sicsrec")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sicsrec.training import job, sequential
+from sicsrec.training import checkpoint, job
 from tests.unit.steps.stage_two_store import STEPS, StageTwoWorld
 
 # The server has loaded torch, so that each process it forks starts at once.
@@ -34,7 +34,7 @@ def hang_at(call, number, mark):
 
 def run_until(root: Path, step: str, moment: str, number: int, seconds: float) -> None:
     """Run stage 2 and hang in a step when something happens for the n-th time."""
-    sequential.CHECKPOINT_SECONDS = seconds
+    checkpoint.CHECKPOINT_SECONDS = seconds
     world = StageTwoWorld(root)
     for name in STEPS:
         if name == step:
@@ -96,7 +96,7 @@ def test_the_runs_to_be_killed_are_long_enough(whole):
 def test_killed_and_run_again_it_gives_the_bits_of_an_undisturbed_run(tmp_path, whole, moments):
     for moment in moments:
         kill_in(tmp_path, *moment)
-        assert sequential.CHECKPOINT in left_behind(tmp_path, moment[0])
+        assert checkpoint.CHECKPOINT in left_behind(tmp_path, moment[0])
     assert run_all(tmp_path) == whole
     assert not left_behind(tmp_path, moments[-1][0])
 

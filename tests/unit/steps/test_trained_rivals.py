@@ -14,7 +14,7 @@ from sicsrec.steps.context import StepContext
 from sicsrec.steps.evaluate import MODELS, SICSREC
 from sicsrec.steps.runner import run_step, step_identity
 from sicsrec.steps.trained_rivals import NAMES
-from sicsrec.training.sequential import CHECKPOINT
+from sicsrec.training.checkpoint import CHECKPOINT
 from tests.unit.steps.tiny_store import MemoryTracker, TinyStore, folder_of, make_config
 from tests.unit.steps.tiny_store import make_tiny_store as make_store
 

@@ -420,6 +420,14 @@ def test_items_without_an_image_do_not_reach_the_image_tower(tmp_path):
     )
 
 
+def test_few_pairs_among_many_items_are_each_others_negatives(tmp_path):
+    recorder = Recorder()
+    few = [("i0", "i1", [], "s"), ("i2", "i3", [], "s")]
+    World(tmp_path, rows=few).align(recorder, n_epochs=1)
+    (_, losses), *_ = recorder.metrics
+    assert losses["train/loss_t2t"] > 0.0
+
+
 def test_learning_brings_pairs_and_modalities_together(tmp_path):
     world = World(tmp_path, text="clip")
     result = world.align(

@@ -73,6 +73,19 @@ def test_an_epoch_holds_every_pair_and_other_item_once():
     assert sum(10 in batch.items for batch in epoch) == 1
 
 
+def test_few_pairs_stay_together_among_many_other_items():
+    pairs = read([(f"i{n}", f"i{n + 1}", [], "s") for n in range(5)])
+    others = np.arange(7, 27, dtype=np.int32)
+    batches = Batches(pairs, others, 3)
+    assert batches.n_batches == 7
+    epoch = list(batches.epoch(np.random.default_rng(0)))
+    assert [len(batch.anchors) for batch in epoch] == [3, 0, 0, 2, 0, 0, 0]
+    seen = np.concatenate([np.intersect1d(batch.items, others) for batch in epoch])
+    assert sorted(seen.tolist()) == others.tolist()
+    named = [int(batch.items[a]) for batch in epoch for a in batch.anchors]
+    assert sorted(named) == pairs.anchors.tolist()
+
+
 def test_the_order_follows_the_seed():
     rows = [(f"i{n}", f"i{(n + 1) % 9}", [], "s") for n in range(9)]
     batches = Batches(read(rows), np.zeros(0, dtype=np.int32), 3)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ import torch
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ConfigError, TrainingDivergedError
 from sicsrec.models.storage import load_model
-from sicsrec.training.launching import check_device
+from sicsrec.training.launching import check_device, started
 from tests.unit.steps.stage_two_store import StageTwoWorld, checkpoints_below
 from tests.unit.steps.tiny_store import make_catalog, make_interactions
 
@@ -105,3 +106,22 @@ def test_what_one_of_them_raises_is_raised_here(tmp_path):
 def test_a_device_that_cannot_be_shared_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"2 processes; ask for one \(SICSREC_PROCESSES\)"):
         check_device(torch.device("meta"), 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process can be pinned here")
+def test_processes_share_the_cores_that_the_one_that_starts_them_is_pinned_to(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    command = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with (
+            (tmp_path / "said").open("wb") as output,
+            started(command, output, n_processes=1, interface=None) as process,
+        ):
+            process.wait(60)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert (tmp_path / "said").read_text() == "1\n"

@@ -17,7 +17,8 @@ from sicsrec.models.peers import Peers
 from sicsrec.progress import NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
-from sicsrec.training.sequential import CHECKPOINT, FitSettings, fit
+from sicsrec.training.checkpoint import CHECKPOINT
+from sicsrec.training.sequential import FitSettings, fit
 
 SETTINGS = FitSettings(
     learning_rate=0.01,
