@@ -97,9 +97,11 @@ def run(
     console, settings = Console(), _settings()
     with _clear_errors(console):
         from flows.selection import select_steps
+        from sicsrec.steps.external import check_places
 
         resolved = _resolve(preset, data, overrides, seed)
         steps = select_steps(resolved.config, until, refresh or (), step or ())
+        check_places(steps, resolved.config)
     log = _log_file(settings, Path(preset).stem)
     with _clear_errors(console, log):
         from flows.session import RunRequest, print_results, run_pipeline
@@ -133,8 +135,10 @@ def compare(
     console, settings = Console(), _settings()
     with _clear_errors(console):
         from flows.variants import load_variants, plan_variants
+        from sicsrec.steps.external import check_places
 
         plan = plan_variants(load_variants(variants), preset, data, overrides or (), seed)
+        check_places(["ingest"], plan.first.config)
     log = _log_file(settings, "compare", Path(preset).stem)
     with _clear_errors(console, log):
         from flows.compare import (

@@ -103,6 +103,38 @@ def test_errors_are_one_message_and_exit_1(arguments: tuple[str, ...], message: 
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "bili_food", "--data", "/no/such/folder"), "there is no folder /no/such/folder"),
+        (("compare", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
+        (
+            ("run", "--set", "encode_items.source={kind: given, text: a.npy}"),
+            "no vector file a.npy",
+        ),
+    ],
+)
+def test_data_that_are_not_there_are_said_before_a_run_starts(
+    home: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, text = call(*arguments)
+    assert code == 1
+    assert message in " ".join(text.replace("│", " ").split())
+    assert not (home / "logs").exists()
+
+
+def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
+    for name in ("made", "failed"):
+        (home / "artifacts" / name / "evaluate").mkdir(parents=True)
+    commit = home / "artifacts" / "made" / "evaluate" / ("0" * 16)
+    commit.mkdir()
+    (commit / "manifest.json").write_text("{}")
+    code, text = call("results", "other")
+    assert code == 1
+    assert "there are such runs of made" in " ".join(text.replace("│", " ").split())
+    assert "failed" not in text
+
+
 def test_steps_lists_all() -> None:
     code, text = call("steps")
     assert code == 0
