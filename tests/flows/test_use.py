@@ -152,6 +152,12 @@ def test_a_new_item_has_neighbours_and_an_audience_or_a_place(files: Path) -> No
     assert f"the new item comes {place['rank']}. of {N_ITEMS - 2 + 1}" in text
 
 
+def test_a_mark_of_the_encoding_is_no_part_of_a_new_items_text(files: Path) -> None:
+    plain = ask("--new-item", "title.txt")["new_item"]
+    (files / "title.txt").write_text("A reef\nat night\n", encoding="utf-8-sig")
+    assert ask("--new-item", "title.txt")["new_item"] == plain
+
+
 def test_a_model_folder_answers_without_a_store(
     finished: FinishedExport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
