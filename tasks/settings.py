@@ -69,7 +69,8 @@ class Settings:
             ConfigError: if a variable has a value it cannot have.
         """
         values = os.environ if environment is None else environment
-        home = Path(values.get("SICSREC_HOME") or ".sicsrec").resolve()
+        # Files that set variables, and a shell within quotes, leave ~ as it is.
+        home = Path(values.get("SICSREC_HOME") or ".sicsrec").expanduser().resolve()
         api_url = values.get("PREFECT_API_URL") or None
         mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
         return cls(
@@ -142,7 +143,7 @@ class Settings:
         """
         values = os.environ if environment is None else environment
         named = values.get("SICSREC_HOME")
-        if not named or not Path(named).is_absolute():
+        if not named or not Path(named).expanduser().is_absolute():
             raise ConfigError(
                 f"SICSREC_HOME is {named!r} where this run is carried out; set it to an absolute "
                 "path before `prefect worker start`, or in the job variables of the work pool"

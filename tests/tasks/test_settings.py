@@ -14,6 +14,13 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.store_root == tmp_path / ".sicsrec" / "artifacts"
 
 
+def test_the_home_may_be_named_from_that_of_the_user() -> None:
+    environment = {"SICSREC_HOME": "~/recommender"}
+    settings = Settings.from_environment(environment)
+    assert settings.home == Path.home().resolve() / "recommender"
+    settings.check_home(environment)
+
+
 def test_everything_can_be_named() -> None:
     settings = Settings.from_environment(
         {
