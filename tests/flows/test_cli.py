@@ -123,6 +123,16 @@ def test_data_that_are_not_there_are_said_before_a_run_starts(
     assert not (home / "logs").exists()
 
 
+def test_a_home_that_takes_nothing_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SICSREC_HOME", "/proc/sicsrec")
+    for command in ("run", "compare", "gc"):
+        code, text = call(command)
+        assert code == 1
+        words = " ".join(text.replace("│", " ").split())
+        assert "nothing can be written to SICSREC_HOME=/proc/sicsrec: No such file" in words
+        assert "error in sicsrec itself" not in words
+
+
 def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
     for name in ("made", "failed"):
         (home / "artifacts" / name / "evaluate").mkdir(parents=True)
