@@ -37,7 +37,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     # The database of Prefect is shared, as making one takes seconds; the settings are not.
     environment = {
         name: value
@@ -46,7 +46,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     }
     return subprocess.Popen(
         [Path(sys.executable).parent / "sicsrec", *arguments],
-        env=environment | {"COLUMNS": "80"},
+        env=environment | {"COLUMNS": "80"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -121,6 +121,14 @@ def test_data_that_are_not_there_are_said_before_a_run_starts(
     assert code == 1
     assert message in " ".join(text.replace("│", " ").split())
     assert not (home / "logs").exists()
+
+
+def test_a_server_that_was_never_there_is_said_to_be_away() -> None:
+    started = start("run", "--until", "split", PREFECT_API_URL="http://127.0.0.1:9/api")
+    text, _ = started.communicate(timeout=120)
+    words = " ".join(text.replace("│", " ").split())
+    assert "no Prefect server answers under PREFECT_API_URL=http://127.0.0.1:9/api" in words
+    assert started.returncode == 1
 
 
 def test_a_home_that_takes_nothing_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
