@@ -97,9 +97,12 @@ def run(
     console, settings = Console(), _settings()
     with _clear_errors(console):
         from flows.selection import select_steps
+        from sicsrec.steps.external import check_places
 
         resolved = _resolve(preset, data, overrides, seed)
         steps = select_steps(resolved.config, until, refresh or (), step or ())
+        check_places(steps, resolved.config)
+        settings.make_home()
     log = _log_file(settings, Path(preset).stem)
     with _clear_errors(console, log):
         from flows.session import RunRequest, print_results, run_pipeline
@@ -133,8 +136,11 @@ def compare(
     console, settings = Console(), _settings()
     with _clear_errors(console):
         from flows.variants import load_variants, plan_variants
+        from sicsrec.steps.external import check_places
 
         plan = plan_variants(load_variants(variants), preset, data, overrides or (), seed)
+        check_places(["ingest"], plan.first.config)
+        settings.make_home()
     log = _log_file(settings, "compare", Path(preset).stem)
     with _clear_errors(console, log):
         from flows.compare import (
@@ -217,6 +223,7 @@ def search(
             preset, data, overrides or [], seed, ranges, metric, n_trials, output
         )
         plan = plan_search(request, settings)
+        settings.make_home()
     log = _log_file(settings, "search", Path(preset).stem)
     with _clear_errors(console, log):
         from flows.search import print_search, run_search
@@ -342,7 +349,7 @@ def gc(
     ] = False,
 ) -> None:
     """Show which artifacts no good run needs, and remove them when told to."""
-    console, settings = Console(), _settings()
+    console, settings = Console(), _settings(writes=True)
     with _clear_errors(console):
         from datetime import timedelta
 
@@ -403,7 +410,7 @@ def ui(
     port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
 ) -> None:
     """Show past runs in the browser: MLflow, or Prefect."""
-    console, settings = Console(), _settings()
+    console, settings = Console(), _settings(writes=True)
     with _clear_errors(console):
         from flows.server import show_mlflow, show_prefect
 
@@ -450,7 +457,7 @@ def serve(
     console = Console()
     # Nothing else shows in this terminal how the runs go.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
-    settings = _settings()
+    settings = _settings(writes=True)
     with _clear_errors(console):
         from flows.deployments import parse_schedules, serve_deployments
         from flows.server import standing_prefect_server
@@ -472,7 +479,7 @@ def join(
     ],
 ) -> None:
     """Train together with the host that runs the pipeline, until stopped."""
-    console, settings = Console(), _settings()
+    console, settings = Console(), _settings(writes=True)
     with _clear_errors(console):
         from tasks.hosts import join as join_trainings
 
@@ -484,11 +491,13 @@ def join(
             join_trainings(settings, host, lambda line: console.print(Text(line), soft_wrap=True))
 
 
-def _settings() -> "Settings":
+def _settings(*, writes: bool = False) -> "Settings":
     from tasks.settings import Settings
 
     with _clear_errors(Console()):
         settings = Settings.from_environment()
+        if writes:
+            settings.make_home()
     settings.apply()
     return settings
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -139,6 +140,13 @@ def _disk(settings: Settings) -> Check:
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return Check(
+            "disk",
+            "problem",
+            f"nothing can be written to SICSREC_HOME={settings.home}",
+            "set SICSREC_HOME to a folder of yours",
+        )
     free = shutil.disk_usage(folder).free
     words = f"{format_bytes(free)} free for SICSREC_HOME={settings.home}"
     advice = "free some space, or set SICSREC_HOME to a folder of a larger disk"

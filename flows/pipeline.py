@@ -82,7 +82,9 @@ def sicsrec(
     keep_tracebacks_out_of_prefect()
     try:
         if deployment.id is not None:
-            Settings.from_environment().check_home()
+            settings = Settings.from_environment()
+            settings.check_home()
+            settings.make_home()
             # A worker that was killed with its runs cannot say so; nobody else may ever look.
             crash_abandoned_flow_runs()
         config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config

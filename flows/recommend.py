@@ -66,10 +66,12 @@ def _recommendations_table(rows: list[Mapping[str, Any]], ranks_by: str) -> Tabl
 
 def _parts_table(rows: list[Mapping[str, Any]]) -> Table:
     table = new_table("parts of the scores; they add up")
+    # The names of all parts of a blend fit into 80 columns without, and not with one more.
+    table.padding = 0
     table.add_column("item", no_wrap=True)
     names = list(rows[0]["parts"])
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for row in rows:
         parts = [f"{row['parts'][name]:+.2f}" for name in names]

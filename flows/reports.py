@@ -16,7 +16,7 @@ def newest_report(settings: Settings, dataset: str | None) -> Path:
         DataError: if there is no run, naming the data sets there are.
     """
     store = ArtifactStore(settings.store_root)
-    names = store.datasets()
+    names = store.datasets("ingest")
     runs = [newest_run(store, name) for name in names if dataset in (None, name)]
     finished = [run for run in runs if run]
     if not finished:

@@ -23,8 +23,8 @@ def results_views(settings: Settings, dataset: str) -> Iterator[RenderableType]:
     store = ArtifactStore(settings.store_root)
     found = gather_results(store, dataset)
     if not found:
-        names = store.datasets()
-        known = f"; there are runs of {', '.join(names)}" if names else ""
+        names = store.datasets("evaluate")
+        known = f"; there are such runs of {', '.join(names)}" if names else ""
         raise DataError(f"no run of {dataset} was evaluated{known}")
     for entry in found:
         yield from _views(dataset, entry)

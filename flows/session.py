@@ -88,6 +88,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
         prefect_server(settings, server_log) as server,
     ):
         api_url = settings.prefect_api_url if server is None else server.api_url
+        was_there = server is not None or (api_url is not None and is_answering(api_url))
         try:
             # Imported while the server starts: each of the two takes seconds.
             importlib.import_module("flows.pipeline")
@@ -105,6 +106,11 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             is_ours = isinstance(err, SicsrecError) or not isinstance(err, Exception)
             if is_ours or api_url is None or is_answering(api_url):
                 raise
+            if not was_there:
+                raise SicsrecError(
+                    f"no Prefect server answers under PREFECT_API_URL={without_passwords(api_url)}"
+                    ". Start it, or unset the variable and one is started for each run"
+                ) from err
             raise SicsrecError(
                 f"the Prefect server {without_passwords(api_url)} stopped answering during the "
                 "run. What was finished is kept; see that there is a server, then run the same "

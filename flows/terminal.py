@@ -41,9 +41,12 @@ def new_table(title: str | None = None) -> Table:
     Args:
         title: shown as it is: names in it may look like Rich's markup.
     """
+    shown = None if title is None else Text(title, style="bold")
     return Table(
-        title=None if title is None else Text(title, style="bold"),
+        title=shown,
         title_justify="left",
+        # A title is wrapped to the width of its table, however much room there is beside it.
+        min_width=None if shown is None else shown.cell_len,
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1),

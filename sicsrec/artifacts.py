@@ -291,9 +291,17 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def datasets(self) -> list[str]:
-        """Return the names of the datasets that anything was made of."""
-        return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
+    def datasets(self, step: str | None = None) -> list[str]:
+        """Return the names of the datasets in the store.
+
+        Args:
+            step: only those of which this step is finished; None: also those of which there are
+                leftovers alone.
+        """
+        if step is None:
+            return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
+        manifests = self.root.glob(f"[!.]*/{step}/[0-9a-f]*/manifest.json")
+        return sorted({path.parents[2].name for path in manifests})
 
     def folder(self, dataset: str, step: str, key: str) -> Path:
         """Return the folder of a committed step, whether or not it exists."""

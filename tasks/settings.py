@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Self
 
 from sicsrec.addresses import without_passwords
 from sicsrec.cluster import Hosts
+from sicsrec.disk_space import is_disk_full
 from sicsrec.errors import ConfigError
 
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
@@ -69,7 +71,7 @@ class Settings:
             ConfigError: if a variable has a value it cannot have.
         """
         values = os.environ if environment is None else environment
-        home = Path(values.get("SICSREC_HOME") or ".sicsrec").resolve()
+        home = _home(values.get("SICSREC_HOME") or ".sicsrec")
         api_url = values.get("PREFECT_API_URL") or None
         mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
         return cls(
@@ -142,16 +144,45 @@ class Settings:
         """
         values = os.environ if environment is None else environment
         named = values.get("SICSREC_HOME")
-        if not named or not Path(named).is_absolute():
+        if not named or not Path(named).expanduser().is_absolute():
             raise ConfigError(
                 f"SICSREC_HOME is {named!r} where this run is carried out; set it to an absolute "
                 "path before `prefect worker start`, or in the job variables of the work pool"
             )
 
+    def make_home(self) -> None:
+        """Make the home when needed, and see that something can be written there.
+
+        Raises:
+            ConfigError: naming it and what is in the way; not where its disk is full, which those
+                who write say better.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.home):
+                pass
+        except OSError as err:
+            if is_disk_full(err, self.home):
+                return
+            raise ConfigError(
+                f"nothing can be written to SICSREC_HOME={self.home}: {err.strerror}. Set "
+                "SICSREC_HOME to a folder of yours"
+            ) from err
+
     def apply(self) -> None:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
+
+
+def _home(named: str) -> Path:
+    # Files that set variables, and a shell within quotes, leave ~ as it is.
+    home = Path(named).expanduser().resolve()
+    # Not Path.exists, which raises in a folder that may not be looked into.
+    there = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
+    if not there.is_dir():
+        raise ConfigError(f"SICSREC_HOME is {home}, but {there} is a file; name a folder")
+    return home
 
 
 def _device(value: str) -> str:

@@ -22,8 +22,12 @@ _HEAD_SHARE = 0.2
 _WATCHED, _NEXT = "watched in training", "watched next"
 
 
-def habits(files: RunFiles, models: RunModels, asked: RankingSet, *, remove_seen: bool) -> Section:
+def habits(
+    files: RunFiles, models: RunModels, asked: RankingSet, *, remove_seen: bool
+) -> Section | None:
     """Return how popular, varied and novel the recommendations of every model are.
+
+    None where nothing is recommended, because everybody has watched everything.
 
     Args:
         files: of the run.
@@ -37,6 +41,8 @@ def habits(files: RunFiles, models: RunModels, asked: RankingSet, *, remove_seen
     lists: dict[str, NDArray[np.int32]] = {_WATCHED: files.train.items, _NEXT: asked.targets}
     for name, make in models.scorers().items():
         lists[name] = recommend(make(), asked.histories, _K, remove_seen=remove_seen)[0]
+    if not any(items.any() for name, items in lists.items() if name not in (_WATCHED, _NEXT)):
+        return None
     figures = {name: describe_lists(items, counts, _HEAD_SHARE) for name, items in lists.items()}
     groups = popularity_groups(counts)
     shares = {name: group_shares(items, groups) for name, items in lists.items()}

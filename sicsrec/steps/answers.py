@@ -208,6 +208,7 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise DataError(f"{path} has more than {MAX_TEXT_BYTES} bytes; give the item's text alone")
     try:
-        return " ".join(path.read_text(encoding="utf-8").split())
+        # Windows begins texts with a mark of their encoding, which is no part of a title.
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
     except UnicodeDecodeError as err:
         raise DataError(f"{path} is not a text in UTF-8: {err}") from err

@@ -1,6 +1,6 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
 from sicsrec.model_files import find_model_folder
 
+_RAW_DATA = "raw_data"
 _LARGE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".mp3", ".wav", ".zip"}
 
 
@@ -22,12 +23,39 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
         DataError: if the raw data or a given vector file does not exist.
         ConfigError: if a local model does not exist.
     """
+    return {name: _digest(name, path) for name, path in _places(step_name, config).items()}
+
+
+def check_places(steps: Iterable[str], config: PipelineConfig) -> None:
+    """Refuse a configuration that names files or folders that are not there; none is read.
+
+    Args:
+        steps: names of the steps that will run.
+        config: the whole configuration.
+
+    Raises:
+        DataError: if the raw data or a given vector file does not exist.
+        ConfigError: if a local model does not exist.
+    """
+    for step in steps:
+        _places(step, config)
+
+
+def _places(step_name: str, config: PipelineConfig) -> dict[str, Path]:
+    """Return the files and folders outside the store that a step reads; all of them are there."""
     if step_name == "ingest" and config.ingest.path is not None:
-        return {"raw_data": _digest_raw_data(Path(config.ingest.path))}
+        root = Path(config.ingest.path)
+        if not root.is_dir():
+            raise DataError(f"ingest.path: there is no folder {root}")
+        return {_RAW_DATA: root}
     if step_name == "encode_items" and config.encode_items.source.kind == "given":
         source = config.encode_items.source
         files = {"text": source.text, "image": source.image}
-        return {name: _digest_given(path) for name, path in files.items() if path is not None}
+        given = {name: Path(path) for name, path in files.items() if path is not None}
+        for path in given.values():
+            if not path.is_file():
+                raise DataError(f"encode_items.source: there is no vector file {path}")
+        return given
     folders: dict[str, Path | None] = {}
     if step_name == "align_encoders":
         encoders = {
@@ -37,7 +65,7 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
         folders = {name: local_model_folder(entry) for name, entry in encoders.items() if entry}
     if step_name == "sample_pairs":
         folders = _judge_folders(config)
-    return {name: digest_folder(folder) for name, folder in folders.items() if folder}
+    return {name: folder for name, folder in folders.items() if folder}
 
 
 def _judge_folders(config: PipelineConfig) -> dict[str, Path | None]:
@@ -70,10 +98,10 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _digest_given(path: str) -> str:
-    if not Path(path).is_file():
-        raise DataError(f"encode_items.source: there is no vector file {path}")
-    return digest_file(Path(path))
+def _digest(name: str, path: Path) -> str:
+    if name == _RAW_DATA:
+        return _digest_raw_data(path)
+    return digest_file(path) if path.is_file() else digest_folder(path)
 
 
 def _digest_raw_data(root: Path) -> str:
@@ -82,8 +110,6 @@ def _digest_raw_data(root: Path) -> str:
 
     Hidden files and folders are no data: a home there, ``.sicsrec``, changes with every run.
     """
-    if not root.is_dir():
-        raise DataError(f"ingest.path: there is no folder {root}")
     entries = []
     for path in sorted(visible_files(root)):
         if path.suffix.lower() in _LARGE_SUFFIXES:

@@ -1,7 +1,6 @@
 """Finds finished exports in a store, with the users' histories they were made from."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def newest_export(
     Raises:
         ArtifactMissingError: if there is none, or several datasets and none named.
     """
-    datasets = _datasets(store)
+    datasets = store.datasets("export")
     if dataset is None:
         if len(datasets) > 1:
             raise ArtifactMissingError(
@@ -109,9 +108,3 @@ def newest_export(
             "first, or name a model folder"
         )
     return FinishedExport(store, found[-1])
-
-
-def _datasets(store: ArtifactStore) -> Sequence[str]:
-    return sorted(
-        {path.parents[2].name for path in store.root.glob("*/export/[0-9a-f]*/manifest.json")}
-    )

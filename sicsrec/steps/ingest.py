@@ -29,6 +29,8 @@ from sicsrec.steps.context import StepContext, StepReport
 
 logger = logging.getLogger(__name__)
 
+_SHOWN_NAMES = 3
+
 
 def run(context: StepContext) -> StepReport:
     """Read, check and write the raw data.
@@ -111,6 +113,8 @@ def _store_covers(
             raw.root, raw.covers_root or raw.root, files, writer, limits, raw.quarantine, advance
         )
     writer.close()
+    if raw.covers_root is not None and not files:
+        _warn_of_no_cover(raw, items, getattr(config.reader, "image", None))
     check_bad_cover_share(
         raw.quarantine,
         items["item_id"],
@@ -119,6 +123,22 @@ def _store_covers(
         "ingest.max_bad_cover_share",
     )
     return outcome, _with_images(items, files, outcome)
+
+
+def _warn_of_no_cover(raw: RawData, items: pl.DataFrame, column: str | None) -> None:
+    if column is not None:
+        logger.warning("no item has a cover: the column %r is empty", column)
+        return
+    folder = printable(str(raw.covers_root))
+    found = [printable(cover.path) for cover in raw.covers[:_SHOWN_NAMES]]
+    logger.warning(
+        "no item has a cover: images in %s itself, as sub-folders are not searched, are named "
+        "after their item, such as %s.jpg; found: %s. Move or rename them, or give an "
+        "ingest.reader.image with their paths",
+        folder,
+        items["item_id"][0],
+        ", ".join(found) or "no image",
+    )
 
 
 def _with_images(

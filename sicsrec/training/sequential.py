@@ -95,7 +95,11 @@ def fit(
         TrainingProcessError: if peers do not find the same checkpoint.
     """
     if not (train.lengths > 1).any():
-        raise DataError("no training history has two items, so there is nothing to predict")
+        raise DataError(
+            "no training history has two items, so there is nothing to predict; give users with "
+            "longer histories: split.strategy leave_one_out holds the last two of three or more "
+            "items out"
+        )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
     model.peers = peers

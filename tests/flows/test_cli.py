@@ -37,7 +37,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     # The database of Prefect is shared, as making one takes seconds; the settings are not.
     environment = {
         name: value
@@ -46,7 +46,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     }
     return subprocess.Popen(
         [Path(sys.executable).parent / "sicsrec", *arguments],
-        env=environment | {"COLUMNS": "80"},
+        env=environment | {"COLUMNS": "80"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,6 +101,56 @@ def test_errors_are_one_message_and_exit_1(arguments: tuple[str, ...], message: 
     assert message in words
     assert "Traceback" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "bili_food", "--data", "/no/such/folder"), "there is no folder /no/such/folder"),
+        (("compare", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
+        (
+            ("run", "--set", "encode_items.source={kind: given, text: a.npy}"),
+            "no vector file a.npy",
+        ),
+    ],
+)
+def test_data_that_are_not_there_are_said_before_a_run_starts(
+    home: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, text = call(*arguments)
+    assert code == 1
+    assert message in " ".join(text.replace("│", " ").split())
+    assert not (home / "logs").exists()
+
+
+def test_a_server_that_was_never_there_is_said_to_be_away() -> None:
+    started = start("run", "--until", "split", PREFECT_API_URL="http://127.0.0.1:9/api")
+    text, _ = started.communicate(timeout=120)
+    words = " ".join(text.replace("│", " ").split())
+    assert "no Prefect server answers under PREFECT_API_URL=http://127.0.0.1:9/api" in words
+    assert started.returncode == 1
+
+
+def test_a_home_that_takes_nothing_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SICSREC_HOME", "/proc/sicsrec")
+    for command in ("run", "compare", "gc"):
+        code, text = call(command)
+        assert code == 1
+        words = " ".join(text.replace("│", " ").split())
+        assert "nothing can be written to SICSREC_HOME=/proc/sicsrec: No such file" in words
+        assert "error in sicsrec itself" not in words
+
+
+def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
+    for name in ("made", "failed"):
+        (home / "artifacts" / name / "evaluate").mkdir(parents=True)
+    commit = home / "artifacts" / "made" / "evaluate" / ("0" * 16)
+    commit.mkdir()
+    (commit / "manifest.json").write_text("{}")
+    code, text = call("results", "other")
+    assert code == 1
+    assert "there are such runs of made" in " ".join(text.replace("│", " ").split())
+    assert "failed" not in text
 
 
 def test_steps_lists_all() -> None:

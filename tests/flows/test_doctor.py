@@ -1,6 +1,7 @@
 """``sicsrec doctor`` without a server; tests/flows/test_operation.py has it with one."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,16 @@ from tasks.settings import Settings
 
 
 def look(**environment: str) -> dict[str, Check]:
-    import os
-
     settings = Settings.from_environment(dict(os.environ) | environment)
     return {check.name: check for check in examine(settings)}
+
+
+def test_a_home_that_takes_nothing_is_a_problem(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = SimpleNamespace(W_OK=os.W_OK, access=lambda folder, mode: False)
+    monkeypatch.setattr(doctor, "os", refusing)  # root, who may run this, may write anywhere
+    assert look()["disk"].found == f"nothing can be written to SICSREC_HOME={home}"
 
 
 def break_an_artifact(home: Path) -> None:

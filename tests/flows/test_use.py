@@ -102,6 +102,23 @@ def test_ids_that_look_like_markup_are_shown_as_they_are(user: str) -> None:
     assert f"user {user}: 1 items watched" in " ".join(console.file.getvalue().split())
 
 
+def test_tables_show_titles_and_names_of_parts_whole_on_80_columns() -> None:
+    parts = dict.fromkeys(
+        ("ID encoder", "SICSRec", "content", "popularity", "watched", "transitions"), -10.25
+    )
+    row = {"rank": 1, "item_id": "BV1xx411c7mD", "title": "a film", "score": 1.5, "parts": parts}
+    row |= {"spoke": "transitions", "nearest": []}
+    history = [{"item_id": "1", "title": "b", "known": True}] * 12
+    answer = {"user": "a user", "history": history, "ranks_by": "blend", "recommendations": [row]}
+    console = Console(file=StringIO(), width=80)
+    for table in answer_tables(answer):
+        console.print(table)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert "user a user: 12 items watched, the last 10, oldest first" in lines
+    [heads] = [line for line in lines if "popularity" in line]
+    assert "transitions" in heads
+
+
 def test_items_of_a_history_that_the_model_does_not_know_are_shown_and_left_out() -> None:
     text = call("recommend", "--history", " v03 , new-9,v04", "--k", "2")
     assert "3 items watched" in text
@@ -133,6 +150,12 @@ def test_a_new_item_has_neighbours_and_an_audience_or_a_place(files: Path) -> No
     text = call("recommend", "--new-item", "title.txt", "--history", "v03,v04")
     place = ask("--new-item", "title.txt", "--history", "v03,v04")["new_item"]["for_this_history"]
     assert f"the new item comes {place['rank']}. of {N_ITEMS - 2 + 1}" in text
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_a_new_items_text(files: Path) -> None:
+    plain = ask("--new-item", "title.txt")["new_item"]
+    (files / "title.txt").write_text("A reef\nat night\n", encoding="utf-8-sig")
+    assert ask("--new-item", "title.txt")["new_item"] == plain
 
 
 def test_a_model_folder_answers_without_a_store(

@@ -14,6 +14,26 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.store_root == tmp_path / ".sicsrec" / "artifacts"
 
 
+def test_the_home_may_be_named_from_that_of_the_user() -> None:
+    environment = {"SICSREC_HOME": "~/recommender"}
+    settings = Settings.from_environment(environment)
+    assert settings.home == Path.home().resolve() / "recommender"
+    settings.check_home(environment)
+
+
+def test_a_home_that_takes_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        Settings.from_environment({"SICSREC_HOME": str(tmp_path / "file" / "home")})
+    # Where nobody, not even root, may make a folder.
+    settings = Settings.from_environment({"SICSREC_HOME": "/proc/sicsrec"})
+    with pytest.raises(ConfigError, match="nothing can be written to SICSREC_HOME=/proc/sicsrec: "):
+        settings.make_home()
+    settings = Settings.from_environment({"SICSREC_HOME": str(tmp_path / "new" / "home")})
+    settings.make_home()
+    assert list(settings.home.iterdir()) == []
+
+
 def test_everything_can_be_named() -> None:
     settings = Settings.from_environment(
         {

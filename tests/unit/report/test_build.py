@@ -4,13 +4,20 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
+from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.report import build
 from sicsrec.report.build import MAX_BYTES, build_report
+from sicsrec.report.habits import habits
+from sicsrec.report.models import RunModels
 from sicsrec.report.place import report_key
+from sicsrec.report.run_files import RunFiles
 from tests.unit.report.conftest import SmallRun
 
 ANCHORS = [
@@ -117,6 +124,18 @@ def test_users_are_shown_what_came_before_their_test_target(small_run: SmallRun)
         hits = [item for item in recommended.items if item.item_id == target.items[0].item_id]
         assert all(item.note for item in hits)
         assert ("among those shown" in card.note) == bool(hits)
+
+
+def test_nothing_is_said_of_recommendations_where_everybody_has_watched_everything(
+    small_run: SmallRun,
+) -> None:
+    files = RunFiles(small_run.store, small_run.refs)
+    everything = np.arange(1, files.catalog.n_items + 1, dtype=np.int32)
+    history = Histories(pl.Series(["u"]), np.array([0, len(everything)]), everything)
+    asked = RankingSet(history, everything[:1])
+    models = RunModels(files, "cpu")
+    assert habits(files, models, asked, remove_seen=True) is None
+    assert habits(files, models, asked, remove_seen=False) is not None
 
 
 def test_page_is_built_once(small_run: SmallRun) -> None:

@@ -98,6 +98,22 @@ def test_text_field_that_no_item_has_is_said(data, tmp_path, caplog):
     ]
 
 
+def test_covers_that_belong_to_no_item_are_said(data, tmp_path, caplog):
+    reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
+    inner = data / "covers" / "inner"
+    inner.mkdir()
+    for path in list((data / "covers").glob("*.png")):
+        path.rename(inner / path.name)
+    ingest(tmp_path, configuration(data, reader), "inner")
+    for path in inner.iterdir():
+        path.rename(data / "covers" / f"cover_{path.name}")
+    ingest(tmp_path, configuration(data, reader), "others")
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "sub-folders are not searched" in first
+    assert "such as 1.jpg; found: no image" in first
+    assert "found: covers/cover_1.png, covers/cover_10.png, covers/cover_2.png." in second
+
+
 def test_file_whose_name_is_no_text_stops_nothing(data, tmp_path):
     name = os.fsdecode(b"\xff\xfe.jpg")
     (data / name).write_bytes(b"anything")
