@@ -7,6 +7,7 @@ import torch
 
 from sicsrec.data.packing import Windows, pack, training_batches
 from sicsrec.data.sequences import Histories
+from sicsrec.models import base
 from sicsrec.models.base import TokenBatch
 from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.id_encoder import IdEncoder
@@ -150,12 +151,16 @@ def test_scores_equal_the_naive_ones_under_every_rule(sicsrec):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch_rows", [1, 2])
-def test_some_rows_at_a_time_give_the_same_user_vectors(batch_rows, id_encoder, sicsrec):
+@pytest.mark.parametrize("rows_at_once", [1, 2])
+def test_some_rows_at_a_time_give_the_same_user_vectors(
+    rows_at_once, id_encoder, sicsrec, monkeypatch
+):
     users = histories([*SEQUENCES, [], [3, 1], *SEQUENCES])
     for model in (id_encoder, sicsrec):
         whole = model.user_vectors(users)
-        torch.testing.assert_close(model.user_vectors(users, batch_rows), whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "_ROWS_AT_ONCE", rows_at_once)
+            torch.testing.assert_close(model.user_vectors(users), whole)
 
 
 @torch.no_grad()
