@@ -318,8 +318,19 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
             if is_key or index == len(fault["loc"]) - 1:
                 path.append(str(part))
                 inner = inner[part] if is_key else {}
+        context = fault.get("ctx", {})
         message = fault["msg"].removeprefix("Value error, ")
         found = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        match fault["type"]:
+            case "union_tag_invalid":
+                path.append(context["discriminator"].strip("'"))
+                known = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+                close = difflib.get_close_matches(context["tag"], known, 1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                message = f"no such value; {hint}known here: {', '.join(known)}"
+                found = f" (got {context['tag']!r})"
+            case "model_attributes_type" | "model_type" | "dict_type":
+                message = "a section with keys of its own is expected"
         yield f"{'.'.join(path)}: {message}{found}" if path else message
 
 

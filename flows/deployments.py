@@ -92,8 +92,10 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     """Return deployments and their schedules from texts like ``full-pipeline=0 3 * * *``.
 
     Raises:
-        ConfigError: if a text is something else or names no deployment.
+        ConfigError: if a text is something else, names no deployment or no schedule.
     """
+    from prefect.client.schemas.schedules import CronSchedule
+
     known = [entry.name for entry in DEPLOYMENTS]
     schedules = {}
     for text in texts:
@@ -104,7 +106,13 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"--cron {text!r}: there is no deployment {name!r}. Deployments: {', '.join(known)}"
             )
-        schedules[name] = cron
+        try:
+            schedules[name] = CronSchedule(cron=cron).cron
+        except ValidationError as err:
+            raise ConfigError(
+                f"--cron {text!r}: {cron!r} is no schedule. Five fields are expected: minute, "
+                "hour, day of the month, month, day of the week"
+            ) from err
     return schedules
 
 
@@ -119,9 +127,6 @@ def serve_deployments(
         n_at_once: runs carried out at the same time; more wait.
         say_ready: called when all are registered and before the first run: until then the server
             does not know them.
-
-    Raises:
-        ConfigError: if a schedule is none.
     """
     from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
@@ -129,28 +134,17 @@ def serve_deployments(
 
     from flows.pipeline import sicsrec
 
-    registered: list[Any] = []
-    for entry in DEPLOYMENTS:
-        cron = schedules.get(entry.name)
-        try:
-            registered.append(
-                sicsrec.to_deployment(
-                    entry.name,
-                    description=entry.description,
-                    tags=list(entry.tags),
-                    parameters=dict(entry.parameters),
-                    cron=cron,
-                    entrypoint_type=EntrypointType.MODULE_PATH,
-                )
-            )
-        except ValidationError as err:
-            raise ConfigError(
-                f"--cron {entry.name}={cron!r} is no schedule. Five fields are expected: minute, "
-                "hour, day of the month, month, day of the week"
-            ) from err
     runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
-    for deployment in registered:
-        runner.add_deployment(deployment)
+    for entry in DEPLOYMENTS:
+        registered: Any = sicsrec.to_deployment(
+            entry.name,
+            description=entry.description,
+            tags=list(entry.tags),
+            parameters=dict(entry.parameters),
+            cron=schedules.get(entry.name),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        runner.add_deployment(registered)
     limit_gpu_work()
     say_ready()
     with suppress(KeyboardInterrupt, TerminationSignal):

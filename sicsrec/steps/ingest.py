@@ -62,6 +62,7 @@ def run(context: StepContext) -> StepReport:
     refused = quarantine.frame()
     refused.write_parquet(context.output("quarantine") / "quarantine.parquet")
     context.tracker.log_table("quarantine", _summarise(refused))
+    _warn_of_quarantine(quarantine)
     context.tracker.log_figure("popularity", draw_popularity(interactions))
     content = _report(raw, catalog, interactions, outcome, quarantine, filter_counts)
     return StepReport(interactions.height, "interactions", content)
@@ -154,6 +155,15 @@ def _with_images(
         image_path=pl.when(pl.col("status") != "missing").then(pl.col("path")),
         image_status=pl.col("status").fill_null("missing"),
     ).select(items.columns)
+
+
+def _warn_of_quarantine(quarantine: QuarantineLog) -> None:
+    kinds = [
+        f"{kind}: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+        for kind, reasons in quarantine.counts().items()
+    ]
+    if kinds:
+        logger.warning("left out and listed in quarantine.parquet (%s)", "; ".join(kinds))
 
 
 def _summarise(refused: pl.DataFrame) -> pl.DataFrame:

@@ -139,6 +139,7 @@ def test_schedules_are_read() -> None:
         ("full-pipeline", "write it as"),
         ("full-pipeline=", "write it as"),
         ("encode=0 3 * * *", "full-pipeline, features, training"),
+        ("full-pipeline=1 2 3", "Five fields"),
     ],
 )
 def test_wrong_schedules_are_refused(text: str, message: str) -> None:

@@ -98,6 +98,16 @@ def test_text_field_that_no_item_has_is_said(data, tmp_path, caplog):
     ]
 
 
+def test_what_is_left_out_is_said(data, tmp_path, caplog):
+    append(data / "items.csv", "7,Again\n")
+    append(data / "log.csv", "u1,3,soon\nu1,3,later\n,3,1600000000\n")
+    ingest(tmp_path, configuration(data, max_bad_row_share=0.2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out and listed in quarantine.parquet (interaction: bad_timestamp 2, empty_id 1; "
+        "item: duplicate_id 1)"
+    ]
+
+
 def test_covers_that_belong_to_no_item_are_said(data, tmp_path, caplog):
     reader = {"kind": "tables", "items": "items.csv", "interactions": "log.csv", "covers": "covers"}
     inner = data / "covers" / "inner"
