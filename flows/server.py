@@ -164,6 +164,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
         )
     log = settings.log_folder / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    stop_on_sigterm()
     with log.open("ab") as stream:
         process = subprocess.Popen(  # noqa: S603
             _prefect_command(chosen),
@@ -215,6 +216,15 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
         # Not an argument: all users of a machine see those, and it may hold a password.
         os.environ | {"MLFLOW_BACKEND_STORE_URI": store.uri},
     )
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does, so that servers end and records are closed."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def close_what_was_killed(settings: Settings, api_url: str | None) -> None:
@@ -277,14 +287,10 @@ def _prefect_environment(port: int) -> dict[str, str]:
 
 
 def _run_until_stopped(command: list[str], environment: dict[str, str] | None = None) -> int:
+    stop_on_sigterm()
     process = subprocess.Popen(  # noqa: S603
         command, env=environment, stdout=subprocess.DEVNULL
     )
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -3,19 +3,23 @@
 import importlib
 import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from flows.configuration import ResolvedConfig
-from flows.server import PREFECT_URL, is_answering, mlflow_run_page, prefect_server
+from flows.server import (
+    PREFECT_URL,
+    is_answering,
+    mlflow_run_page,
+    prefect_server,
+    stop_on_sigterm,
+)
 from flows.terminal import RunView, logging_to, results_tables
 from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import ArtifactStore
@@ -81,7 +85,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
     # Otherwise Prefect prints on the terminal that lines of its log could not be sent, many times.
     logging.raiseExceptions = False
     # So that a run that is told to end says goodbye to MLflow and Prefect like one that failed.
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_sigterm()
     server_log = settings.log_folder / "prefect-server.log"
     with (
         logging_to(log, console),
@@ -148,11 +152,6 @@ def _send_last_log_lines() -> None:
     from prefect.logging.handlers import APILogHandler
 
     APILogHandler().flush()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 def print_results(

@@ -1,8 +1,6 @@
 """Comparisons under a real Prefect server, recorded in a real MLflow database."""
 
 import io
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +21,6 @@ from tests.flows.conftest import SMALL
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 BROKEN = ["encode_items.source={kind: given, text: nowhere.npy}"]
-
-
-@pytest.fixture(autouse=True)
-def _keep_signal_handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def compare(home: Path, variants: VariantSet, seeds: list[int]) -> tuple[ComparisonOutcome, str]:

@@ -1,8 +1,6 @@
 """Searches under a real Prefect server, recorded in a real MLflow database."""
 
 import io
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +35,6 @@ train_sicsrec.temperature: {low: 0.05, high: 0.2, log: true}
 train_sicsrec.modalities: [null, [text]]
 train_sicsrec.dropout, train_sicsrec.fusion_dropout: [0.3, 0.2]
 """
-
-
-@pytest.fixture(autouse=True)
-def _keep_signal_handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

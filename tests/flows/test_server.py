@@ -1,5 +1,6 @@
 """Addresses that the command line shows, and the servers it starts."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -150,6 +151,27 @@ def test_a_signal_to_this_process_alone_ends_the_server_too(
         starter.send_signal(number)
         assert starter.wait(timeout=10) == 0
         assert not child.is_running()
+
+
+SERVER_STARTER = """
+import sys
+from flows import server
+from tasks.settings import Settings
+with server.standing_prefect_server(Settings.from_environment(), int(sys.argv[1])):
+    sys.exit("it was to be stopped before it answers")
+"""
+
+
+def test_sigterm_while_the_server_starts_leaves_none_behind(home: Path) -> None:
+    command = [sys.executable, "-c", SERVER_STARTER, str(server.free_port())]
+    environment = os.environ | {"SICSREC_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as starter:
+        while not (children := psutil.Process(starter.pid).children()):
+            time.sleep(0.02)
+        starter.terminate()
+        assert starter.wait(timeout=60) != 0
+        psutil.wait_procs(children, timeout=10)
+        assert not any(child.is_running() for child in children)
 
 
 def test_the_database_is_no_argument_of_the_server_that_shows_it(
