@@ -5,6 +5,7 @@ imported, and ``sicsrec serve`` knows that only once its server runs.
 """
 
 import asyncio
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tasks.settings import GPU_LIMIT
 FLOW_NAME = "sicsrec"
 _POLL_SECONDS = 2.0
 """How often a run that is due is looked for."""
+_CRON_FIELDS = 5
+_CRON_FORM = "Five fields are expected: minute, hour, day of the month, month, day of the week"
 ENTRYPOINT = "flows.pipeline.sicsrec"
 
 
@@ -92,10 +95,8 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     """Return deployments and their schedules from texts like ``full-pipeline=0 3 * * *``.
 
     Raises:
-        ConfigError: if a text is something else, names no deployment or no schedule.
+        ConfigError: if a text is something else or names no deployment or has too few fields.
     """
-    from prefect.client.schemas.schedules import CronSchedule
-
     known = [entry.name for entry in DEPLOYMENTS]
     schedules = {}
     for text in texts:
@@ -106,13 +107,10 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"--cron {text!r}: there is no deployment {name!r}. Deployments: {', '.join(known)}"
             )
-        try:
-            schedules[name] = CronSchedule(cron=cron).cron
-        except ValidationError as err:
-            raise ConfigError(
-                f"--cron {text!r}: {cron!r} is no schedule. Five fields are expected: minute, "
-                "hour, day of the month, month, day of the week"
-            ) from err
+        # Prefect says the rest, but must not be imported before its server is known.
+        if len(cron.split()) < _CRON_FIELDS and not cron.startswith("@"):
+            raise ConfigError(f"--cron {text!r}: {cron!r} is no schedule. {_CRON_FORM}")
+        schedules[name] = cron
     return schedules
 
 
@@ -127,6 +125,9 @@ def serve_deployments(
         n_at_once: runs carried out at the same time; more wait.
         say_ready: called when all are registered and before the first run: until then the server
             does not know them.
+
+    Raises:
+        ConfigError: if a schedule is none.
     """
     from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
@@ -134,20 +135,30 @@ def serve_deployments(
 
     from flows.pipeline import sicsrec
 
-    runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
+    registered: list[Any] = []
     for entry in DEPLOYMENTS:
-        registered: Any = sicsrec.to_deployment(
-            entry.name,
-            description=entry.description,
-            tags=list(entry.tags),
-            parameters=dict(entry.parameters),
-            cron=schedules.get(entry.name),
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-        runner.add_deployment(registered)
+        cron = schedules.get(entry.name)
+        try:
+            registered.append(
+                sicsrec.to_deployment(
+                    entry.name,
+                    description=entry.description,
+                    tags=list(entry.tags),
+                    parameters=dict(entry.parameters),
+                    cron=cron,
+                    entrypoint_type=EntrypointType.MODULE_PATH,
+                )
+            )
+        except ValidationError as err:
+            raise ConfigError(f"--cron {entry.name}={cron!r} is no schedule. {_CRON_FORM}") from err
+    runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
+    for deployment in registered:
+        runner.add_deployment(deployment)
     limit_gpu_work()
     say_ready()
-    with suppress(KeyboardInterrupt, TerminationSignal):
+    with suppress(KeyboardInterrupt, TerminationSignal), warnings.catch_warnings():
+        # At SIGTERM the runner calls its own method in a way that it warns of; it stops in order.
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)
         asyncio.run(runner.start())
 
 

@@ -102,7 +102,7 @@ def test_another_variant_of_a_section_replaces_it() -> None:
         ("train_sicsrec.alfa=1", r"train_sicsrec.alfa: no such key; did you mean .*alpha"),
         ("trainsicsrec.alpha=1", r"trainsicsrec: no such key; did you mean train_sicsrec"),
         ("ingest.reader.n_itms=3", r"ingest.reader.n_itms: no such key; did you mean .*n_items"),
-        ("ingest.reader.kind=tabels", r"ingest.reader.kind: no such value; did you mean tables\? "),
+        ("ingest.reader.kind=table", r"ingest.reader.kind: no such value; did you mean tables\? "),
         ("ingest.reader=tables", "ingest.reader: a section with keys of its own is expected"),
         ("train_sicsrec.alpha=-1", r"train_sicsrec.alpha: .* \(got -1\)"),
         ("train_sicsrec.alpha=.inf", r"train_sicsrec.alpha: .*finite.* \(got inf\)"),

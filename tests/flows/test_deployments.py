@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,15 @@ def test_server_takes_presets_and_files(preset: str) -> None:
 def test_schedules_are_read() -> None:
     texts = ["full-pipeline=0 3 * * *", "encode_items = @daily"]
     assert parse_schedules(texts) == {"full-pipeline": "0 3 * * *", "encode_items": "@daily"}
+
+
+def test_schedules_are_read_before_prefect_is_told_its_server() -> None:
+    """What imports Prefect asks for the address of the server once, and that one starts later."""
+    program = (
+        "import sys; from flows.deployments import parse_schedules; "
+        "parse_schedules(['full-pipeline=0 3 * * *']); sys.exit('prefect' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
