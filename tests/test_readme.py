@@ -60,3 +60,9 @@ def test_command_is_taken(
 
 def test_steps_and_presets_are_named() -> None:
     assert not [name for name in (*STEP_NAMES, *preset_names()) if name not in README]
+
+
+def test_pictures_are_there() -> None:
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert pictures
+    assert all((REPOSITORY / picture).is_file() for picture in pictures)

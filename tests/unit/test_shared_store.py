@@ -92,7 +92,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
+            # Demo has broken rows and covers, of which its step says so.
+            if record.name != "sicsrec.steps.ingest":
+                found.append(record.getMessage())
 
     keep = Keep(logging.WARNING)
     logging.getLogger("sicsrec").addHandler(keep)
