@@ -274,14 +274,18 @@ def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterat
     for name, value in values.items():
         field = model.model_fields.get(name)
         if field is None:
-            close = difflib.get_close_matches(str(name), model.model_fields, 1)
-            hint = f"did you mean {prefix}{close[0]}? " if close else ""
-            known = ", ".join(model.model_fields)
-            yield f"{prefix}{name}: no such key; {hint}known here: {known}"
+            known = _known_here(str(name), list(model.model_fields), prefix)
+            yield f"{prefix}{name}: no such key; {known}"
             continue
         inner = _model_of(field.annotation, value)
         if inner is not None:
             yield from _unknown_keys(value, inner, f"{prefix}{name}.")
+
+
+def _known_here(name: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {prefix}{close[0]}? " if close else ""
+    return f"{hint}known here: {', '.join(known)}"
 
 
 def _model_of(annotation: object, value: object) -> type[BaseModel] | None:
@@ -325,9 +329,7 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
             case "union_tag_invalid":
                 path.append(context["discriminator"].strip("'"))
                 known = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
-                close = difflib.get_close_matches(context["tag"], known, 1)
-                hint = f"did you mean {close[0]}? " if close else ""
-                message = f"no such value; {hint}known here: {', '.join(known)}"
+                message = f"no such value; {_known_here(context['tag'], known)}"
                 found = f" (got {context['tag']!r})"
             case "model_attributes_type" | "model_type" | "dict_type":
                 message = "a section with keys of its own is expected"

@@ -95,7 +95,7 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     """Return deployments and their schedules from texts like ``full-pipeline=0 3 * * *``.
 
     Raises:
-        ConfigError: if a text is something else or names no deployment or has too few fields.
+        ConfigError: if a text is something else, names no deployment or has too few fields.
     """
     known = [entry.name for entry in DEPLOYMENTS]
     schedules = {}

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sicsrec.data.covers import CoverFile, CoverOutcome, CoverWriter, store_cove
 from sicsrec.data.description import describe_interactions, draw_popularity
 from sicsrec.data.filters import FilterCount, apply_filters
 from sicsrec.data.images import CoverLimits
-from sicsrec.data.quarantine import QuarantineLog, printable
+from sicsrec.data.quarantine import printable
 from sicsrec.data.readers import read_raw
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.validation import (
@@ -62,9 +62,10 @@ def run(context: StepContext) -> StepReport:
     refused = quarantine.frame()
     refused.write_parquet(context.output("quarantine") / "quarantine.parquet")
     context.tracker.log_table("quarantine", _summarise(refused))
-    _warn_of_quarantine(quarantine)
+    counts = quarantine.counts()
+    _warn_of_quarantine(counts)
     context.tracker.log_figure("popularity", draw_popularity(interactions))
-    content = _report(raw, catalog, interactions, outcome, quarantine, filter_counts)
+    content = _report(raw, catalog, interactions, outcome, counts, filter_counts)
     return StepReport(interactions.height, "interactions", content)
 
 
@@ -157,10 +158,10 @@ def _with_images(
     ).select(items.columns)
 
 
-def _warn_of_quarantine(quarantine: QuarantineLog) -> None:
+def _warn_of_quarantine(counts: Mapping[str, Mapping[str, int]]) -> None:
     kinds = [
         f"{kind}: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
-        for kind, reasons in quarantine.counts().items()
+        for kind, reasons in counts.items()
     ]
     if kinds:
         logger.warning("left out and listed in quarantine.parquet (%s)", "; ".join(kinds))
@@ -187,7 +188,7 @@ def _report(
     catalog: ItemCatalog,
     interactions: pl.DataFrame,
     outcome: CoverOutcome,
-    quarantine: QuarantineLog,
+    counts: Mapping[str, Mapping[str, int]],
     filter_counts: Sequence[FilterCount],
 ) -> dict[str, object]:
     frame = catalog.frame
@@ -195,7 +196,7 @@ def _report(
     return {
         "rows_read": dict(sorted(raw.n_rows.items())),
         **describe_interactions(interactions, catalog.n_items),
-        "duplicate_item_rows": quarantine.counts().get("item", {}).get("duplicate_id", 0),
+        "duplicate_item_rows": counts.get("item", {}).get("duplicate_id", 0),
         "missing_titles": frame["title"].null_count(),
         "missing_descriptions": frame["description"].null_count(),
         "missing_texts": frame["text"].null_count(),
@@ -208,6 +209,6 @@ def _report(
             "files_without_item": len(raw.covers) - len(outcome.status),
         },
         **raw.counts,
-        "quarantine": quarantine.counts(),
+        "quarantine": counts,
         "filters": [asdict(count) for count in filter_counts],
     }

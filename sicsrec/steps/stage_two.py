@@ -67,12 +67,10 @@ def transformer_settings(section: SequenceModelConfig, n_items: int) -> dict[str
         section: how large the towers are.
         n_items: N.
     """
-    shared = ("width", "inner_width", "n_layers", "n_heads", "dropout", "max_history_length")
-    return {
-        "n_items": n_items,
-        "positions": section.positions,
-        **{name: getattr(section, name) for name in shared},
-    }
+    shared = (
+        "width", "inner_width", "n_layers", "n_heads", "dropout", "max_history_length", "positions",
+    )  # fmt: skip
+    return {"n_items": n_items, **{name: getattr(section, name) for name in shared}}
 
 
 def fit_model(
