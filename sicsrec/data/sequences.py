@@ -99,17 +99,22 @@ class Histories:
         taken = with_empty.take(rows.fill_null(len(self)).to_numpy().astype(np.int64))
         return Histories(user_ids, taken.offsets, taken.items)
 
-    def followed_by(self, user_ids: pl.Series, items: NDArray[np.int32]) -> "Histories":
-        """Return these histories with one more item each for some users, sorted by user.
+    def followed_by(self, later: "Histories") -> "Histories":
+        """Return each user's items here and then those in ``later``, sorted by user.
 
-        Args:
-            user_ids: [U], each at most once; a user not known here gets a history of one item.
-            items: [U], item indices; entry r follows what the user of entry r has watched.
+        A user who is not known here gets the later history alone.
         """
-        owners = self.user_ids.gather(self.owners)
-        watched = pl.DataFrame({"user_id": owners, "item": self.items, "is_last": False})
-        last = pl.DataFrame({"user_id": user_ids, "item": items, "is_last": True})
-        ordered = pl.concat([watched, last]).sort("user_id", "is_last", maintain_order=True)
+        parts = [
+            pl.DataFrame(
+                {
+                    "user_id": histories.user_ids.gather(histories.owners),
+                    "item": histories.items,
+                    "is_later": histories is later,
+                }
+            )
+            for histories in (self, later)
+        ]
+        ordered = pl.concat(parts).sort("user_id", "is_later", maintain_order=True)
         lengths = ordered.group_by("user_id", maintain_order=True).len()
         offsets = offsets_of(lengths["len"].to_numpy())
         return Histories(lengths["user_id"], offsets, ordered["item"].to_numpy())

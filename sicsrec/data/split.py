@@ -66,11 +66,39 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class ValidPart(HeldOut):
+    """What validation ranks, and all interactions of the validation part, target or not.
+
+    ``interactions`` has the schema INTERACTIONS: what a refit is told beside :class:`TrainLog`, and
+    nothing else reads it. Under :func:`leave_one_out` they are the targets; under
+    :func:`global_time` a part goes on after a user's target.
+    """
+
+    interactions: pl.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path) -> "ValidPart":
+        """Read what :meth:`write` left in ``folder``."""
+        ranked = HeldOut.read(folder)
+        interactions = check_schema(
+            pl.read_parquet(folder / "interactions.parquet", glob=False),
+            INTERACTIONS,
+            "validation log",
+        )
+        return cls(ranked.context, ranked.targets, interactions)
+
+    def write(self, folder: Path) -> None:
+        """Write context, targets and interactions into ``folder``."""
+        super().write(folder)
+        self.interactions.write_parquet(folder / "interactions.parquet")
+
+
+@dataclass(frozen=True)
 class Split:
     """The three parts of a log."""
 
     train: TrainLog
-    valid: HeldOut
+    valid: ValidPart
     test: HeldOut
 
 
@@ -100,9 +128,12 @@ def leave_one_out(interactions: pl.DataFrame) -> Split:
         )
     train = marked.filter(~pl.col("is_long") | (pl.col("from_end") >= 2))
     long = marked.filter("is_long")
+    valid = long.filter(pl.col("from_end") == 1)
     return Split(
         train=TrainLog(_as_log(train)),
-        valid=_held_out(long.filter(pl.col("from_end") >= 1), pl.col("from_end") == 1),
+        valid=_with_log(
+            _held_out(long.filter(pl.col("from_end") >= 1), pl.col("from_end") == 1), valid
+        ),
         test=_held_out(long, pl.col("from_end") == 0),
     )
 
@@ -116,7 +147,7 @@ def global_time(interactions: pl.DataFrame, valid_share: float, test_share: floa
     equal times fall on the same side. A user without any earlier interaction is kept and has an
     empty context: how a model treats newcomers is part of what this split measures. Further
     interactions of a user between the points are no targets; they are in the context of the test
-    target.
+    target, and a refit is trained on them.
 
     Its known weakness: users who do not come back after a point have no target, so figures
     describe active users, and the times between training and target differ.
@@ -160,7 +191,7 @@ def global_time(interactions: pl.DataFrame, valid_share: float, test_share: floa
             )
     return Split(
         train=TrainLog(train),
-        valid=_hold_out_first_since(log.filter(time < second), first),
+        valid=_with_log(_hold_out_first_since(log.filter(time < second), first), valid_window),
         test=_hold_out_first_since(log, second),
     )
 
@@ -181,6 +212,10 @@ def _hold_out_first_since(log: pl.DataFrame, moment: int) -> HeldOut:
 def _held_out(log: pl.DataFrame, is_target: pl.Expr) -> HeldOut:
     targets = log.filter(is_target).select(list(TARGETS)).sort("user_id")
     return HeldOut(context=_as_log(log.filter(~is_target)), targets=targets)
+
+
+def _with_log(ranked: HeldOut, interactions: pl.DataFrame) -> ValidPart:
+    return ValidPart(ranked.context, ranked.targets, _as_log(interactions))
 
 
 def _as_log(frame: pl.DataFrame) -> pl.DataFrame:

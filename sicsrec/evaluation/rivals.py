@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sicsrec.data.sequences import Histories, item_counts
 from sicsrec.data.transitions import TransitionCounts
-from sicsrec.evaluation.ranking import RankingSet
 
 
 class Popularity:
@@ -72,11 +71,11 @@ def make_transitions(train: Histories, n_items: int) -> Transitions:
     return Transitions(TransitionCounts.from_histories(train, n_items), item_counts(train, n_items))
 
 
-def make_transitions_with_valid(train: Histories, valid: RankingSet, n_items: int) -> Transitions:
-    """Count the training histories and, for every validation target, the step that leads to it.
+def make_transitions_with_valid(train: Histories, valid: Histories, n_items: int) -> Transitions:
+    """Count the training histories, each followed by what its user watched in validation.
 
     It has seen the validation targets, so only its test figures mean anything.
     """
-    histories = train.followed_by(valid.histories.user_ids, valid.targets)
+    histories = train.followed_by(valid)
     counts = TransitionCounts.from_histories(histories, n_items)
     return Transitions(counts, item_counts(histories, n_items), name="transitions (train + valid)")

@@ -185,7 +185,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="split",
-        version=1,
+        version=2,
         inputs=(Input("ingest/interactions", WHOLE_LOG),),
         outputs=(
             Output("train", sees=TRAIN),

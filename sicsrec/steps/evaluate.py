@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sicsrec.artifacts import ArtifactReader
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories, item_counts
-from sicsrec.data.split import HeldOut, TrainLog
+from sicsrec.data.split import HeldOut, TrainLog, ValidPart
 from sicsrec.errors import DataError, LeakageError
 from sicsrec.evaluation.cohorts import LABELS, find_cohorts
 from sicsrec.evaluation.comparison import (
@@ -84,7 +84,9 @@ def run(context: StepContext) -> StepReport:
     train = Histories.from_interactions(log.interactions, catalog)
     splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
     trained = train_rivals(context)
-    scorers = _make_scorers(context, train, splits["valid"], catalog.n_items, trained.models)
+    scorers = _make_scorers(
+        context, train, _read_valid_log(context, catalog), catalog.n_items, trained.models
+    )
     section = context.config.evaluate
     both_ways = {
         split: _rank(context, split, entry, scorers[split]) for split, entry in splits.items()
@@ -131,6 +133,11 @@ def _read_split(context: StepContext, split: str, catalog: ItemCatalog) -> Ranki
     return RankingSet.from_held_out(held_out, catalog)
 
 
+def _read_valid_log(context: StepContext, catalog: ItemCatalog) -> Histories:
+    part = ValidPart.read(context.input("split/valid").path())
+    return Histories.from_interactions(part.interactions, catalog)
+
+
 def _require_unaware_of_test(reader: ArtifactReader) -> None:
     """Refuse a model that saw test targets, even where no runner has looked before."""
     if "test" in reader.ref.sees:
@@ -143,7 +150,7 @@ def _require_unaware_of_test(reader: ArtifactReader) -> None:
 def _make_scorers(
     context: StepContext,
     train: Histories,
-    valid: RankingSet,
+    valid: Histories,
     n_items: int,
     trained: Mapping[str, SequenceModel],
 ) -> dict[str, dict[str, Callable[[], Scorer]]]:

@@ -46,7 +46,7 @@ def _split(interactions: pl.DataFrame, config: SplitConfig) -> Split:
 def _report(interactions: pl.DataFrame, split: Split, config: SplitConfig) -> dict[str, Any]:
     lengths = interactions.group_by("user_id").len()["len"]
     train = split.train.interactions
-    used = train.height + split.valid.targets.height + split.test.targets.height
+    used = train.height + split.valid.interactions.height + split.test.targets.height
     return {
         "strategy": config.strategy,
         "users": len(lengths),
@@ -56,7 +56,10 @@ def _report(interactions: pl.DataFrame, split: Split, config: SplitConfig) -> di
             "items": train["item_id"].n_unique(),
             "interactions": train.height,
         },
-        "valid": _describe_held_out(split.valid, train),
+        "valid": {
+            **_describe_held_out(split.valid, train),
+            "interactions": split.valid.interactions.height,
+        },
         "test": _describe_held_out(split.test, train),
         "interactions_neither_trained_on_nor_target": interactions.height - used,
     }

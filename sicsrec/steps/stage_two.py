@@ -2,7 +2,7 @@
 
 A step trains twice: on the training histories, with validation to choose the epoch, and, with
 ``refit``, once more from the same start on train + valid for as many epochs. The first is what the
-paper reports; the second knows every user's validation target too, under ``leave_one_out`` all that
+paper reports; the second knows the validation part of the log too, under ``leave_one_out`` all that
 was watched but the test target, and is what one would deploy.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from sicsrec.config import SequenceModelConfig
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories, item_counts
-from sicsrec.data.split import HeldOut, TrainLog
+from sicsrec.data.split import TrainLog, ValidPart
 from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.candidates import CandidateSampler
@@ -41,22 +41,25 @@ class StageTwoData:
     catalog: ItemCatalog
     train: Histories
     valid: RankingSet
+    valid_histories: Histories
+    """All interactions of the validation part; only a refit is told them."""
 
     @cached_property
     def train_and_valid(self) -> Histories:
-        """Training histories, each followed by its user's validation target where there is one."""
-        return self.train.followed_by(self.valid.histories.user_ids, self.valid.targets)
+        """Training histories, each followed by what its user watched in the validation part."""
+        return self.train.followed_by(self.valid_histories)
 
     @classmethod
     def read(cls, context: StepContext) -> "StageTwoData":
         """Read catalogue, training histories and validation targets of a step."""
         catalog = ItemCatalog.read(context.input("ingest/catalog").path())
         log = TrainLog.read(context.input("split/train").path())
-        held_out = HeldOut.read(context.input("split/valid").path())
+        valid = ValidPart.read(context.input("split/valid").path())
         return cls(
             catalog,
             Histories.from_interactions(log.interactions, catalog),
-            RankingSet.from_held_out(held_out, catalog),
+            RankingSet.from_held_out(valid, catalog),
+            Histories.from_interactions(valid.interactions, catalog),
         )
 
 

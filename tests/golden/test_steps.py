@@ -42,6 +42,7 @@ EXACT = {
     "ingest": ("catalog/items", "interactions/interactions", "quarantine/quarantine"),
     "split": (
         "train/interactions",
+        "valid/interactions",
         *(f"{part}/{table}" for part in ("valid", "test") for table in ("context", "targets")),
     ),
     "sample_pairs": ("pairs/pairs",),

@@ -33,7 +33,7 @@ ACCEPTED = (
 )
 
 REFUSED = {
-    "sample(split.valid, catalog)": 'incompatible type "HeldOut"; expected "TrainLog"',
+    "sample(split.valid, catalog)": 'incompatible type "ValidPart"; expected "TrainLog"',
     "sample(split.test, catalog)": 'incompatible type "HeldOut"; expected "TrainLog"',
     "sample(HeldOut.read(folder), catalog)": 'incompatible type "HeldOut"; expected "TrainLog"',
     'QuestionSource(split.test, catalog, "per_user", 5, 1)': 'incompatible type "HeldOut"',

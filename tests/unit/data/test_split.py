@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicsrec.data.schema import INTERACTIONS
-from sicsrec.data.split import HeldOut, TrainLog, global_time, leave_one_out
+from sicsrec.data.split import HeldOut, TrainLog, ValidPart, global_time, leave_one_out
 from sicsrec.errors import DataError, SchemaError
 
 
@@ -84,6 +84,7 @@ def test_global_time_by_hand():
     }
     assert targets_of(split.valid) == {"a": "a80", "late": "late65"}
     assert histories_of(split.valid.context) == {"a": ["a0", "a10", "a60"]}
+    assert histories_of(split.valid.interactions) == {"a": ["a80", "a85"], "late": ["late65"]}
     assert targets_of(split.test) == {"b": "b90", "late": "late95", "new": "new99"}
     assert histories_of(split.test.context) == {"b": ["b5", "b20"], "late": ["late65"]}
 
@@ -172,6 +173,8 @@ def test_leave_one_out_properties(drawn, random):
     assert set(targets_of(split.valid)) == set(targets_of(split.test))
     held_out = 2 * sum(n >= 3 for n in lengths.values())
     assert split.train.interactions.height == log.height - held_out
+    valid = split.valid.interactions
+    assert valid.sort("user_id").select(split.valid.targets.columns).equals(split.valid.targets)
     check_same_when_shuffled(log, random, leave_one_out)
 
 
@@ -188,6 +191,11 @@ def test_global_time_properties(drawn, random):
     for part in (split.valid, split.test):
         if part.targets.height:
             assert train["timestamp"].max() < part.targets["timestamp"].min()
+    valid = split.valid.interactions
+    assert train["timestamp"].max() < valid["timestamp"].min()
+    assert valid["timestamp"].max() < split.test.targets["timestamp"].min()
+    late = (valid["timestamp"].max() or 0) + 1
+    assert log.filter(pl.col("timestamp") < late).height == train.height + valid.height
     check_same_when_shuffled(log, random, lambda frame: global_time(frame, 0.2, 0.2))
 
 
@@ -200,6 +208,7 @@ def check_same_when_shuffled(log, random, split_by):
         one, other = getattr(first, name), getattr(second, name)
         assert one.targets.equals(other.targets)
         assert one.context.equals(other.context)
+    assert first.valid.interactions.equals(second.valid.interactions)
 
 
 def test_parts_survive_writing_and_reading(tmp_path):
@@ -209,6 +218,11 @@ def test_parts_survive_writing_and_reading(tmp_path):
     assert TrainLog.read(tmp_path).interactions.equals(split.train.interactions)
     assert HeldOut.read(tmp_path).targets.equals(split.test.targets)
     assert HeldOut.read(tmp_path).context.equals(split.test.context)
+    split.valid.write(tmp_path)
+    valid = ValidPart.read(tmp_path)
+    assert valid.interactions.equals(split.valid.interactions)
+    assert valid.targets.equals(split.valid.targets)
+    assert valid.context.equals(split.valid.context)
 
 
 def test_file_of_another_table_is_refused(tmp_path):

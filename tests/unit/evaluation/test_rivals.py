@@ -75,8 +75,7 @@ def test_counts_of_nothing() -> None:
 
 def test_validation_adds_one_step_per_user_and_its_targets() -> None:
     train = make_histories([1, 2], [3], [])
-    valid = RankingSet(train, np.array([3, 1, 2], dtype=np.int32))
-    scorer = make_transitions_with_valid(train, valid, 3)
+    scorer = make_transitions_with_valid(train, make_histories([3], [1], [2]), 3)
     scores = scorer.score(make_histories([2], [3], [1], [])).numpy()
     back_off = np.array([2, 2, 2]) / 3
     np.testing.assert_allclose(scores[0], np.array([0, 0, 1]) + back_off)
@@ -87,7 +86,7 @@ def test_validation_adds_one_step_per_user_and_its_targets() -> None:
 
 
 @pytest.fixture(scope="module")
-def food() -> tuple[Histories, RankingSet, RankingSet, int]:
+def food() -> tuple[Histories, Histories, RankingSet, int]:
     """Leave-one-out split of Bili_Food, straight from its file."""
     root = Path(os.environ.get("SICSREC_TEST_DATA", REPOSITORY / "../shared/data"))
     path = root / "ninerec/Bili_Food/sequential_data.txt"
@@ -102,12 +101,12 @@ def food() -> tuple[Histories, RankingSet, RankingSet, int]:
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         return Histories(users, offsets.astype(np.int64), np.concatenate(parts))
 
-    valid_targets = np.array([sequence[-2] for sequence in sequences], dtype=np.int32)
+    valid_items = np.array([sequence[-2] for sequence in sequences], dtype=np.int32)
     test_targets = np.array([sequence[-1] for sequence in sequences], dtype=np.int32)
     n_items = max(int(sequence.max()) for sequence in sequences)
     return (
         histories(2),
-        RankingSet(histories(2), valid_targets),
+        Histories(users, np.arange(len(users) + 1), valid_items),
         RankingSet(histories(1), test_targets),
         n_items,
     )
@@ -133,7 +132,7 @@ FOOD = {
 
 @pytest.mark.parametrize("name", list(FOOD))
 def test_figures_on_bili_food(
-    name: str, food: tuple[Histories, RankingSet, RankingSet, int]
+    name: str, food: tuple[Histories, Histories, RankingSet, int]
 ) -> None:
     train, valid, test, n_items = food
     assert (len(test), n_items) == (6549, 1579)

@@ -6,7 +6,7 @@ import numpy as np
 
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
-from sicsrec.data.split import leave_one_out
+from sicsrec.data.split import Split, leave_one_out
 from sicsrec.data.vectors import write_vectors
 from sicsrec.steps.context import StepReport
 from sicsrec.steps.runner import run_step
@@ -24,11 +24,16 @@ class StageTwoWorld:
     Args:
         root: folder of the store; it may hold what a killed process left.
         sicsrec: changes of train_sicsrec alone.
+        split: of the log; leave-one-out unless given.
         changes: of the values of both sections of the configuration.
     """
 
     def __init__(
-        self, root: Path, sicsrec: dict[str, object] | None = None, **changes: object
+        self,
+        root: Path,
+        sicsrec: dict[str, object] | None = None,
+        split: Split | None = None,
+        **changes: object,
     ) -> None:
         section = TOWER | TRAINING | changes
         self.config = PipelineConfig.model_validate(
@@ -43,7 +48,7 @@ class StageTwoWorld:
         )
         self.store = ArtifactStore(root / "store")
         tiny = TinyStore(self.store)
-        split = leave_one_out(make_interactions())
+        split = split or leave_one_out(make_interactions())
         tiny.commit("ingest", {"catalog": ((), make_catalog().write)})
         tiny.commit(
             "split",

@@ -61,6 +61,7 @@ def test_leave_one_out_is_written_and_reported(tmp_path):
         "context_interactions": 3,
         "cold_targets": 1,
         "cold_target_share": 0.5,
+        "interactions": 2,
     }
     assert content["test"]["cold_targets"] == 2
     assert content["interactions_neither_trained_on_nor_target"] == 0
@@ -87,6 +88,7 @@ def test_global_time_reports_newcomers_and_unused(tmp_path):
     content = result.report.content
     assert content["valid"]["users"] == 3
     assert content["valid"]["users_without_context"] == 1
+    assert content["valid"]["interactions"] == 3
     assert content["test"]["users"] == 2
     assert content["test"]["users_without_context"] == 1
     assert content["interactions_neither_trained_on_nor_target"] == 1

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from sicsrec.config import SequenceModelConfig
 from sicsrec.data.sequences import Histories, item_counts
-from sicsrec.data.split import leave_one_out
+from sicsrec.data.split import global_time, leave_one_out
 from sicsrec.data.vectors import read_vectors
 from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.base import SequenceModel
@@ -30,7 +31,7 @@ SPLIT = leave_one_out(make_interactions())
 TRAIN = Histories.from_interactions(SPLIT.train.interactions, CATALOG)
 VALID = RankingSet.from_held_out(SPLIT.valid, CATALOG)
 # All that was watched but the test targets.
-BOTH = TRAIN.followed_by(VALID.histories.user_ids, VALID.targets)
+BOTH = TRAIN.followed_by(Histories.from_interactions(SPLIT.valid.interactions, CATALOG))
 
 
 @pytest.fixture(scope="module", params=["all items", "sampled items"])
@@ -108,6 +109,18 @@ def test_step_two_starts_from_what_step_one_learned_from_the_same_histories(
         model = build_sicsrec(section, N_ITEMS, [vectors], pretrained)
         fitted(world, model, section, tmp_path / output, n_epochs=n_epochs)
         check_equal(load_model(world.path(f"train_sicsrec/{output}")), model)
+
+
+def test_a_refit_is_told_all_that_was_watched_between_the_points_of_global_time(tmp_path) -> None:
+    timed = make_interactions().with_columns(timestamp=pl.col("position").cast(pl.Int64))
+    split = global_time(timed, valid_share=0.4, test_share=0.1)
+    n_rows = split.train.interactions.height + split.valid.interactions.height
+    assert split.valid.interactions.height > split.valid.targets.height, "not targets alone"
+    told = pl.concat([split.train.interactions, split.valid.interactions])
+
+    world = StageTwoWorld(tmp_path, split=split, max_epochs=1)
+    content = world.run("pretrain_id").content
+    assert content["refit"]["training_targets"] == n_rows - told["user_id"].n_unique()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories
 from sicsrec.data.split import leave_one_out
 from sicsrec.data.vectors import write_vectors
-from sicsrec.evaluation.ranking import RankingSet
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.id_encoder import IdEncoder
@@ -206,8 +205,7 @@ def make_tiny_store(root: Path, model_sees: tuple[str, ...] = ("train", "valid")
     )
     catalog = make_catalog()
     train = Histories.from_interactions(split.train.interactions, catalog)
-    valid = RankingSet.from_held_out(split.valid, catalog)
-    both = train.followed_by(valid.histories.user_ids, valid.targets)
+    both = train.followed_by(Histories.from_interactions(split.valid.interactions, catalog))
     tiny.commit(
         "train_sicsrec",
         {
