@@ -140,6 +140,7 @@ class RunRegister:
     def _holding(self, name: str) -> Iterator[None]:
         lock = FileLock(self._lock(name), thread_local=False)
         with self.closed():
+            self._clear_half_written()
             lock.acquire()
         try:
             yield
@@ -147,6 +148,13 @@ class RunRegister:
             # No other process asks for a lock of this name, except to see whether it is held.
             self._lock(name).unlink(missing_ok=True)
             lock.release()
+
+    def _clear_half_written(self) -> None:
+        """Remove what processes left that were killed while they wrote the entry of their run."""
+        for path in self.folder.glob("*.tmp"):
+            run_id = path.name.partition(".")[0]
+            if not self._is_held(self._lock(run_id)):
+                path.unlink(missing_ok=True)
 
     @staticmethod
     def _is_held(path: Path) -> bool:

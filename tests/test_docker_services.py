@@ -29,6 +29,9 @@ pytestmark = [
 ]
 
 
+pytest.importorskip("psycopg2", reason="needs the extra `postgres`")
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,12 @@
+from sicsrec.runs import RunRegister
+
+
+def test_an_entry_half_written_goes_when_its_run_is_dead_and_the_next_comes(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with register.recording("alive", "demo", "export"):
+        for run in ("alive", "dead"):
+            (register.folder / f"{run}.4711.tmp").write_text('{"id": "')
+        with register.using():
+            left = [path.name for path in register.folder.glob("*.tmp")]
+    assert left == ["alive.4711.tmp"], "its run may be about to finish it"
+    assert [entry.id for entry in register.entries()] == ["alive"]
