@@ -25,6 +25,7 @@ from sicsrec.artifacts import (
 )
 from sicsrec.cluster import Hosts, OpenCluster
 from sicsrec.config import PipelineConfig
+from sicsrec.cores import keep_torch_to_usable_cores
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
 from sicsrec.progress import NoProgress, Progress
@@ -243,6 +244,7 @@ def _run_and_commit(
     tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
     with pending.discarded_on_error(), tracking as tracker:
         run = importlib.import_module(f"sicsrec.steps.{step.name}").run
+        keep_torch_to_usable_cores()
         context = prepare(inputs=readers, pending=pending, tracker=tracker, device=device)
         report: StepReport = run(context)
         manifest = Manifest(
