@@ -240,7 +240,11 @@ def recommend(
     user: Annotated[str | None, typer.Option("--user", help="A user of the dataset.")] = None,
     history: Annotated[
         str | None,
-        typer.Option("--history", help="Item ids, oldest first.", metavar="ID,ID,ID"),
+        typer.Option(
+            "--history",
+            help='Item ids, oldest first; one with a comma as "a,b".',
+            metavar="ID,ID,ID",
+        ),
     ] = None,
     is_new_item: Annotated[
         bool,
@@ -270,7 +274,7 @@ def recommend(
 
         if bool(files) != is_new_item:
             raise ConfigError("--new-item takes files: sicsrec recommend --new-item a.txt a.jpg")
-        ids = None if history is None else tuple(filter(None, map(str.strip, history.split(","))))
+        ids = None if history is None else _split_ids(history)
         question = Question(user, ids, tuple(files or ()), k, explain)
         store = ArtifactStore(settings.store_root)
         content = answer(question, store, dataset=dataset, key=export_key, model=model)
@@ -279,6 +283,14 @@ def recommend(
             return
         for part in answer_tables(content):
             console.print(part)
+
+
+def _split_ids(text: str) -> tuple[str, ...]:
+    """Return ids written as in a row of a CSV file, where one with a comma stands in quotes."""
+    import csv
+
+    row = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(filter(None, map(str.strip, row)))
 
 
 @app.command()

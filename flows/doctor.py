@@ -124,6 +124,14 @@ def _device(settings: Settings) -> Check:
             f"SICSREC_DEVICE={settings.device}, but there is no accelerator",
             "unset it, or set it to cpu",
         )
+    number = settings.device.partition(":")[2]
+    if number and int(number) >= found.count:
+        return Check(
+            "device",
+            "problem",
+            f"SICSREC_DEVICE={settings.device}, but the last one is cuda:{found.count - 1}",
+            "name one that there is",
+        )
     if found.name is None:
         return Check("device", "ok", "no accelerator: runs compute on the CPU")
     if settings.device == "auto" and not found.is_chosen:

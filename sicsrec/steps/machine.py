@@ -20,6 +20,8 @@ class Accelerator:
     """Why a device that seems to be there cannot be used."""
     is_chosen: bool = True
     """Whether a run takes it that is not told which device to take."""
+    count: int = 1
+    """Of its kind, numbered from 0."""
 
 
 def find_accelerator() -> Accelerator:
@@ -28,7 +30,8 @@ def find_accelerator() -> Accelerator:
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return Accelerator(torch.cuda.get_device_name(), free, total)
+        name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
+        return Accelerator(name, free, total, count=count)
     if torch.backends.mps.is_available():
         return Accelerator("Apple GPU", is_chosen=False)
     if Path("/proc/driver/nvidia/version").exists():

@@ -107,6 +107,8 @@ def test_little_space_is_told(
         (Accelerator(None, trouble="there is a driver, but"), "auto", "problem"),
         (Accelerator("A GPU", 70_000_000_000, 80_000_000_000), "cuda", "ok"),
         (Accelerator("A GPU", 1_000_000_000, 80_000_000_000), "auto", "warning"),
+        (Accelerator("A GPU", count=2), "cuda:1", "ok"),
+        (Accelerator("A GPU", count=2), "cuda:2", "problem"),
     ],
 )
 def test_device_is_judged_by_what_is_there(

@@ -126,6 +126,9 @@ def test_items_of_a_history_that_the_model_does_not_know_are_shown_and_left_out(
     assert "not known to the model, left out" in text
     known = ask("--history", "v03,v04", "--k", "2")["recommendations"]
     assert ask("--history", "v03,new-9,v04", "--k", "2")["recommendations"] == known
+    quoted = ask("--history", 'v03, "new,9",v04', "--k", "2")
+    assert [row["item_id"] for row in quoted["history"]] == ["v03", "new,9", "v04"]
+    assert quoted["recommendations"] == known
 
 
 def test_explanations_say_what_spoke_and_their_parts_add_up() -> None:
