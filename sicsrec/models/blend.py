@@ -49,6 +49,9 @@ TRANSITIONS_SIDE, POPULARITY_SIDE = "transitions", "popularity"
 NEXT_GAPS = (1, 2, 3)
 PREVIOUS_GAPS = (1, 2)
 
+_SCORED_AT_ONCE = 1 << 25
+"""Values of a feature held at once, 128 MiB; with a few features at a time under way."""
+
 
 def side_of(feature: str) -> str:
     """Return which side of the blend a feature belongs to, for people.
@@ -178,9 +181,11 @@ class Blend:
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """See :meth:`sicsrec.evaluation.ranking.Scorer.score`."""
         scores = torch.zeros(len(histories), self.n_items, device=self.device)
-        for name, feature in self.features(histories):
-            if weight := self.weights.get(name, 0.0):
-                scores.add_(feature, alpha=weight)
+        n_users = max(1, _SCORED_AT_ONCE // self.n_items)
+        for part, sums in zip(histories.chunks(n_users), torch.split(scores, n_users), strict=False):
+            for name, feature in self.features(part):
+                if weight := self.weights.get(name, 0.0):
+                    sums.add_(feature, alpha=weight)
         return scores
 
     def _watched(self, histories: Histories) -> Float[Tensor, "users items"]:

@@ -7,6 +7,7 @@ import torch
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError
+from sicsrec.models import blend
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import BLEND_FILE, load_blend, save_blend
 from sicsrec.models.id_encoder import IdEncoder
@@ -102,6 +103,25 @@ def test_score_is_the_weighted_sum(train: Histories) -> None:
     features = dict(make_blend(train).features(users))
     expected = sum(weight * features[name] for name, weight in weights.items())
     torch.testing.assert_close(make_blend(train, weights).score(users), expected)
+
+
+def test_a_large_catalogue_is_scored_for_a_few_users_at_a_time(
+    train: Histories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = make_blend(train, {"id_encoder": 0.7, "watched": -4.0, "last_text": 1.0})
+    users = make_histories([1, 2], [], [9], [4, 4], [3])
+    expected = scored.score(users)
+    monkeypatch.setattr(blend, "_SCORED_AT_ONCE", 2 * N_ITEMS + 1)
+    at_once, features = [], Blend.features
+
+    def note(self: Blend, histories: Histories):
+        at_once.append(len(histories))
+        return features(self, histories)
+
+    monkeypatch.setattr(Blend, "features", note)
+    torch.testing.assert_close(scored.score(users), expected)
+    assert at_once == [2, 2, 1]
+    assert scored.score(make_histories()).shape == (0, N_ITEMS)
 
 
 def test_no_weights_no_scores(train: Histories) -> None:
