@@ -12,13 +12,12 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
-
+from flows.following import end, start_following
 from sicsrec.addresses import ask, without_passwords
 from sicsrec.errors import SicsrecError
 from sicsrec.runs import registers
@@ -46,9 +45,6 @@ has."""
 _RETRIES = "2"
 """How often a client asks the temporary server again. It comes back after a slow answer, never
 after its end; five times, as Prefect has it, are a minute for every call that an end makes fail."""
-
-_END_SECONDS = 20.0
-"""How long a server that was told to end may take."""
 
 
 class TemporaryServer:
@@ -166,11 +162,8 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
     log.parent.mkdir(parents=True, exist_ok=True)
     stop_on_sigterm()
     with log.open("ab") as stream:
-        process = subprocess.Popen(  # noqa: S603
-            _prefect_command(chosen),
-            env=_prefect_environment(chosen),
-            stdout=stream,
-            stderr=stream,
+        process = start_following(
+            _prefect_command(chosen), _prefect_environment(chosen), stdout=stream, stderr=stream
         )
     try:
         try:
@@ -183,7 +176,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
         close_what_was_killed(settings, api_url)
         yield api_url
     finally:
-        _end(process)
+        end(process)
 
 
 def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
@@ -286,35 +279,15 @@ def _prefect_environment(port: int) -> dict[str, str]:
     }
 
 
-def _run_until_stopped(command: list[str], environment: dict[str, str] | None = None) -> int:
+def _run_until_stopped(command: list[str], environment: dict[str, str]) -> int:
     stop_on_sigterm()
-    process = subprocess.Popen(  # noqa: S603
-        command, env=environment, stdout=subprocess.DEVNULL
-    )
+    process = start_following(command, environment, stdout=subprocess.DEVNULL)
     try:
         return process.wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a server to end, and kill it when it does not or nobody wants to wait for it.
-
-    A terminal's Ctrl-C has told it already; a signal that came to this process alone has not.
-    """
-    process.terminate()
-    try:
-        process.wait(timeout=_END_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        # MLflow's is a process that starts others, which would go on without it.
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for child in below:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        end(process)
 
 
 def _default_port(url: str) -> int:

@@ -182,7 +182,9 @@ class Blend:
         """See :meth:`sicsrec.evaluation.ranking.Scorer.score`."""
         scores = torch.zeros(len(histories), self.n_items, device=self.device)
         n_users = max(1, _SCORED_AT_ONCE // self.n_items)
-        for part, sums in zip(histories.chunks(n_users), torch.split(scores, n_users), strict=False):
+        for part, sums in zip(
+            histories.chunks(n_users), torch.split(scores, n_users), strict=False
+        ):
             for name, feature in self.features(part):
                 if weight := self.weights.get(name, 0.0):
                     sums.add_(feature, alpha=weight)

@@ -126,12 +126,12 @@ time.sleep(60)
 """
 WILLING = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(60)"
 STARTER = """
-import signal, sys
-from flows import server
+import os, signal, sys
+from flows import following, server
 # Whoever runs the tests in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-server._END_SECONDS = 0.5
-sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]]))
+following._END_SECONDS = 0.5
+sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]], os.environ))
 """
 
 
@@ -147,10 +147,23 @@ def test_a_signal_to_this_process_alone_ends_the_server_too(
     with subprocess.Popen([sys.executable, "-c", STARTER, program, str(sign)]) as starter:
         while not sign.exists():
             time.sleep(0.05)
-        (child,) = psutil.Process(starter.pid).children()
+        started = psutil.Process(starter.pid).children(recursive=True)
+        assert len(started) == 2, "who follows, and the server"
         starter.send_signal(number)
         assert starter.wait(timeout=10) == 0
-        assert not child.is_running()
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def test_a_server_ends_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
+    sign = tmp_path / "started"
+    with subprocess.Popen([sys.executable, "-c", STARTER, WILLING, str(sign)]) as starter:
+        while not sign.exists():
+            time.sleep(0.05)
+        started = psutil.Process(starter.pid).children(recursive=True)
+        assert len(started) == 2, "who follows, and the server"
+        starter.kill()
+        starter.wait()
+        assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
 SERVER_STARTER = """
