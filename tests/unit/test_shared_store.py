@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from sicsrec.steps.lineage import trace_lineage
 from sicsrec.steps.plan import plan_steps
 from sicsrec.steps.runner import StepResult, run_step
 from sicsrec.tracking import NullTracker
+from tests.mlflow_server import free_port
 
 KEY = "0123456789abcdef"
 CONFIG = PipelineConfig.model_validate(
@@ -372,6 +374,38 @@ def test_address_that_cannot_be_used_is_an_error_at_once():
     with pytest.raises(ConfigError, match=r"nosuch://host/x cannot be used: .*nosuch") as raised:
         SharedStore("nosuch://someone:hidden@host/x")
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_password_with_a_sign_that_ends_the_host_is_refused_and_not_shown(sign):
+    with pytest.raises(ConfigError, match=r"ftp://host/x .* FSSPEC_FTP_PASSWORD") as raised:
+        SharedStore(f"ftp://someone:hid{sign}den@host/x")
+    assert not {"hid", "den"} & set(re.findall(r"\w+", str(raised.value)))
+    assert raised.value.__cause__ is raised.value.__context__ is None
+
+
+def test_password_that_the_storage_names_is_not_passed_on(tmp_path, failing, warnings):
+    failing.error = ConnectionError("no answer from https://someone:hidden@host/x")
+    Machine(tmp_path, "failing://shared").run("ingest")
+    (warning,) = warnings
+    assert "ConnectionError: no answer from https://host/x" in warning
+
+
+def test_storage_that_is_away_when_the_run_begins_does_not_stop_it(tmp_path, warnings):
+    """Some kinds connect as soon as they are named; here to a port where nobody listens."""
+    url = f"ftp://someone:hidden@127.0.0.1:{free_port()}/x"
+    away = Machine(tmp_path, url)
+    away.run("ingest")
+    assert away.made == ["ingest"]
+    (warning,) = warnings
+    assert "the shared store ftp://127.0.0.1:" in warning
+    assert "ConnectionRefusedError" in warning
+    with pytest.raises(SharedStoreError, match="ConnectionRefusedError"):
+        away.shared.look()
+    manifest = commit(away.store, a="one")
+    away.shared._away_until = 0.0
+    away.shared.push(away.store, manifest, replaces=True)
+    assert len(warnings) == 2
 
 
 def test_storage_with_nothing_in_it_has_no_datasets(url):
