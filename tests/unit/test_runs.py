@@ -10,3 +10,13 @@ def test_an_entry_half_written_goes_when_its_run_is_dead_and_the_next_comes(tmp_
             left = [path.name for path in register.folder.glob("*.tmp")]
     assert left == ["alive.4711.tmp"], "its run may be about to finish it"
     assert [entry.id for entry in register.entries()] == ["alive"]
+
+
+def test_a_run_that_ended_well_since_it_was_looked_at_is_not_called_failed(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with register.recording("good", "demo", "export"):
+        pass
+    register.note_failure("good")
+    (entry,) = register.entries()
+    assert entry.ended is not None
+    assert entry.failed is None
