@@ -1,3 +1,5 @@
+import pytest
+
 from sicsrec.runs import RunRegister
 
 
@@ -20,3 +22,19 @@ def test_a_run_that_ended_well_since_it_was_looked_at_is_not_called_failed(tmp_p
     (entry,) = register.entries()
     assert entry.ended is not None
     assert entry.failed is None
+
+
+def test_a_run_that_somebody_stopped_is_noted_as_failed(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with pytest.raises(KeyboardInterrupt), register.recording("stopped", "demo", "export"):
+        raise KeyboardInterrupt
+    (entry,) = register.entries()
+    assert entry.ended is None
+    assert entry.failed is not None
+    assert register.killed() == []
+
+
+def test_a_step_of_a_run_that_is_not_recorded_is_no_error(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    register.note_step("nobody", "ingest", "a" * 16)
+    assert register.entries() == []
