@@ -383,6 +383,16 @@ def test_damaged_commit_is_made_anew_by_the_next_run(tmp_path):
     assert run_step("ingest", config, {}, store).was_reused
 
 
+def test_what_a_kill_left_beside_a_commit_goes_when_it_is_reused(tmp_path):
+    store, config = ArtifactStore(tmp_path), PipelineConfig.model_validate(CONFIG)
+    key = run_step("ingest", config, {}, store).manifest.key
+    folder = tmp_path / "t" / "ingest"
+    for name in (f".{key}.partial", f".{key}.removed"):
+        (folder / name / "work").mkdir(parents=True)
+    assert run_step("ingest", config, {}, store).was_reused
+    assert {path.name for path in folder.iterdir()} <= {key, f".{key}.lock"}
+
+
 DYING_PROGRAM = """
 import os, signal, sys
 from pathlib import Path

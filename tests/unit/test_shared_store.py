@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -260,6 +262,12 @@ def climb(content: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def start_at_the_root(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["manifest"]["outputs"]["catalog"]["files"][0]["path"] = "/proc/climbed"
+    return json.dumps(document).encode()
+
+
 def rename(content: bytes) -> bytes:
     document = json.loads(content)
     document["manifest"]["outputs"]["../catalog"] = document["manifest"]["outputs"].pop("catalog")
@@ -282,6 +290,7 @@ def point_elsewhere(content: bytes) -> bytes:
         ("artifact.json", lambda _: b"[]", "cannot be used"),
         ("artifact.json", lambda content: content.replace(b'"t"', b'"u"', 1), "it is of u/ingest/"),
         ("artifact.json", climb, "leaves its root"),
+        ("artifact.json", start_at_the_root, "leaves its root"),
         ("artifact.json", rename, "is no name of an output"),
         ("artifact.json", point_elsewhere, "is no digest"),
     ],
@@ -333,6 +342,35 @@ def test_storage_that_is_away_is_told_once_and_left_alone_for_a_while(tmp_path, 
     other = Machine(tmp_path / "2", "failing://shared")
     other.run()
     assert other.made == []
+
+
+def test_what_cannot_be_read_there_is_replaced_by_who_has_it(tmp_path, url):
+    store, shared = ArtifactStore(tmp_path / "1"), SharedStore(url)
+    manifest = commit(store, a="one")
+    shared.push(store, manifest, replaces=True)
+    files, root = fsspec.url_to_fs(url)
+    files.pipe_file(f"{root}/d/split/{KEY}/artifact.json", b"{")
+    shared.push(store, manifest, replaces=False)
+    found = shared.find("d", "split", KEY)
+    assert found is not None
+    assert found.manifest == manifest
+
+
+def test_upload_to_a_full_folder_leaves_nothing_half_written(tmp_path, warnings):
+    """The limit on the size of files stands for a full disk; both stop real writes."""
+    url = f"file://{tmp_path}/shared"
+    store, shared = ArtifactStore(tmp_path / "1"), SharedStore(url)
+    manifest = commit(store, a="one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+        shared.push(store, manifest, replaces=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "File too large" in warnings[0]
+    assert files_of(url) == []
 
 
 def test_full_disk_is_no_fault_of_the_storage(tmp_path, failing):
