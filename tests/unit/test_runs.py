@@ -38,3 +38,12 @@ def test_a_step_of_a_run_that_is_not_recorded_is_no_error(tmp_path) -> None:
     register = RunRegister(tmp_path, "tiny")
     register.note_step("nobody", "ingest", "a" * 16)
     assert register.entries() == []
+
+
+def test_a_run_remembers_all_its_steps_in_their_order(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with register.recording("good", "demo", "split"):
+        register.note_step("good", "ingest", "a" * 16)
+        register.note_step("good", "split", "b" * 16)
+    (entry,) = register.entries()
+    assert list(entry.steps.items()) == [("ingest", "a" * 16), ("split", "b" * 16)]
