@@ -87,11 +87,16 @@ class RunRegister:
             self._write(replace(entry, steps={**entry.steps, step: key}))
 
     def note_failure(self, run_id: str) -> None:
-        """Remember that a run did not end well; what it finished is of use to the next."""
+        """Remember that a run did not end well; what it finished is of use to the next.
+
+        One that ended well since it was looked at stays a good run.
+        """
         path = self._path(run_id)
         # What failed may be the disk, which is full: then it counts as killed, which needs no note.
         with suppress(OSError):
-            self._write(replace(self._read(path), failed=_now()))
+            entry = self._read(path)
+            if entry.ended is None:
+                self._write(replace(entry, failed=_now()))
 
     def entries(self) -> list[RunEntry]:
         """Return all recorded runs, oldest first; unreadable entries are passed over."""

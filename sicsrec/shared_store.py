@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.utils import get_protocol
 
+from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import (
     ArtifactRef,
     ArtifactStore,
@@ -68,8 +69,7 @@ class SharedStore:
     """
 
     def __init__(self, url: str, pause_seconds: float = 300.0) -> None:
-        parts = urlsplit(url)
-        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        self.url = _without_password(url).rstrip("/")
         """For people: without a user or password."""
         if "://" not in url:
             raise ConfigError(
@@ -77,15 +77,22 @@ class SharedStore:
                 "that all machines see, file:///mnt/folder"
             )
         self._is_folder = get_protocol(url) in {"file", "local"}
-        # Only the local file system has to be told to make folders.
-        options = {"auto_mkdir": True} if self._is_folder else {}
-        try:
-            self._files, root = fsspec.core.url_to_fs(url, **options)
-        except (ImportError, ValueError) as err:
-            raise ConfigError(f"the shared store {self.url} cannot be used: {err}") from err
-        self._root = root.rstrip("/")
+        self._address = url
+        self._root: str | None = None
         self._pause_seconds = pause_seconds
         self._away_until = 0.0
+        if not _has_port(url) and "@" in url:
+            raise ConfigError(
+                f"the shared store {self.url} cannot be used: a password in it cannot hold / ? or "
+                f"#; leave it out and set FSSPEC_{get_protocol(url).upper()}_PASSWORD"
+            )
+        # SFTP and the like connect at once. Where they are away, whoever asks first tries again.
+        try:
+            with self._asking():
+                self._connect()
+        except SharedStoreError as err:
+            if isinstance(err.__cause__, ImportError | ValueError):
+                raise ConfigError(str(err)) from err.__cause__
 
     def look(self) -> list[str]:
         """Return the names of the datasets there.
@@ -94,6 +101,7 @@ class SharedStore:
             SharedStoreError: if it cannot be reached.
         """
         with self._asking():
+            self._connect()
             try:
                 found = self._files.ls(self._root, detail=False)
             except FileNotFoundError:
@@ -176,11 +184,18 @@ class SharedStore:
             if is_there and (replaces or not self._holds(manifest)):
                 self._upload(manifest, store, progress or NoProgress())
 
+    def _connect(self) -> None:
+        if self._root is None:
+            # Only the local file system has to be told to make folders.
+            options = {"auto_mkdir": True} if self._is_folder else {}
+            self._files, root = fsspec.core.url_to_fs(self._address, **options)
+            self._root = root.rstrip("/")
+
     def _read(self, dataset: str, step: str, key: str) -> SharedArtifact | None:
-        place = self._place(dataset, step, key)
         with self._asking():
+            self._connect()
             try:
-                content = self._files.cat_file(f"{place}/{_COMMIT}")
+                content = self._files.cat_file(f"{self._place(dataset, step, key)}/{_COMMIT}")
             except FileNotFoundError:
                 return None
         try:
@@ -235,6 +250,8 @@ class SharedStore:
             raise ArtifactCorruptError(f"{where}: {target.name} is missing") from err
 
     def _upload(self, manifest: Manifest, store: ArtifactStore, progress: Progress) -> None:
+        with self._asking():
+            self._connect()
         place = self._place_of(manifest)
         folder = store.folder(manifest.dataset, manifest.step, manifest.key) / "data"
         files = {
@@ -278,7 +295,7 @@ class SharedStore:
         except SicsrecError:
             raise
         except Exception as err:
-            words = str(err).splitlines()
+            words = without_passwords(str(err)).splitlines()
             raise SharedStoreError(
                 f"the shared store {self.url} cannot be used: {type(err).__name__}"
                 + (f": {words[0]}" if words else "")
@@ -304,6 +321,23 @@ class SharedStore:
 
     def _place(self, dataset: str, step: str, key: str) -> str:
         return f"{self._root}/{dataset}/{step}/{key}"
+
+
+def _has_port(url: str) -> bool:
+    """Return whether what stands where the port does is one, or nothing."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
+def _without_password(url: str) -> str:
+    if not _has_port(url):
+        # A slash in a password ends what counts as the host.
+        return re.sub(r"//.*@", "//", url)
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _check(manifest: Manifest, dataset: str, step: str, key: str) -> None:

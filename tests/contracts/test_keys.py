@@ -1,19 +1,21 @@
-"""A step reads nothing of the configuration but what its key holds.
+"""A step reads nothing but what its key holds.
 
 Otherwise a changed value would leave its old output in use.
 """
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sicsrec.artifacts import ArtifactStore
+from sicsrec.artifacts import ArtifactRef, ArtifactStore, make_key
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import Section
 from sicsrec.data.demo import write_demo
-from sicsrec.steps import STEPS, get_step, runner
+from sicsrec.steps import STEPS, Step, get_step, inputs_of, runner
 from sicsrec.steps.context import StepContext
-from sicsrec.steps.runner import run_step
+from sicsrec.steps.runner import run_step, step_identity
 from tests.leakage.test_noninterference import configuration
 
 NOT_OUTPUT = {"dataset"}
@@ -91,3 +93,33 @@ def test_what_is_not_in_the_key_exists(step) -> None:
         value: Any = config
         for part in path.split("."):
             value = getattr(value, part)
+
+
+def key_of(step: Step, config: PipelineConfig, digest: str = "a") -> str:
+    names = [entry.name for entry in inputs_of(step, config)]
+    refs = {
+        name: ArtifactRef("t", name.split("/")[0], "0" * 16, name.split("/")[1], digest, ())
+        for name in names
+    }
+    return make_key(step_identity(step, config, refs))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_seed_inputs_and_version_are_in_the_key(step: Step, tmp_path: Path) -> None:
+    write_demo(tmp_path, n_items=4, n_users=6, seed=3)
+    config = configuration(tmp_path)
+    key = key_of(step, config)
+    assert key == key_of(step, config)
+    other = config.model_copy(update={"seed": config.seed + 1})
+    assert (key_of(step, other) != key) == step.is_seeded
+    assert (key_of(step, config, digest="b") != key) == bool(inputs_of(step, config))
+    assert key_of(replace(step, version=step.version + 1), config) != key
+
+
+def test_data_that_changed_are_in_the_key(tmp_path: Path) -> None:
+    write_demo(tmp_path, n_items=4, n_users=6, seed=3)
+    config, step = configuration(tmp_path), get_step("ingest")
+    key = key_of(step, config)
+    with (tmp_path / "interactions.csv").open("a") as log:
+        log.write("\n")
+    assert key_of(step, config) != key

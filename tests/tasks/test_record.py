@@ -1,7 +1,14 @@
+import json
+from pathlib import Path
+
+import psutil
 import pytest
 
 from flows.configuration import resolve_config
+from sicsrec.runs import RunRegister
+from sicsrec.tracking.liveness import HOST_TAG, PID_TAG, process_tags
 from tasks.record import (
+    _note_killed,
     config_digest,
     describe_run,
     describing_tags,
@@ -58,3 +65,22 @@ def test_checkout_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", "")
     assert git_commit() == ""
     git_commit.cache_clear()
+
+
+def test_only_runs_of_dead_processes_of_this_host_are_noted_as_killed(tmp_path: Path) -> None:
+    register, own = RunRegister(tmp_path, "demo"), process_tags()
+    dead = max(psutil.pids()) + 10_000_000
+    processes = {
+        "dead": own | {PID_TAG: str(dead)},
+        "alive": own,
+        "elsewhere": own | {PID_TAG: str(dead), HOST_TAG: "elsewhere"},
+    }
+    for name, process in processes.items():
+        with register.recording(name, "demo", "export"):
+            path = register.folder / f"{name}.json"
+            entry = json.loads(path.read_text())
+        path.write_text(json.dumps(entry | {"process": process}))
+    assert {entry.id for entry in register.killed()} == set(processes)
+    _note_killed(tmp_path)
+    noted = {entry.id for entry in register.entries() if entry.failed is not None}
+    assert noted == {"dead"}

@@ -171,6 +171,10 @@ def test_all_is_on_the_disk_before_it_is_seen(store, monkeypatch):
     commit(store)
     assert missing == [[]]
     assert folder.parent.stat().st_ino in synced
+    synced.clear()
+    commit(store)  # the same once more: its manifest takes the place of the old one
+    assert missing == [[]]
+    assert {folder.stat().st_ino, (folder / "manifest.json").stat().st_ino} <= synced
 
 
 def test_commits_are_listed_from_the_oldest_whatever_their_keys(store):
@@ -188,6 +192,15 @@ def test_starting_again_clears_half_outputs_but_keeps_checkpoints(store):
     again = store.begin("d", "split", KEY)
     assert again.output_names() == set()
     assert (again.work / "checkpoint").read_text() == "epoch 3"
+
+
+def test_a_step_that_is_stopped_gives_its_space_back_and_keeps_checkpoints(store):
+    pending = store.begin("d", "split", KEY)
+    (pending.output("train") / "half").write_text("x")
+    (pending.work / "checkpoint").write_text("epoch 3")
+    with pytest.raises(KeyboardInterrupt), pending.discarded_on_error():
+        raise KeyboardInterrupt
+    assert [path.name for path in pending.folder.rglob("*")] == ["work", "checkpoint"]
 
 
 def break_missing(path):
@@ -228,6 +241,15 @@ def test_manifest_that_cannot_be_read(store, content):
     with pytest.raises(ArtifactCorruptError, match="not a readable manifest"):
         store.find("d", "split", KEY)
     assert store.manifests("d", "split") == []
+
+
+def test_manifest_of_another_release_is_not_read_as_one_of_this(store):
+    commit(store)
+    path = store.folder("d", "split", KEY) / "manifest.json"
+    path.chmod(0o644)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    with pytest.raises(ArtifactCorruptError, match="schema_version 2, this release reads 1"):
+        store.find("d", "split", KEY)
 
 
 def test_reader_gives_one_output_and_nothing_beside_it(store):
@@ -381,6 +403,16 @@ def test_damaged_commit_is_made_anew_by_the_next_run(tmp_path):
     assert not again.was_reused
     assert digest_file(path) == digest
     assert run_step("ingest", config, {}, store).was_reused
+
+
+def test_what_a_kill_left_beside_a_commit_goes_when_it_is_reused(tmp_path):
+    store, config = ArtifactStore(tmp_path), PipelineConfig.model_validate(CONFIG)
+    key = run_step("ingest", config, {}, store).manifest.key
+    folder = tmp_path / "t" / "ingest"
+    for name in (f".{key}.partial", f".{key}.removed"):
+        (folder / name / "work").mkdir(parents=True)
+    assert run_step("ingest", config, {}, store).was_reused
+    assert {path.name for path in folder.iterdir()} <= {key, f".{key}.lock"}
 
 
 DYING_PROGRAM = """

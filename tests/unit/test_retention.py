@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,17 @@ def test_without_known_runs_what_others_were_made_of_is_no_end_of_its_own(world:
     assert world.going() == set()
 
 
+def test_where_no_run_ended_well_what_is_there_is_kept_by_lineage(world: World) -> None:
+    first = world.commit("ingest", "a", days=9)
+    world.commit("split", "c", first, days=9)
+    fail(world, "bad")
+    let_a_day_pass(world, "bad", "started", "failed")
+    assert world.going() == set()
+    list(remove_things(world.store, RetentionPolicy()))
+    assert world.register.entries() == []
+    assert world.going() == set()
+
+
 def test_a_run_that_failed_before_its_first_step_is_remembered_for_a_day(world: World) -> None:
     world.good_run("good", world.commit("ingest", "a"))
     fail(world, "bad")
@@ -126,6 +138,25 @@ def test_age_marks_and_datasets(world: World) -> None:
     assert world.going(pinned_runs={"of-step"}) == {young}
     with pytest.raises(ConfigError, match=r"no dataset e in .*there are: d"):
         list_things(world.store, RetentionPolicy(), ["e"])
+
+
+def test_only_the_datasets_that_are_named_are_looked_at(world: World) -> None:
+    old = world.commit("ingest", "a", days=2)
+    world.good_run("good", world.commit("ingest", "b"))
+    shutil.copytree(world.store.root / "d", world.store.root / "e")
+    assert {thing.dataset for thing in list_things(world.store, RetentionPolicy(), ["d"])} == {"d"}
+    gone = list(remove_things(world.store, RetentionPolicy(), ["e"]))
+    assert [(thing.dataset, thing.name) for thing in gone] == [("e", "a" * 16)]
+    assert {thing.dataset for thing in list_things(world.store, RetentionPolicy())} == {"d", "e"}
+    assert world.going() == {old}
+
+
+def test_marked_run_of_a_step_keeps_what_its_artifact_was_made_of(world: World) -> None:
+    first = world.commit("ingest", "a", days=9)
+    marked = world.commit("split", "b", first, days=9, run="of-step")
+    world.good_run("good", world.commit("ingest", "c"))
+    assert world.going() == {first, marked}
+    assert world.going(pinned_runs={"of-step"}) == set()
 
 
 def test_marked_run_of_a_pipeline_keeps_its_steps(world: World) -> None:
@@ -152,6 +183,28 @@ def test_torn_artifacts_and_leftovers_go_whatever_their_age(world: World) -> Non
     assert left == {"c" * 16, "notes of somebody"}
 
 
+def test_file_that_was_cut_short_makes_its_artifact_torn(world: World) -> None:
+    place = world.commit("ingest", "a")
+    world.good_run("good", place)
+    path = world.store.root / "d" / "ingest" / ("a" * 16) / "data" / "out" / "file"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert world.going() == {place}
+    assert world.reasons()[place] == "out/file is missing or cut short"
+
+
+def test_good_run_of_which_a_part_was_torn_keeps_the_rest(world: World) -> None:
+    older = world.commit("ingest", "a", days=9)
+    world.good_run("older", older, world.commit("split", "b", older, days=9))
+    newer = world.commit("ingest", "c", days=9)
+    world.good_run("newer", newer, world.commit("split", "d", newer, days=9))
+    (world.store.root / "d" / "split" / ("d" * 16) / "manifest.json").unlink()
+    list(remove_things(world.store, RetentionPolicy()))
+    assert "newer" in {entry.id for entry in world.register.entries()}
+    assert set(world.reasons()) == {newer}
+    assert world.going() == set()
+
+
 def test_checkpoints_are_kept_for_a_day_and_caches_until_they_are_named(world: World) -> None:
     place = world.commit("ingest", "a")
     world.good_run("good", place)
@@ -164,8 +217,10 @@ def test_checkpoints_are_kept_for_a_day_and_caches_until_they_are_named(world: W
     assert world.going(with_caches=True) == {"ingest/c"}
     assert world.going(with_caches=True, older_than=timedelta(days=5)) == set()
     long_ago = time.time() - 2 * 86400
-    for path in (checkpoint, pending.work, pending.folder):
+    for path in (pending.folder, pending.work):
         os.utime(path, (long_ago, long_ago))
+    assert world.going() == set(), "the newest of its files counts"
+    os.utime(checkpoint, (long_ago, long_ago))
     assert world.going() == {"ingest/b"}
     assert world.going(older_than=timedelta(days=5)) == set()
 

@@ -1,3 +1,5 @@
+import pytest
+
 from sicsrec.runs import RunRegister
 
 
@@ -10,3 +12,38 @@ def test_an_entry_half_written_goes_when_its_run_is_dead_and_the_next_comes(tmp_
             left = [path.name for path in register.folder.glob("*.tmp")]
     assert left == ["alive.4711.tmp"], "its run may be about to finish it"
     assert [entry.id for entry in register.entries()] == ["alive"]
+
+
+def test_a_run_that_ended_well_since_it_was_looked_at_is_not_called_failed(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with register.recording("good", "demo", "export"):
+        pass
+    register.note_failure("good")
+    (entry,) = register.entries()
+    assert entry.ended is not None
+    assert entry.failed is None
+
+
+def test_a_run_that_somebody_stopped_is_noted_as_failed(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with pytest.raises(KeyboardInterrupt), register.recording("stopped", "demo", "export"):
+        raise KeyboardInterrupt
+    (entry,) = register.entries()
+    assert entry.ended is None
+    assert entry.failed is not None
+    assert register.killed() == []
+
+
+def test_a_step_of_a_run_that_is_not_recorded_is_no_error(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    register.note_step("nobody", "ingest", "a" * 16)
+    assert register.entries() == []
+
+
+def test_a_run_remembers_all_its_steps_in_their_order(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    with register.recording("good", "demo", "split"):
+        register.note_step("good", "ingest", "a" * 16)
+        register.note_step("good", "split", "b" * 16)
+    (entry,) = register.entries()
+    assert list(entry.steps.items()) == [("ingest", "a" * 16), ("split", "b" * 16)]

@@ -4,6 +4,9 @@ import errno
 import json
 import logging
 import os
+import re
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from sicsrec.steps.lineage import trace_lineage
 from sicsrec.steps.plan import plan_steps
 from sicsrec.steps.runner import StepResult, run_step
 from sicsrec.tracking import NullTracker
+from tests.mlflow_server import free_port
 
 KEY = "0123456789abcdef"
 CONFIG = PipelineConfig.model_validate(
@@ -258,6 +262,12 @@ def climb(content: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def start_at_the_root(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["manifest"]["outputs"]["catalog"]["files"][0]["path"] = "/proc/climbed"
+    return json.dumps(document).encode()
+
+
 def rename(content: bytes) -> bytes:
     document = json.loads(content)
     document["manifest"]["outputs"]["../catalog"] = document["manifest"]["outputs"].pop("catalog")
@@ -280,6 +290,7 @@ def point_elsewhere(content: bytes) -> bytes:
         ("artifact.json", lambda _: b"[]", "cannot be used"),
         ("artifact.json", lambda content: content.replace(b'"t"', b'"u"', 1), "it is of u/ingest/"),
         ("artifact.json", climb, "leaves its root"),
+        ("artifact.json", start_at_the_root, "leaves its root"),
         ("artifact.json", rename, "is no name of an output"),
         ("artifact.json", point_elsewhere, "is no digest"),
     ],
@@ -333,6 +344,35 @@ def test_storage_that_is_away_is_told_once_and_left_alone_for_a_while(tmp_path, 
     assert other.made == []
 
 
+def test_what_cannot_be_read_there_is_replaced_by_who_has_it(tmp_path, url):
+    store, shared = ArtifactStore(tmp_path / "1"), SharedStore(url)
+    manifest = commit(store, a="one")
+    shared.push(store, manifest, replaces=True)
+    files, root = fsspec.url_to_fs(url)
+    files.pipe_file(f"{root}/d/split/{KEY}/artifact.json", b"{")
+    shared.push(store, manifest, replaces=False)
+    found = shared.find("d", "split", KEY)
+    assert found is not None
+    assert found.manifest == manifest
+
+
+def test_upload_to_a_full_folder_leaves_nothing_half_written(tmp_path, warnings):
+    """The limit on the size of files stands for a full disk; both stop real writes."""
+    url = f"file://{tmp_path}/shared"
+    store, shared = ArtifactStore(tmp_path / "1"), SharedStore(url)
+    manifest = commit(store, a="one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+        shared.push(store, manifest, replaces=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "File too large" in warnings[0]
+    assert files_of(url) == []
+
+
 def test_full_disk_is_no_fault_of_the_storage(tmp_path, failing):
     Machine(tmp_path / "1", "failing://shared").run("ingest")
     failing.error, failing.after = OSError(errno.ENOSPC, "No space left on device"), 1
@@ -372,6 +412,38 @@ def test_address_that_cannot_be_used_is_an_error_at_once():
     with pytest.raises(ConfigError, match=r"nosuch://host/x cannot be used: .*nosuch") as raised:
         SharedStore("nosuch://someone:hidden@host/x")
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_password_with_a_sign_that_ends_the_host_is_refused_and_not_shown(sign):
+    with pytest.raises(ConfigError, match=r"ftp://host/x .* FSSPEC_FTP_PASSWORD") as raised:
+        SharedStore(f"ftp://someone:hid{sign}den@host/x")
+    assert not {"hid", "den"} & set(re.findall(r"\w+", str(raised.value)))
+    assert raised.value.__cause__ is raised.value.__context__ is None
+
+
+def test_password_that_the_storage_names_is_not_passed_on(tmp_path, failing, warnings):
+    failing.error = ConnectionError("no answer from https://someone:hidden@host/x")
+    Machine(tmp_path, "failing://shared").run("ingest")
+    (warning,) = warnings
+    assert "ConnectionError: no answer from https://host/x" in warning
+
+
+def test_storage_that_is_away_when_the_run_begins_does_not_stop_it(tmp_path, warnings):
+    """Some kinds connect as soon as they are named; here to a port where nobody listens."""
+    url = f"ftp://someone:hidden@127.0.0.1:{free_port()}/x"
+    away = Machine(tmp_path, url)
+    away.run("ingest")
+    assert away.made == ["ingest"]
+    (warning,) = warnings
+    assert "the shared store ftp://127.0.0.1:" in warning
+    assert "ConnectionRefusedError" in warning
+    with pytest.raises(SharedStoreError, match="ConnectionRefusedError"):
+        away.shared.look()
+    manifest = commit(away.store, a="one")
+    away.shared._away_until = 0.0
+    away.shared.push(away.store, manifest, replaces=True)
+    assert len(warnings) == 2
 
 
 def test_storage_with_nothing_in_it_has_no_datasets(url):

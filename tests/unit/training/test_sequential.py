@@ -17,7 +17,13 @@ from sicsrec.models.peers import Peers
 from sicsrec.progress import NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
-from sicsrec.training.checkpoint import CHECKPOINT
+from sicsrec.training.checkpoint import (
+    CHECKPOINT,
+    CHECKPOINT_SECONDS,
+    Checkpoint,
+    FitState,
+    check_same_start,
+)
 from sicsrec.training.sequential import FitSettings, fit
 
 SETTINGS = FitSettings(
@@ -175,16 +181,26 @@ def test_the_first_item_of_a_history_is_no_target():
 
 
 def test_the_seconds_of_a_run_cut_off_count_all_its_epochs(tmp_path):
-    class Slow(Validation):
-        def __call__(self, model):
-            time.sleep(0.1)
-            return super().__call__(model)
-
     with pytest.raises(KeyboardInterrupt):
-        run(make_model(), Slow([0.1, 0.2, 0.3], killed_at=4), tmp_path, max_epochs=6)
-    state = run(make_model(), Slow([0.4, 0.5, 0.6]), tmp_path, max_epochs=6)
+        run(make_model(), Validation([0.1, 0.2, 0.3], killed_at=4), tmp_path, max_epochs=6)
+    content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert content["state"]["seconds"] > 0.0
+    content["state"]["seconds"] += 1e6
+    torch.save(content, tmp_path / CHECKPOINT)
+    state = run(make_model(), Validation([0.4, 0.5, 0.6]), tmp_path, max_epochs=6)
     assert state.epoch == 6
-    assert state.seconds >= 0.6
+    assert state.seconds > 1e6
+
+
+def test_a_checkpoint_within_an_epoch_is_due_only_a_while_after_the_last(tmp_path, monkeypatch):
+    model = make_model()
+    saved = Checkpoint(tmp_path / CHECKPOINT, model, torch.optim.AdamW(model.parameters()))
+    assert not saved.is_due
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * CHECKPOINT_SECONDS)
+    assert saved.is_due
+    saved.save(FitState())
+    assert not saved.is_due
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.3, 0.2, 0.4, 0.1, 0.2], [0.1, 0.9, 0.2, 0.4, 0.1, 0.2]])
@@ -263,3 +279,22 @@ def test_peers_that_start_from_different_places_are_refused(tmp_path):
             progress=NoProgress(),
             peers=OneAhead(),
         )
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 3), (2, 2)])
+def test_peers_compare_epoch_and_batch(tmp_path, epoch, batch):
+    class Beside(Peers):
+        """Collects as if a second process had told what this one told last."""
+
+        def __init__(self):
+            self.told = []
+
+        def collect(self, state):
+            self.told.append(state)
+            return self.told[-2:]
+
+    peers = Beside()
+    for _ in range(2):
+        check_same_start(FitState(epoch=1, batch=2), peers, tmp_path)
+    with pytest.raises(TrainingProcessError, match="do not see the same"):
+        check_same_start(FitState(epoch=epoch, batch=batch), peers, tmp_path)
