@@ -89,7 +89,7 @@ class SharedStore:
         # SFTP and the like connect at once. Where they are away, whoever asks first tries again.
         try:
             with self._asking():
-                self._connect()
+                pass
         except SharedStoreError as err:
             if isinstance(err.__cause__, ImportError | ValueError):
                 raise ConfigError(str(err)) from err.__cause__
@@ -101,7 +101,6 @@ class SharedStore:
             SharedStoreError: if it cannot be reached.
         """
         with self._asking():
-            self._connect()
             try:
                 found = self._files.ls(self._root, detail=False)
             except FileNotFoundError:
@@ -193,7 +192,6 @@ class SharedStore:
 
     def _read(self, dataset: str, step: str, key: str) -> SharedArtifact | None:
         with self._asking():
-            self._connect()
             try:
                 content = self._files.cat_file(f"{self._place(dataset, step, key)}/{_COMMIT}")
             except FileNotFoundError:
@@ -250,9 +248,6 @@ class SharedStore:
             raise ArtifactCorruptError(f"{where}: {target.name} is missing") from err
 
     def _upload(self, manifest: Manifest, store: ArtifactStore, progress: Progress) -> None:
-        with self._asking():
-            self._connect()
-        place = self._place_of(manifest)
         folder = store.folder(manifest.dataset, manifest.step, manifest.key) / "data"
         files = {
             file.sha256: folder / output / file.path
@@ -263,19 +258,20 @@ class SharedStore:
         document = {"manifest": asdict(manifest), "report": report}
         with progress.stage(f"uploading {manifest.step}", len(files)) as advance:
             for digest, path in files.items():
-                with self._asking(), self._whole(f"{place}/files/{digest}") as target:
+                with self._asking(), self._whole(manifest, f"files/{digest}") as target:
                     self._files.put_file(str(path), target)
                 advance()
         content = json.dumps(document, ensure_ascii=False).encode()
-        with self._asking(), self._whole(f"{place}/{_COMMIT}") as target:
+        with self._asking(), self._whole(manifest, _COMMIT) as target:
             self._files.pipe_file(target, content)
 
     @contextmanager
-    def _whole(self, target: str) -> Iterator[str]:
-        """Yield where to write what then takes the place of ``target`` in one go.
+    def _whole(self, manifest: Manifest, name: str) -> Iterator[str]:
+        """Yield where to write what then takes the place of a file of a step in one go.
 
         Whoever reads what stands there sees that or the new file, whole.
         """
+        target = f"{self._place_of(manifest)}/{name}"
         if not self._is_folder:
             # Object stores do that by themselves.
             yield target
@@ -289,8 +285,9 @@ class SharedStore:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Raise whatever the storage raises as one kind of error."""
+        """Connect where that is to be done yet, and raise all errors of the storage as one kind."""
         try:
+            self._connect()
             yield
         except SicsrecError:
             raise
