@@ -82,11 +82,15 @@ def run(context: StepContext) -> StepReport:
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
     log = TrainLog.read(context.input("split/train").path())
     train = Histories.from_interactions(log.interactions, catalog)
-    splits = {split: _read_split(context, split, catalog) for split in ("valid", "test")}
+    valid = ValidPart.read(context.input("split/valid").path())
+    test = HeldOut.read(context.input("split/test").path())
+    splits = {
+        "valid": _ranking_set("valid", valid, catalog),
+        "test": _ranking_set("test", test, catalog),
+    }
+    valid_histories = Histories.from_interactions(valid.interactions, catalog)
     trained = train_rivals(context)
-    scorers = _make_scorers(
-        context, train, _read_valid_log(context, catalog), catalog.n_items, trained.models
-    )
+    scorers = _make_scorers(context, train, valid_histories, catalog.n_items, trained.models)
     section = context.config.evaluate
     both_ways = {
         split: _rank(context, split, entry, scorers[split]) for split, entry in splits.items()
@@ -123,19 +127,13 @@ def run(context: StepContext) -> StepReport:
     return StepReport(rows=n_ranked, rows_of="ranked targets", content=content)
 
 
-def _read_split(context: StepContext, split: str, catalog: ItemCatalog) -> RankingSet:
-    held_out = HeldOut.read(context.input(f"split/{split}").path())
+def _ranking_set(split: str, held_out: HeldOut, catalog: ItemCatalog) -> RankingSet:
     if not held_out.targets.height:
         raise DataError(
             f"split/{split} holds no target, so there is nothing to evaluate; leave_one_out needs "
             "users with at least 3 interactions, global_time users on both sides of its two points"
         )
     return RankingSet.from_held_out(held_out, catalog)
-
-
-def _read_valid_log(context: StepContext, catalog: ItemCatalog) -> Histories:
-    part = ValidPart.read(context.input("split/valid").path())
-    return Histories.from_interactions(part.interactions, catalog)
 
 
 def _require_unaware_of_test(reader: ArtifactReader) -> None:
