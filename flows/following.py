@@ -16,6 +16,8 @@ from typing import IO
 
 import psutil
 
+from sicsrec.starter import when_starter_ends
+
 _END_SECONDS = 20.0
 """How long a server that was told to end may take."""
 
@@ -69,16 +71,12 @@ def follow(command: Sequence[str]) -> int:
     """Run a command until it ends or standard input does; return its exit status."""
     is_over = threading.Event()
 
-    def wait_for_the_other_end() -> None:
-        sys.stdin.buffer.read()
-        is_over.set()
-
     def be_told(_number: int, _frame: object) -> None:
         is_over.set()
 
     signal.signal(signal.SIGINT, be_told)
     signal.signal(signal.SIGTERM, be_told)
-    threading.Thread(target=wait_for_the_other_end, daemon=True).start()
+    when_starter_ends(is_over.set)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603
     while process.poll() is None:
         if is_over.wait(timeout=0.2):

@@ -5,9 +5,10 @@ closes when the starting process ends, however it ends, so that a killed run lea
 """
 
 import sys
-import threading
 
 import uvicorn
+
+from sicsrec.starter import when_starter_ends
 
 
 def serve(port: int) -> None:
@@ -22,11 +23,10 @@ def serve(port: int) -> None:
     )
     server = uvicorn.Server(settings)
 
-    def stop_with_parent() -> None:
-        sys.stdin.buffer.read()
+    def stop() -> None:
         server.should_exit = True
 
-    threading.Thread(target=stop_with_parent, daemon=True).start()
+    when_starter_ends(stop)
     server.run()
 
 

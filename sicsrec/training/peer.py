@@ -7,7 +7,6 @@ torchrun sets them.
 import logging
 import os
 import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch.distributed as dist
 
 from sicsrec.errors import SicsrecError
 from sicsrec.progress import NoProgress
+from sicsrec.starter import when_starter_ends
 from sicsrec.tracking import NullTracker
 from sicsrec.training.events import EventWriter, events_path
 from sicsrec.training.job import Job
@@ -71,15 +71,7 @@ def main(folder: Path, work: Path, device_type: str, meeting: str) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started the training is gone: its pipe has an end."""
-    # Not through sys.stdin, whose lock the interpreter wants when it ends.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    when_starter_ends(lambda: os._exit(1))
     sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]))

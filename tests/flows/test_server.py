@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows import server
+from flows import following, server
 from flows.cli import app
 from flows.service import print_how_to_run
 from sicsrec.errors import SicsrecError
@@ -135,6 +137,20 @@ sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]], os.env
 """
 
 
+@contextmanager
+def started_server(
+    program: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """Who starts a server that runs ``program``, and the processes below it."""
+    sign = folder / "started"
+    with subprocess.Popen([sys.executable, "-c", STARTER, program, str(sign)]) as starter:
+        while not sign.exists():
+            time.sleep(0.05)
+        started = psutil.Process(starter.pid).children(recursive=True)
+        assert len(started) == 2, "who follows, and the server"
+        yield starter, started
+
+
 @pytest.mark.parametrize(
     ("program", "number"),
     [(WILLING, signal.SIGINT), (DEAF, signal.SIGINT), (DEAF, signal.SIGTERM)],
@@ -143,24 +159,22 @@ sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]], os.env
 def test_a_signal_to_this_process_alone_ends_the_server_too(
     program: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    sign = tmp_path / "started"
-    with subprocess.Popen([sys.executable, "-c", STARTER, program, str(sign)]) as starter:
-        while not sign.exists():
-            time.sleep(0.05)
-        started = psutil.Process(starter.pid).children(recursive=True)
-        assert len(started) == 2, "who follows, and the server"
+    with started_server(program, tmp_path) as (starter, started):
         starter.send_signal(number)
         assert starter.wait(timeout=10) == 0
         assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
+def test_a_server_that_ends_first_hands_its_exit_status_on() -> None:
+    process = following.start_following(
+        [sys.executable, "-c", "raise SystemExit(3)"], os.environ, stdout=subprocess.DEVNULL
+    )
+    assert process.wait(timeout=30) == 3
+    following.end(process)
+
+
 def test_a_server_ends_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
-    sign = tmp_path / "started"
-    with subprocess.Popen([sys.executable, "-c", STARTER, WILLING, str(sign)]) as starter:
-        while not sign.exists():
-            time.sleep(0.05)
-        started = psutil.Process(starter.pid).children(recursive=True)
-        assert len(started) == 2, "who follows, and the server"
+    with started_server(WILLING, tmp_path) as (starter, started):
         starter.kill()
         starter.wait()
         assert psutil.wait_procs(started, timeout=10)[1] == []
