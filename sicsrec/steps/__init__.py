@@ -195,7 +195,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="sample_pairs",
-        version=2,
+        version=3,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

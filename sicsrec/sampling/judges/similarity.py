@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,20 @@ class TextVectors:
     """[rows, D], sparse or dense; a row is 0 when the text gives no vector."""
 
     def cosines(self, anchor_id: str, other_ids: Sequence[str]) -> NDArray[np.float64]:
-        """Return the cosine of one item with others, [n]."""
+        """Return the cosine of one item with others, [n]; NaN where one of them has no vector."""
         anchor = self.row_of[anchor_id]
         others = [self.row_of[item_id] for item_id in other_ids]
-        product = self.matrix[others] @ self.matrix[[anchor]].T
-        dense = product.toarray() if isinstance(product, csr_array) else product
-        return np.asarray(dense, dtype=np.float64).reshape(-1)
+        cosines = _dense(self.matrix[others] @ self.matrix[[anchor]].T)
+        return np.where(self._has_vector[others] & self._has_vector[anchor], cosines, np.nan)
+
+    @cached_property
+    def _has_vector(self) -> NDArray[np.bool_]:
+        return _dense(abs(self.matrix).sum(axis=1)) > 0
+
+
+def _dense(product: csr_array | NDArray[Any]) -> NDArray[np.float64]:
+    dense = product.toarray() if isinstance(product, csr_array) else product
+    return np.asarray(dense, dtype=np.float64).reshape(-1)
 
 
 def tfidf_vectors(catalog: ItemCatalog) -> TextVectors:
@@ -75,7 +84,8 @@ class SimilarityJudge:
     Args:
         vectors: text vectors of all items that may occur.
         min_positive: cosine from which the nearest candidate counts as similar.
-        max_negative: cosine up to which a candidate counts as unrelated; below ``min_positive``.
+        max_negative: cosine up to which a candidate counts as unrelated; below ``min_positive``. One
+            without a vector does not.
         n_negatives: most unrelated candidates to name, least similar first.
     """
 
@@ -95,10 +105,11 @@ class SimilarityJudge:
 
     def _answer(self, question: Question) -> Answer:
         candidates = question.candidates
+        # A text that gives no vector says nothing: it is neither similar nor unrelated.
         cosines = self._vectors.cosines(
             question.anchor_id, [candidate.item_id for candidate in candidates]
         )
-        nearest = int(np.argmax(cosines))
+        nearest = int(np.argmax(np.nan_to_num(cosines, nan=-np.inf)))
         positive = candidates[nearest].number if cosines[nearest] >= self._min_positive else None
         unrelated = [
             candidates[row].number

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from sicsrec.config.judges import SimilarityJudgeConfig
 from sicsrec.errors import ConfigError, DataError
@@ -49,6 +50,19 @@ def test_thresholds_belong_to_those_who_reach_them():
     vectors = TextVectors({"a": 0, "same": 1, "across": 2}, matrix)
     judge = SimilarityJudge(vectors, min_positive=1.0, max_negative=0.0, n_negatives=3)
     assert judge.answer([question("a", "same", "across")]) == [Answer(1, (2,))]
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_text_without_a_vector_is_neither_similar_nor_unrelated(is_sparse):
+    dense = np.array([[1, 0], [0, 0], [0, 1]], dtype=np.float32)
+    vectors = TextVectors(
+        {"a": 0, "wordless": 1, "across": 2}, csr_array(dense) if is_sparse else dense
+    )
+    judge = SimilarityJudge(vectors, min_positive=-0.5, max_negative=0.0, n_negatives=3)
+    assert np.isnan(vectors.cosines("a", ["wordless", "across"])).tolist() == [True, False]
+    assert judge.answer([question("a", "wordless", "across")]) == [Answer(2, (2,))]
+    assert judge.answer([question("a", "wordless")]) == [Answer(None, ())]
+    assert judge.answer([question("wordless", "a", "across")]) == [Answer(None, ())]
 
 
 def test_answers_keep_the_order_of_the_questions():
