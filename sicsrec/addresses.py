@@ -20,6 +20,29 @@ def without_passwords(text: str) -> str:
     return _CREDENTIALS.sub("//", text)
 
 
+def without_password(url: str) -> str:
+    """Return one address without its user and password, whatever signs the password holds.
+
+    Example:
+        >>> without_password("sftp://alice:s3/cr@et@host/folder")
+        'sftp://host/folder'
+    """
+    if not has_port(url):
+        # A slash in a password ends what counts as the host.
+        return re.sub(r"//.*@", "//", url)
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def has_port(url: str) -> bool:
+    """Return whether what stands where an address has its port is one, or nothing."""
+    try:
+        _ = urllib.parse.urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
 def ask(url: str, timeout_seconds: float) -> int:
     """Return the HTTP status with which a server answers.
 

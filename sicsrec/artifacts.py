@@ -490,18 +490,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in one rename, so that others see the old file or the new one."""
-    written = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        # Escapes, because names of files may hold bytes that are no UTF-8.
-        written.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        written.replace(path)
-    except OSError:
-        written.unlink(missing_ok=True)
-        raise
-
-
 def _partial(key: str) -> str:
     return f".{key}.partial"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sicsrec.artifacts import replace_json
+from sicsrec.replacing import replace_json
 from sicsrec.tracking.liveness import process_tags
 
 logger = logging.getLogger(__name__)

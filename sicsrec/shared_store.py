@@ -24,12 +24,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.utils import get_protocol
 
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import has_port, without_password, without_passwords
 from sicsrec.artifacts import (
     ArtifactRef,
     ArtifactStore,
@@ -69,7 +68,7 @@ class SharedStore:
     """
 
     def __init__(self, url: str, pause_seconds: float = 300.0) -> None:
-        self.url = _without_password(url).rstrip("/")
+        self.url = without_password(url).rstrip("/")
         """For people: without a user or password."""
         if "://" not in url:
             raise ConfigError(
@@ -81,7 +80,7 @@ class SharedStore:
         self._root: str | None = None
         self._pause_seconds = pause_seconds
         self._away_until = 0.0
-        if not _has_port(url) and "@" in url:
+        if not has_port(url) and "@" in url:
             raise ConfigError(
                 f"the shared store {self.url} cannot be used: a password in it cannot hold / ? or "
                 f"#; leave it out and set FSSPEC_{get_protocol(url).upper()}_PASSWORD"
@@ -318,23 +317,6 @@ class SharedStore:
 
     def _place(self, dataset: str, step: str, key: str) -> str:
         return f"{self._root}/{dataset}/{step}/{key}"
-
-
-def _has_port(url: str) -> bool:
-    """Return whether what stands where the port does is one, or nothing."""
-    try:
-        _ = urlsplit(url).port
-    except ValueError:
-        return False
-    return True
-
-
-def _without_password(url: str) -> str:
-    if not _has_port(url):
-        # A slash in a password ends what counts as the host.
-        return re.sub(r"//.*@", "//", url)
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _check(manifest: Manifest, dataset: str, step: str, key: str) -> None:

@@ -23,11 +23,12 @@ import torch
 from filelock import FileLock
 from pydantic import PositiveInt
 
-from sicsrec.artifacts import replace_json, resolve_inside
+from sicsrec.artifacts import resolve_inside
 from sicsrec.cluster import Hosts
 from sicsrec.config.base import Section
 from sicsrec.errors import ArtifactError, ConfigError, DataError, TrainingProcessError
 from sicsrec.repeating import repeated
+from sicsrec.replacing import replace_json
 from sicsrec.training.launching import (
     check_device,
     network_interface,

@@ -84,8 +84,8 @@ class SimilarityJudge:
     Args:
         vectors: text vectors of all items that may occur.
         min_positive: cosine from which the nearest candidate counts as similar.
-        max_negative: cosine up to which a candidate counts as unrelated; below ``min_positive``. One
-            without a vector does not.
+        max_negative: cosine up to which a candidate with a vector counts as unrelated; below
+            ``min_positive``.
         n_negatives: most unrelated candidates to name, least similar first.
     """
 
