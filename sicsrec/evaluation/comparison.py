@@ -1,7 +1,8 @@
 """Ranks of several models over the same users to tables: results, differences, cohorts, users."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sicsrec.data.catalog import ItemCatalog
-from sicsrec.evaluation.intervals import bootstrap_means, paired_difference, percentile_interval
+from sicsrec.evaluation.intervals import bootstrap_means, paired_differences, percentile_interval
 from sicsrec.evaluation.metrics import metric_table, per_user_metrics
 from sicsrec.evaluation.ranking import RankingSet
 
@@ -69,14 +70,7 @@ def result_rows(
     if n_users == 0:
         nothing = {f"{name}{end}": None for name in names for end in ("", "_low", "_high")}
         return [head | nothing for head in heads]
-    values = np.stack(
-        [
-            column
-            for ranks in ranked.ranks.values()
-            for column in per_user_metrics(ranks[chosen], protocol.cutoffs).values()
-        ],
-        axis=1,
-    )
+    values = _metric_columns(ranked, tuple(ranked.ranks), protocol, chosen)
     resampled = bootstrap_means(values, protocol.n_bootstrap, protocol.seed)
     low, high = percentile_interval(resampled, protocol.confidence)
     means = values.mean(axis=0)
@@ -97,31 +91,37 @@ def difference_rows(
     Returns:
         Rows of split, model, rival, metric, difference, low, high, share_below_zero.
     """
-    own = per_user_metrics(ranked.ranks[model], protocol.cutoffs)
-    rows: list[Row] = []
-    for rival in rivals:
-        theirs = per_user_metrics(ranked.ranks[rival], protocol.cutoffs)
-        for metric, values in own.items():
-            compared = paired_difference(
-                values,
-                theirs[metric],
-                n_resamples=protocol.n_bootstrap,
-                confidence=protocol.confidence,
-                seed=protocol.seed,
-            )
-            rows.append(
-                {
-                    "split": ranked.split,
-                    "model": model,
-                    "rival": rival,
-                    "metric": metric,
-                    "difference": compared.difference,
-                    "low": compared.low,
-                    "high": compared.high,
-                    "share_below_zero": compared.share_below_zero,
-                }
-            )
-    return rows
+    own = _metric_columns(ranked, (model,) * len(rivals), protocol)
+    theirs = _metric_columns(ranked, rivals, protocol)
+    # All at once, so that the users are drawn once.
+    found = paired_differences(
+        own,
+        theirs,
+        n_resamples=protocol.n_bootstrap,
+        confidence=protocol.confidence,
+        seed=protocol.seed,
+    )
+    compared = product(rivals, protocol.metrics)
+    return [
+        {"split": ranked.split, "model": model, "rival": rival, "metric": metric} | asdict(row)
+        for (rival, metric), row in zip(compared, found, strict=True)
+    ]
+
+
+def _metric_columns(
+    ranked: RankedSplit,
+    models: Sequence[str],
+    protocol: Protocol,
+    users: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Return all metrics of every model, [U, models x metrics], of some users or all."""
+    ranks = (
+        ranked.ranks[model] if users is None else ranked.ranks[model][users] for model in models
+    )
+    columns = [
+        column for own in ranks for column in per_user_metrics(own, protocol.cutoffs).values()
+    ]
+    return np.stack(columns, axis=1)
 
 
 def cohort_rows(

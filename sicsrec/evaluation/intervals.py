@@ -75,6 +75,41 @@ def percentile_interval(
     return low, high
 
 
+def paired_differences(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    *,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+) -> list[PairedDifference]:
+    """Compare models on the same users: mean of ``first`` minus mean of ``second``.
+
+    Args:
+        first: [U, C], a metric of one model per user and column.
+        second: [U, C], the same metrics of other models; row r is the same user.
+        n_resamples: resamples of the users, the same for all columns.
+        confidence: coverage of the intervals, in (0, 1).
+        seed: of the resamples.
+
+    Returns:
+        One comparison per column.
+
+    Raises:
+        ValueError: if the shapes differ or there are no users.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
+    differences = first - second
+    means = bootstrap_means(differences, n_resamples, seed)
+    lows, highs = percentile_interval(means, confidence)
+    observed, below = differences.mean(axis=0), (means < 0.0).mean(axis=0)
+    return [
+        PairedDifference(*map(float, column))
+        for column in zip(observed, lows, highs, below, strict=True)
+    ]
+
+
 def paired_difference(
     first: NDArray[np.float64],
     second: NDArray[np.float64],
@@ -83,26 +118,12 @@ def paired_difference(
     confidence: float,
     seed: int,
 ) -> PairedDifference:
-    """Compare two models on the same users: mean of ``first`` minus mean of ``second``.
-
-    Args:
-        first: [U], a metric of the first model per user.
-        second: [U], the same metric of the second model; row r is the same user.
-        n_resamples: resamples of the users.
-        confidence: coverage of the interval, in (0, 1).
-        seed: of the resamples.
-
-    Raises:
-        ValueError: if the lengths differ or there are no users.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
-    differences = (first - second)[:, None]
-    means = bootstrap_means(differences, n_resamples, seed)
-    low, high = percentile_interval(means, confidence)
-    return PairedDifference(
-        difference=float(differences.mean()),
-        low=float(low[0]),
-        high=float(high[0]),
-        share_below_zero=float((means < 0.0).mean()),
+    """Return :func:`paired_differences` of one metric of two models, both [U]."""
+    (found,) = paired_differences(
+        first[:, None],
+        second[:, None],
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
     )
+    return found
