@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from sicsrec.cores import keep_torch_to_usable_cores
 from sicsrec.data.given_tables import Table, as_table, is_table
 from sicsrec.data.ids import composed_ids, text_id, text_id_column, text_ids
 from sicsrec.data.sequences import Histories, offsets_of
@@ -105,6 +106,9 @@ class Recommender:
     def load(cls, folder: str | os.PathLike[str], device: str = "cpu") -> "Recommender":
         """Read a model folder. Encoders are read when a new item is encoded.
 
+        From then on torch computes in no more threads than there are cores that this process may
+        use.
+
         Args:
             folder: the folder.
             device: torch device the model runs on.
@@ -119,6 +123,7 @@ class Recommender:
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
             )
+        keep_torch_to_usable_cores()
         model = load_model(path, device)
         scorer: Scorer = model
         if (path / BLEND_FOLDER).is_dir():

@@ -39,6 +39,7 @@ _ARTIFACTS = "artifacts"
 REQUIREMENTS = (
     "filelock",
     "jaxtyping",
+    "joblib",
     "mlflow",
     "numpy",
     "open_clip_torch",

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from sicsrec.cores import keep_torch_to_usable_cores, usable_cores
+from sicsrec.recommender import Recommender
+from tests.unit.recommender_parts import export_tiny
 from tests.unit.steps.stage_two_store import StageTwoWorld
 
 
@@ -36,6 +38,16 @@ def test_a_step_computes_in_as_many_threads_as_there_are_cores_to_use(
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     StageTwoWorld(tmp_path, max_epochs=1).run("pretrain_id")
     assert torch.get_num_threads() == expected
+
+
+def test_a_loaded_recommender_computes_in_as_many_threads_as_a_step(
+    three_threads: None, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    folder = export_tiny(tmp_path, "sicsrec")[1].model_folder
+    torch.set_num_threads(3)
+    Recommender.load(folder)
+    assert torch.get_num_threads() == 1
 
 
 def test_fewer_threads_than_cores_stay(three_threads: None, monkeypatch) -> None:
