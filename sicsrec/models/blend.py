@@ -25,7 +25,9 @@ whose weights, about twenty, are fitted on the validation targets
 ``cold_m``              ``last_m`` where i was never watched in training
 ======================  ==========================================================================
 
-An item without modality m has 0 there, what an unrelated pair has on average.
+Where i lacks modality m, the last three are the mean over the items that have it, which says
+nothing for or against i: vectors of most encoders lie in a narrow cone, so 0 would say that i is
+less like the history than all else. An item of the history that lacks it adds 0 to all alike.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +137,28 @@ class Blend:
             modality: torch.from_numpy(matrix).to(self.device)
             for modality, matrix in facts.vectors.items()
         }
+        self._candidates = {
+            modality: self.as_candidates(modality, vectors)
+            for modality, vectors in self._vectors.items()
+        }
+
+    def as_candidates(
+        self, modality: str, vectors: Float[Tensor, "candidates width"]
+    ) -> Float[Tensor, "candidates width"]:
+        """Return what histories are compared with: missing vectors are the catalogue's mean.
+
+        By it a candidate's cosine is the mean of the cosines of all items that have the modality.
+
+        Args:
+            modality: one of the facts' modalities.
+            vectors: of unit length, or 0 for candidates without the modality.
+        """
+        is_missing = ~vectors.any(dim=1, keepdim=True)
+        if not is_missing.any():
+            return vectors
+        catalogue = self._vectors[modality]
+        n_present = catalogue.any(dim=1).sum().clamp(min=1)
+        return torch.where(is_missing, catalogue.sum(dim=0) / n_present, vectors)
 
     @cached_property
     def _parts(self) -> list[dict[str, tuple[Tensor, float]]]:
@@ -157,8 +181,8 @@ class Blend:
             yield f"next_{gap}", self._log_counts(self.facts.transitions[gap], items)
         for gap, counts in self._previous.items():
             yield f"previous_{gap}", self._log_counts(counts, last)
-        for modality, vectors in self._vectors.items():
-            of_last, of_history = self.similarities(histories, modality, vectors)
+        for modality, candidates in self._candidates.items():
+            of_last, of_history = self.similarities(histories, modality, candidates)
             yield f"last_{modality}", of_last
             yield f"history_{modality}", of_history
             yield f"cold_{modality}", of_last * self._is_cold
@@ -171,7 +195,7 @@ class Blend:
         Args:
             histories: of the users.
             modality: one of the facts' modalities.
-            candidates: vectors of unit length, or 0 for candidates without the modality.
+            candidates: as :meth:`as_candidates` returns them.
         """
         vectors = self._vectors[modality]
         of_last = _row_of(vectors, histories.nth_last(1)) @ candidates.T

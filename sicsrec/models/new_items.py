@@ -157,7 +157,8 @@ class BlendWithNewItems:
             found = new.matrices.get(
                 modality, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)
             )
-            self._candidates[modality] = torch.from_numpy(unit_rows(found)).to(blend.device)
+            unit = torch.from_numpy(unit_rows(found)).to(blend.device)
+            self._candidates[modality] = blend.as_candidates(modality, unit)
         counts = blend.facts.counts
         self._least_watched = torch.from_numpy(np.flatnonzero(counts == counts.min()))
         self._by_id = {"id_encoder", "sicsrec_raw", "sicsrec_normalised"}

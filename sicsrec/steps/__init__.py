@@ -250,7 +250,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=5,
+        version=6,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sicsrec.config.encoders import OpenClipArchitectureConfig, OpenClipEncoderConfig
+from sicsrec.data.vectors import unit_rows
 from sicsrec.encoders.builder import build_encoder, save_encoder
 from sicsrec.errors import ArtifactError, DataError
 from sicsrec.models.blend import Blend
@@ -83,6 +84,29 @@ def test_blend_keeps_the_known_scores_and_adds_the_features_of_a_cold_item(
         expected += (full.weights["last_text"] + full.weights["cold_text"]) * last
         expected += full.weights["history_text"] * (unit @ known[items - 1].mean(axis=0))
         np.testing.assert_allclose(scores[row, N_ITEMS:].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_item_without_a_vector_is_as_like_as_the_mean_item(blended: Recommender) -> None:
+    blend = blended.scorer
+    assert isinstance(blend, Blend)
+    plain = replace(blend.facts, vectors=blend.facts.vectors | {"image": image_vectors()})
+    features = ("last_image", "history_image", "cold_image")
+    histories = blended.histories({"u": HISTORY, "w": ["v01"]})
+    for name in features:
+        full = Blend(blend.models, plain, {name: 3.0})
+        scores = BlendWithNewItems(full, new_items(1)).score(histories)
+        asked = Blend(blend.models, plain, {name.replace("cold", "last"): 3.0}).score(histories)
+        has_image = image_vectors().any(axis=1)
+        np.testing.assert_allclose(
+            scores[:, N_ITEMS].numpy(), asked[:, has_image].mean(dim=1).numpy(), rtol=1e-5
+        )
+
+
+def image_vectors() -> np.ndarray:
+    """Unit vectors that nearly all point one way; one item has none."""
+    matrix = np.random.default_rng(2).normal(10.0, size=(N_ITEMS, 3)).astype(np.float32)
+    matrix[3] = 0.0
+    return unit_rows(matrix)
 
 
 def test_where_all_items_were_watched_the_least_watched_stand_in(blended: Recommender) -> None:

@@ -77,9 +77,16 @@ def naive_features(train: Histories, history: list[int], item: int) -> dict[str,
         features[f"next_{gap}"] = came_after(history[-gap], item, gap) if there else 0.0
     for gap in (1, 2):
         features[f"previous_{gap}"] = came_after(item, history[-1], gap) if history else 0.0
-    features["last_text"] = cosine(history[-1], item) if history else 0.0
-    cosines = [cosine(other, item) for other in history]
-    features["history_text"] = float(np.mean(cosines)) if history else 0.0
+
+    def like(first: int) -> float:
+        """Cosine of an item of the history with the item, or with all that have a vector."""
+        there = (
+            [item] if make_vectors()[item - 1].any() else np.flatnonzero(make_vectors().any(1)) + 1
+        )
+        return float(np.mean([cosine(first, second) for second in there]))
+
+    features["last_text"] = like(history[-1]) if history else 0.0
+    features["history_text"] = float(np.mean([*map(like, history)])) if history else 0.0
     features["cold_text"] = features["last_text"] * features["cold"]
     return features
 
@@ -95,6 +102,19 @@ def test_every_feature_equals_a_loop(train: Histories) -> None:
             assert expected.keys() == found.keys()
             for name, value in expected.items():
                 assert found[name][row, item - 1].item() == pytest.approx(value, abs=1e-5), name
+
+
+def test_a_missing_vector_says_nothing_where_all_vectors_are_alike(train: Histories) -> None:
+    alike = make_vectors() + 20.0
+    alike[4] = 0.0
+    facts = HistoryFacts.from_training(train, N_ITEMS, {"image": alike})
+    found = dict(Blend([make_id_encoder()], facts).features(make_histories([2], [1, 5, 8], [5])))
+    has_vector = np.arange(N_ITEMS) != 4
+    for name in ("last_image", "history_image"):
+        of_users = found[name].numpy()
+        np.testing.assert_allclose(of_users[:, 4], of_users[:, has_vector].mean(axis=1), atol=1e-5)
+    # Nothing is known of the only film of the last user, so all are alike.
+    assert not found["last_image"][2].any()
 
 
 def test_score_is_the_weighted_sum(train: Histories) -> None:
