@@ -53,9 +53,10 @@ class TextTransformerEncoder(TransformerEncoder):
         super().__init__(model, pooling, origin)
         text_config = getattr(model.config, "text_config", model.config)
         limit = getattr(text_config, "max_position_embeddings", None)
-        if isinstance(limit, int) and max_tokens > limit:
+        n_most = limit - _positions_before_text(model) if isinstance(limit, int) else max_tokens
+        if max_tokens > n_most:
             raise EncoderError(
-                f"encoder {self.name} reads at most {limit} tokens, max_tokens is {max_tokens}"
+                f"encoder {self.name} reads at most {n_most} tokens, max_tokens is {max_tokens}"
             )
         # Inputs are cut to a batch's longest text, which only works with padding on the right.
         tokenizer.padding_side = "right"
@@ -133,3 +134,11 @@ def _prepare_texts(
         return EncoderInputs(ids, lengths)
     padded = F.pad(ids, (0, width - ids.shape[1]), value=tokenizer.pad_token_id)
     return EncoderInputs(padded, torch.full_like(lengths, width))
+
+
+def _positions_before_text(model: nn.Module) -> int:
+    """Return how many positions no token of a text has: RoBERTa counts from behind padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0

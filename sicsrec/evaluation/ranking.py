@@ -20,7 +20,7 @@ from sicsrec.data.split import HeldOut
 from sicsrec.errors import DataError, TrainingDivergedError
 
 BLOCK_USERS = 256
-"""Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes."""
+"""Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes, twice that of counts."""
 _COMPARED_AT_ONCE = 1 << 22
 """Scores compared at once; each takes 8 bytes while it is counted."""
 

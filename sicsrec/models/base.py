@@ -167,7 +167,33 @@ class SequenceModel(nn.Module, ABC):
     @torch.no_grad()
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """Return the score of every item for every user; column j is item index j + 1."""
-        return self.user_vectors(histories) @ self.item_vectors().T
+        return self.fixed().score(histories)
+
+    @torch.no_grad()
+    def fixed(self) -> "FixedScorer":
+        """Return what scores as this model does now and makes the item vectors but once."""
+        return FixedScorer(self, self.item_vectors().detach())
+
+
+@dataclass(frozen=True)
+class FixedScorer:
+    """A model whose item vectors are made: content of all items costs more than scoring it.
+
+    For rankings of many users, block by block; the model may not be trained on in the meantime.
+    """
+
+    model: SequenceModel
+    item_vectors: Float[Tensor, "items width"]
+
+    @property
+    def name(self) -> str:
+        """Name of the model in messages."""
+        return str(getattr(self.model, "name", type(self.model).__name__))
+
+    @torch.no_grad()
+    def score(self, histories: Histories) -> Float[Tensor, "users items"]:
+        """See :meth:`SequenceModel.score`."""
+        return self.model.user_vectors(histories) @ self.item_vectors.T
 
 
 def scored_tokens(

@@ -205,14 +205,18 @@ class Blend:
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """See :meth:`sicsrec.evaluation.ranking.Scorer.score`."""
         scores = torch.zeros(len(histories), self.n_items, device=self.device)
-        n_users = max(1, _SCORED_AT_ONCE // self.n_items)
-        for part, sums in zip(
-            histories.chunks(n_users), torch.split(scores, n_users), strict=False
-        ):
+        for part, sums in self.in_parts(histories, scores):
             for name, feature in self.features(part):
                 if weight := self.weights.get(name, 0.0):
                     sums.add_(feature, alpha=weight)
         return scores
+
+    def in_parts(
+        self, histories: Histories, scores: Float[Tensor, "users items"]
+    ) -> Iterator[tuple[Histories, Float[Tensor, "part items"]]]:
+        """Yield some users at a time, for features to stay small, with their rows of the scores."""
+        n_users = max(1, _SCORED_AT_ONCE // scores.shape[1])
+        return zip(histories.chunks(n_users), torch.split(scores, n_users), strict=False)
 
     def _watched(self, histories: Histories) -> Float[Tensor, "users items"]:
         watched = torch.zeros(len(histories), self.n_items, device=self.device)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sicsrec.models.blocked import BlockedCrossEntropy
 
@@ -69,6 +70,7 @@ def content_contrast(
     targets: Int[Tensor, " all_targets"],
     temperature: float,
     first: int = 0,
+    max_logits: int = MAX_LOGITS,
 ) -> Float[Tensor, ""]:
     """The content-aware contrastive task L_con, the mean over the targets with a user vector.
 
@@ -82,13 +84,41 @@ def content_contrast(
         targets: item indices, by which same-item pairs are told.
         temperature: τ.
         first: the target that the first user vector belongs to.
+        max_logits: most logits held at once; of more, those of a part of the user vectors at a
+            time, computed again in the backward pass.
 
     Returns:
         The loss; 0 when all targets are the same item.
     """
-    logits = user_vectors @ content_vectors.T / temperature
     own = torch.arange(first, first + len(user_vectors), device=targets.device)
+    size = max(1, max_logits // len(targets))
+    if len(own) <= size:
+        total = _summed_contrast(user_vectors, content_vectors, targets, own, temperature)
+        return total / len(own)
+    total = user_vectors.new_zeros(())
+    for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
+        total = total + checkpoint(
+            _summed_contrast,
+            user,
+            content_vectors,
+            targets,
+            part,
+            temperature,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+    return total / len(own)
+
+
+def _summed_contrast(
+    user_vectors: Float[Tensor, "some width"],
+    content_vectors: Float[Tensor, "all_targets width"],
+    targets: Int[Tensor, " all_targets"],
+    own: Int[Tensor, " some"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    logits = user_vectors @ content_vectors.T / temperature
     is_same_item = targets[own][:, None] == targets[None, :]
     is_own = own[:, None] == torch.arange(len(targets), device=targets.device)[None, :]
     logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
-    return F.cross_entropy(logits, own)
+    return F.cross_entropy(logits, own, reduction="sum")

@@ -113,23 +113,23 @@ class ContentScorer:
     """
 
     def __init__(self, model: SequenceModel, new: NewItemVectors) -> None:
-        self._model, self._content = content_of_new_items(model, new)
+        self._model, content = content_of_new_items(model, new)
         rule = self._model.item_scoring
-        self._rule = rule if isinstance(rule, IdAndContentVectors) else None
-        self.basis: Basis = "content" if self._rule is None else "id_and_content"
+        self.basis: Basis
+        with torch.no_grad():
+            if isinstance(rule, IdAndContentVectors):
+                self.basis, self._temperature = "id_and_content", 1.0
+                known, own = self._model.item_vectors(), rule.weight * content
+            else:
+                self.basis, self._temperature = "content", self._model.temperature
+                known, own = self._model.content_vectors(), content
+            self._vectors = torch.cat([known, own])
         self.name = self.basis
 
     @torch.no_grad()
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """Return [U, N + M]."""
-        model = self._model
-        user = model.user_vectors(histories)
-        if self._rule is not None:
-            known, new = model.item_vectors(), self._rule.weight * self._content
-        else:
-            known, new = model.content_vectors(), self._content
-            user = user / model.temperature
-        return user @ torch.cat([known, new]).T
+        return self._model.user_vectors(histories) / self._temperature @ self._vectors.T
 
 
 class BlendWithNewItems:
@@ -159,26 +159,27 @@ class BlendWithNewItems:
             )
             unit = torch.from_numpy(unit_rows(found)).to(blend.device)
             self._candidates[modality] = blend.as_candidates(modality, unit)
-        counts = blend.facts.counts
-        self._least_watched = torch.from_numpy(np.flatnonzero(counts == counts.min()))
+        is_least = torch.from_numpy(blend.facts.counts == blend.facts.counts.min())
+        self._mean_of_least = (is_least / is_least.sum()).to(blend.device)
         self._by_id = {"id_encoder", "sicsrec_raw", "sicsrec_normalised"}
 
     @torch.no_grad()
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """Return [U, N + M]; the first N columns are those of the blend itself."""
         blend = self._blend
-        known = torch.zeros(len(histories), blend.n_items, device=blend.device)
-        new = torch.zeros(len(histories), len(self._content), device=blend.device)
-        of_new = self._features(histories)
-        for name, feature in blend.features(histories):
-            if weight := blend.weights.get(name, 0.0):
-                known.add_(feature, alpha=weight)
-                if name in self._by_id:
-                    columns = self._least_watched.to(blend.device)
-                    new.add_(feature[:, columns].mean(dim=1, keepdim=True), alpha=weight)
-                elif name in of_new:
-                    new.add_(of_new[name], alpha=weight)
-        return torch.cat([known, new], dim=1)
+        n_items = blend.n_items
+        scores = torch.zeros(len(histories), n_items + len(self._content), device=blend.device)
+        for part, sums in blend.in_parts(histories, scores):
+            known, new = sums[:, :n_items], sums[:, n_items:]
+            of_new = self._features(part)
+            for name, feature in blend.features(part):
+                if weight := blend.weights.get(name, 0.0):
+                    known.add_(feature, alpha=weight)
+                    if name in self._by_id:
+                        new.add_((feature @ self._mean_of_least)[:, None], alpha=weight)
+                    elif name in of_new:
+                        new.add_(of_new[name], alpha=weight)
+        return scores
 
     def _features(self, histories: Histories) -> dict[str, Float[Tensor, "users new"]]:
         """Return the features that are not 0 and not those of the models by id."""

@@ -63,7 +63,7 @@ class Recommender:
     Ids may be given as strings or as whole numbers; results hold strings.
 
     Args:
-        model: a trained model.
+        model: a trained model, which is trained no further.
         items: columns item_id and item_index, which must count 1..N; optionally title.
         scorer: what ranks in place of the model alone, e.g. a blend.
         encoders: encode new items; None: new items cannot be encoded.
@@ -92,7 +92,7 @@ class Recommender:
                 "the items of the model"
             )
         self.model = model
-        self.scorer: Scorer = model if scorer is None else scorer
+        self.scorer: Scorer = model.fixed() if scorer is None else scorer
         self.folder = folder
         self._encoders = encoders
         # As ids that are asked for are, whatever form the folder has them in.
@@ -125,7 +125,7 @@ class Recommender:
             )
         keep_torch_to_usable_cores()
         model = load_model(path, device)
-        scorer: Scorer = model
+        scorer: Scorer | None = None
         if (path / BLEND_FOLDER).is_dir():
             id_encoder = load_model(path / ID_ENCODER_FOLDER, device)
             scorer = load_blend(path / BLEND_FOLDER, [id_encoder, model])

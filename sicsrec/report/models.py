@@ -48,8 +48,8 @@ class RunModels:
         return {
             POPULARITY: lambda: make_popularity(train, n_items),
             TRANSITIONS: lambda: make_transitions(train, n_items),
-            ID_ENCODER: lambda: self.id_encoder,
-            SICSREC: lambda: self.sicsrec,
+            ID_ENCODER: self.id_encoder.fixed,
+            SICSREC: self.sicsrec.fixed,
             SICSREC_BLENDED: self.blend,
         }
 

@@ -315,7 +315,9 @@ def _parts(
 
 
 def _ndcg(models: RunModels, asked: RankingSet, remove_seen: bool) -> Any:
-    ranks = rank_targets(models.sicsrec, asked.histories, asked.targets, remove_seen=remove_seen)
+    ranks = rank_targets(
+        models.sicsrec.fixed(), asked.histories, asked.targets, remove_seen=remove_seen
+    )
     return ndcg(ranks, _CUTOFF)
 
 

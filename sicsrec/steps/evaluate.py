@@ -8,7 +8,6 @@ is left out.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,8 +163,8 @@ def _make_scorers(
         _require_unaware_of_test(blends)
         id_encoder, sicsrec = load(f"pretrain_id/{output}"), load(f"train_sicsrec/{output}")
         return {
-            ID_ENCODER: id_encoder,
-            SICSREC: sicsrec,
+            ID_ENCODER: lambda: id_encoder().fixed(),
+            SICSREC: lambda: sicsrec().fixed(),
             ID_ENCODER_BLENDED: lambda: load_blend(blends.path("id_encoder"), [id_encoder()]),
             SICSREC_BLENDED: lambda: load_blend(blends.path("sicsrec"), [id_encoder(), sicsrec()]),
         }
@@ -173,7 +172,7 @@ def _make_scorers(
     told_train: dict[str, Callable[[], Scorer]] = {
         POPULARITY: lambda: make_popularity(train, n_items),
         TRANSITIONS: lambda: make_transitions(train, n_items),
-        **{name: partial(_already_there, model) for name, model in trained.items()},
+        **{name: model.fixed for name, model in trained.items()},
         **make_models("model", "blend"),
     }
     told_valid: dict[str, Callable[[], Scorer]] = {
@@ -186,10 +185,6 @@ def _make_scorers(
         "valid": told_train,
         "test": {name: both[name] for name in MODELS if name in both},
     }
-
-
-def _already_there(model: SequenceModel) -> SequenceModel:
-    return model
 
 
 def _rank(

@@ -41,7 +41,7 @@ class AlignmentResult:
 
     adapters: dict[str, LossAdapter]
     trained_weights: tuple[str, ...]
-    """Names of all weights that moved."""
+    """Names of all weights that the optimiser was given; what no vector reads stays as it was."""
     report: dict[str, Any] = field(default_factory=dict)
 
 

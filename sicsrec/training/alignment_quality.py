@@ -14,7 +14,7 @@ from sicsrec.training.pair_batches import PAIR_TERMS, Pairs
 from sicsrec.training.tower import Tower
 
 MAX_ITEMS = 2000
-"""Items that are ranked, and pairs that are asked for; more are sampled."""
+"""Pairs that are asked about, and items that are drawn to be ranked beside theirs."""
 CUTOFFS = (1, 10)
 
 _BATCH_SIZE = 256

@@ -23,7 +23,7 @@ from sicsrec.encoders.base import EncoderInputs, ItemEncoder
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.identity import digest_weights
 from sicsrec.encoders.precision import computing_in
-from sicsrec.errors import ConfigError
+from sicsrec.errors import ConfigError, EncoderError
 from sicsrec.progress import Progress
 from sicsrec.training.constant_parts import ConstantParts, PartsWriter, read_parts
 
@@ -217,8 +217,18 @@ class _ConstantPart:
             inputs = self._encoder.trunk(inputs.to(device)).to("cpu")
         values = inputs.values
         if values.is_floating_point():
-            return values.float().numpy().astype(self._dtype), inputs.lengths.numpy()
+            return self._stored(values.float().numpy()), inputs.lengths.numpy()
         return values.numpy(), inputs.lengths.numpy()
+
+    def _stored(self, values: NDArray[np.float32]) -> NDArray[np.floating]:
+        largest = np.abs(values).max(initial=0.0)
+        if np.finfo(self._dtype).max < largest < np.inf:
+            raise EncoderError(
+                f"encoder {self._encoder.name} gives values up to {largest:.3g} below its last "
+                f"block, too large for align_encoders.cache_dtype = {self._dtype.name}: take "
+                "float32"
+            )
+        return values.astype(self._dtype)
 
 
 def _estimate_bytes(constant: _ConstantPart, order: NDArray[np.int32]) -> int:

@@ -33,7 +33,7 @@ class Validation:
         peers = model.peers
         rows = np.arange(peers.rank, len(self.targets), peers.size)
         ranks = rank_targets(
-            model,
+            model.fixed(),
             self.targets.histories.take(rows),
             self.targets.targets[rows],
             remove_seen=self.remove_seen,

@@ -328,6 +328,35 @@ def test_contrast_of_a_batch_of_one_item_is_zero_and_small_temperatures_do_not_o
     assert torch.isfinite(user.grad).all()
 
 
+@pytest.mark.parametrize("max_logits", [1, 20, 10_000])
+def test_contrast_in_parts_is_the_contrast(max_logits):
+    torch.manual_seed(2)
+    vectors = [torch.nn.functional.normalize(torch.randn(n, 6), dim=-1) for n in (5, 9)]
+    user, content = (of.requires_grad_() for of in vectors)
+    targets = torch.tensor([1, 2, 1, 4, 4, 1, 7, 2, 9])
+    for first in (0, 4):
+        loss = content_contrast(user, content, targets, 0.1, first, max_logits)
+        expected = [
+            -(user[row] @ content[first + row] / 0.1)
+            + torch.stack(
+                [
+                    user[row] @ content[other] / 0.1
+                    for other in range(9)
+                    if other == first + row or targets[other] != targets[first + row]
+                ]
+            ).logsumexp(0)
+            for row in range(5)
+        ]
+        whole = torch.stack(expected).mean()
+        torch.testing.assert_close(loss, whole)
+        for own, wanted in zip(
+            torch.autograd.grad(loss, (user, content)),
+            torch.autograd.grad(whole, (user, content)),
+            strict=True,
+        ):
+            torch.testing.assert_close(own, wanted)
+
+
 def test_same_item_pairs_add_nothing_to_the_contrast():
     """Replacing the content of a doubled target by anything leaves the other rows' loss alone."""
     torch.manual_seed(1)

@@ -12,6 +12,7 @@ import pytest
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, ConfigError, DataError
+from sicsrec.models.content import ContentEmbedding
 from sicsrec.models.new_items import NewItemVectors
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import save_model
@@ -34,6 +35,22 @@ def test_recommendations_are_ranked_and_unseen(folder: Path) -> None:
     assert found["rank"].to_list() == [1, 2, 3, 4]
     assert found["score"].is_sorted(descending=True)
     assert not {"v03", "v04"} & set(found["item_id"])
+
+
+def test_content_of_all_items_is_made_once_for_all_requests(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = make_sicsrec()
+    model = SICSRec(**plain.settings() | {"item_scoring": "id_and_content"})
+    made, original = [], ContentEmbedding.of_all
+    monkeypatch.setattr(ContentEmbedding, "of_all", lambda self: made.append(1) or original(self))
+    recommender = Recommender(model, pl.read_parquet(folder / "items.parquet"))
+    answers = [recommender.recommend(["v03", item], k=N_ITEMS) for item in ("v04", "v05", "v06")]
+    assert len(made) == 1
+    for item, answer in zip(("v04", "v05", "v06"), answers, strict=True):
+        scores = model.score(recommender.histories({"u": ["v03", item]}))[0]
+        columns = [recommender.indices_of([found])[0] - 1 for found in answer["item_id"]]
+        np.testing.assert_allclose(answer["score"], scores[columns], rtol=1e-5)
 
 
 def test_seen_items_can_stay_and_k_may_exceed_the_catalogue(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, CLIPModel
+from transformers import BertConfig, BertModel, CLIPModel, RobertaConfig, RobertaModel
 
 from sicsrec.config.encoders import OpenClipEncoderConfig, TransformersEncoderConfig
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
@@ -86,6 +86,24 @@ def test_a_missing_pooler_matters_only_where_it_is_used(tmp_path):
 def test_more_tokens_than_the_model_reads_are_refused(tmp_path):
     with pytest.raises(EncoderError, match="at most 20 tokens"):
         build_encoder(bert(save_tiny_bert(tmp_path), max_tokens=21), "text", seed=0)
+
+
+def test_positions_behind_the_padding_read_fewer_tokens_than_there_are(tmp_path):
+    folder = save_tiny_bert(tmp_path)
+    n_words = BertModel.from_pretrained(folder).config.vocab_size
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(
+        vocab_size=n_words,
+        intermediate_size=24,
+        max_position_embeddings=20,
+        pad_token_id=0,
+        **sizes,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    with pytest.raises(EncoderError, match="at most 19 tokens"):
+        build_encoder(bert(folder, max_tokens=20), "text", seed=0)
+    encoder = build_encoder(bert(folder, max_tokens=19), "text", seed=0)
+    assert torch.isfinite(encoder.head(encoder.trunk(encoder.prepare(["word " * 50])))).all()
 
 
 def test_two_towers_in_one_transformers_model_need_their_own_pooling(tmp_path):

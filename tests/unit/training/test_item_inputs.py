@@ -6,7 +6,7 @@ import torch
 
 from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.content import open_content
-from sicsrec.errors import ConfigError
+from sicsrec.errors import ConfigError, EncoderError
 from sicsrec.progress import NoProgress
 from sicsrec.training.item_inputs import tabulate_inputs
 from tests.unit.stage_one import SMALL_CLIP, bert, make_catalog, save_tiny_bert, write_covers
@@ -93,6 +93,17 @@ def test_half_precision_takes_half_the_space_and_little_of_the_value(tmp_path):
     assert sizes[0] == 2 * sizes[1]
     assert vectors[1].dtype == torch.float32
     torch.testing.assert_close(vectors[1], vectors[0], rtol=0.02, atol=0.02)
+
+
+def test_values_too_large_for_half_precision_say_so(tmp_path):
+    encoder, content = set_up(tmp_path, "text", "last_block", "bert")
+    with torch.no_grad():
+        for name, weight in encoder.named_parameters():
+            if "layer.0.output.LayerNorm.weight" in name:
+                weight.mul_(1e6)
+    tabulate(encoder, content, tmp_path, dtype="float32")
+    with pytest.raises(EncoderError, match=r"align_encoders\.cache_dtype = float16: take float32"):
+        tabulate(encoder, content, tmp_path, dtype="float16")
 
 
 def count_trunk_calls(encoder, monkeypatch):
