@@ -116,7 +116,7 @@ def check_big_tensors(model, n_sampled, large, n_tables):
     batch, _ = packed_tokens(SEQUENCES, with_targets=True)
     found = []
     for above in (0, n_items):
-        large(above=above, max_logits=100)
+        large(above=above, max_logits=1_000)
         model.zero_grad()
         with BigTensors(n_items * 5 * 4) as big:
             model.loss(batch)["loss"].backward()

@@ -87,9 +87,9 @@ def test_memory_is_bounded_by_sampling_users(monkeypatch: pytest.MonkeyPatch) ->
     users = random_histories(400, N_ITEMS, longest=4, seed=6)
     valid = draw_targets(make_blend({"watched": -2.0}), users, seed=3)
     monkeypatch.setattr(blending, "MAX_VALUES", 1)
-    monkeypatch.setattr(blending, "FEWEST_USERS", 64)
+    monkeypatch.setattr(blending, "FEWEST_USERS", 8)
     first, again = (fit_blend(make_blend(), valid, seed=4) for _ in range(2))
-    assert first.n_users == 64
+    assert first.n_users == 8
     assert first == again
     assert fit_blend(make_blend(), valid, seed=5).weights != first.weights
 
