@@ -334,11 +334,12 @@ class ArtifactStore:
             raise ArtifactCorruptError(f"{path} is not a readable manifest: {err}") from err
 
     def verify(self, manifest: Manifest) -> None:
-        """Compare every committed file with its recorded size and digest.
+        """Compare every committed file with its recorded size and digest, and read the report.
 
         Raises:
             ArtifactCorruptError: naming the first file that is missing, cut short or edited.
         """
+        self.report(manifest.dataset, manifest.step, manifest.key)
         folder = self.folder(manifest.dataset, manifest.step, manifest.key) / "data"
         for output, entry in manifest.outputs.items():
             for file in entry.files:
@@ -442,11 +443,19 @@ class ArtifactStore:
 
         Raises:
             ArtifactMissingError: if it is not committed.
+            ArtifactCorruptError: if its report is missing or was cut short.
         """
-        path = self.folder(dataset, step, key) / "report.json"
-        if not path.exists():
-            raise ArtifactMissingError(f"{step} {key} is not in the store {self.root}")
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        folder = self.folder(dataset, step, key)
+        try:
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as err:
+            if not (folder / "manifest.json").exists():
+                raise ArtifactMissingError(f"{step} {key} is not in the store {self.root}") from err
+            raise ArtifactCorruptError(f"{step} {key}: report.json is missing") from err
+        except ValueError as err:
+            raise ArtifactCorruptError(f"{step} {key}: report.json is not whole: {err}") from err
+        if not isinstance(report, dict):
+            raise ArtifactCorruptError(f"{step} {key}: report.json holds no report")
         return report
 
     def manifests(self, dataset: str, step: str) -> list[Manifest]:

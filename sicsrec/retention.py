@@ -225,11 +225,21 @@ def _read_commits(
             continue
         if manifest is None:
             torn[place] = "it has no manifest"
+        elif not _has_report(store, manifest):
+            torn[place] = "its report cannot be read"
         elif missing := _first_missing(path, manifest):
             torn[place] = f"{missing} is missing or cut short"
         else:
             commits[place] = manifest
     return commits, torn
+
+
+def _has_report(store: ArtifactStore, manifest: Manifest) -> bool:
+    try:
+        store.report(manifest.dataset, manifest.step, manifest.key)
+    except ArtifactCorruptError:
+        return False
+    return True
 
 
 def _first_missing(folder: Path, manifest: Manifest) -> str | None:

@@ -73,6 +73,7 @@ def _examine_artifact(
 
 
 def _verify_sizes(store: ArtifactStore, manifest: Manifest) -> None:
+    store.report(manifest.dataset, manifest.step, manifest.key)
     folder = store.folder(manifest.dataset, manifest.step, manifest.key) / "data"
     for output, entry in manifest.outputs.items():
         for file in entry.files:

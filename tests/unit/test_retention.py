@@ -193,6 +193,16 @@ def test_file_that_was_cut_short_makes_its_artifact_torn(world: World) -> None:
     assert world.reasons()[place] == "out/file is missing or cut short"
 
 
+def test_an_artifact_without_a_readable_report_is_torn(world: World) -> None:
+    place = world.commit("ingest", "a")
+    world.good_run("good", place)
+    path = world.store.root / "d" / "ingest" / ("a" * 16) / "report.json"
+    path.chmod(0o644)
+    path.write_text("{")
+    assert world.going() == {place}
+    assert world.reasons()[place] == "its report cannot be read"
+
+
 def test_good_run_of_which_a_part_was_torn_keeps_the_rest(world: World) -> None:
     older = world.commit("ingest", "a", days=9)
     world.good_run("older", older, world.commit("split", "b", older, days=9))

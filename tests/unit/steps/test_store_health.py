@@ -11,21 +11,22 @@ from sicsrec.config import (
     IngestConfig,
     PipelineConfig,
 )
+from sicsrec.steps.plan import plan_steps
 from sicsrec.steps.runner import run_step
 from sicsrec.steps.store_health import examine_store
+
+CONFIG = PipelineConfig(
+    dataset="demo",
+    ingest=IngestConfig(reader=DemoReaderConfig(n_items=60, n_users=40)),
+    encode_items=EncodeItemsConfig(source=GivenSourceConfig(text="given.npy")),
+)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     """A store with a real catalogue in it."""
     store = ArtifactStore(tmp_path / "store")
-    reader = DemoReaderConfig(n_items=60, n_users=40)
-    config = PipelineConfig(
-        dataset="demo",
-        ingest=IngestConfig(reader=reader),
-        encode_items=EncodeItemsConfig(source=GivenSourceConfig(text="given.npy")),
-    )
-    run_step("ingest", config, {}, store)
+    run_step("ingest", CONFIG, {}, store)
     return store
 
 
@@ -63,6 +64,24 @@ def test_missing_and_torn_files_are_found(
     path.write_bytes(path.read_bytes()[:-1]) if is_there else path.unlink()
     (message,) = examine_store(store, with_digests=with_digests).broken
     assert path.name in message
+
+
+@pytest.mark.parametrize("with_digests", [True, False])
+@pytest.mark.parametrize("content", [None, '{"rows"', "[]"])
+def test_a_broken_report_is_found_and_the_step_runs_again(
+    store: ArtifactStore, content: str | None, with_digests: bool
+) -> None:
+    path = next(store.root.rglob("report.json"))
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    (message,) = examine_store(store, with_digests=with_digests).broken
+    assert "report.json" in message
+    assert next(entry.state for entry in plan_steps(CONFIG, store)) == "to do"
+    assert not run_step("ingest", CONFIG, {}, store).was_reused
+    assert path.read_bytes() == whole
+    assert examine_store(store).broken == []
 
 
 def test_unreadable_and_missing_manifests_are_found(store: ArtifactStore) -> None:
