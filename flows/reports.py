@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import DataError
-from sicsrec.steps.lineage import newest_run
+from sicsrec.steps.lineage import by_last_use, newest_run
 from tasks.report import build_page
 from tasks.settings import Settings
 
@@ -22,6 +22,8 @@ def newest_report(settings: Settings, dataset: str | None) -> Path:
     if not finished:
         known = f"; there are runs of {', '.join(names)}" if names else ""
         raise DataError(f"there is no run of {dataset or 'any data set'}{known}")
-    newest = max(finished, key=lambda run: list(run.values())[-1].started)
-    refs = {name: ref for manifest in newest.values() for name, ref in manifest.refs().items()}
+    run_of = {(last := list(run.values())[-1]).dataset: (last, run) for run in finished}
+    newest = by_last_use(store, [last for last, _ in run_of.values()])[-1]
+    _, run = run_of[newest.dataset]
+    refs = {name: ref for manifest in run.values() for name, ref in manifest.refs().items()}
     return build_page(refs, settings).path

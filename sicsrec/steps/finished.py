@@ -9,6 +9,7 @@ import polars as pl
 from sicsrec.artifacts import ArtifactStore, Manifest
 from sicsrec.data.ids import text_id
 from sicsrec.errors import ArtifactMissingError, DataError
+from sicsrec.steps.lineage import by_last_use
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class FinishedExport:
 def newest_export(
     store: ArtifactStore, dataset: str | None = None, key: str | None = None
 ) -> FinishedExport:
-    """Return the newest finished export.
+    """Return the export that the last good run made or reused.
 
     Args:
         store: where to look.
@@ -107,4 +108,4 @@ def newest_export(
             f"there is no finished export {what}{named} in {store.root}{have}; run the pipeline "
             "first, or name a model folder"
         )
-    return FinishedExport(store, found[-1])
+    return FinishedExport(store, by_last_use(store, found)[-1])

@@ -1,7 +1,10 @@
-"""Which finished steps a finished step was made of."""
+"""Which finished steps a finished step was made of, and which run used them last."""
+
+from collections.abc import Iterable
 
 from sicsrec.artifacts import ArtifactStore, Manifest
 from sicsrec.errors import ArtifactMissingError
+from sicsrec.runs import RunRegister
 from sicsrec.steps import STEP_NAMES
 
 
@@ -32,6 +35,25 @@ def trace_lineage(store: ArtifactStore, last: Manifest) -> dict[str, Manifest]:
     return {step: found[step] for step in STEP_NAMES if step in found}
 
 
+def by_last_use(store: ArtifactStore, manifests: Iterable[Manifest]) -> list[Manifest]:
+    """Sort finished steps by when they were made, or reused by a run that ended well.
+
+    A run that reuses everything makes nothing, and still it is the newest one.
+    """
+    found = list(manifests)
+    used: dict[tuple[str, str, str], str] = {}
+    for dataset in {manifest.dataset for manifest in found}:
+        for entry in RunRegister(store.root, dataset).entries():
+            for step, key in entry.steps.items():
+                place = dataset, step, key
+                used[place] = max(used.get(place, ""), entry.ended or "")
+
+    def last_use(manifest: Manifest) -> str:
+        return max(manifest.started, used.get((manifest.dataset, manifest.step, manifest.key), ""))
+
+    return sorted(found, key=last_use)
+
+
 def newest_run(store: ArtifactStore, dataset: str) -> dict[str, Manifest]:
     """Return the steps of the run that got furthest and, of these, the newest.
 
@@ -43,7 +65,8 @@ def newest_run(store: ArtifactStore, dataset: str) -> dict[str, Manifest]:
     """
     for step in reversed(STEP_NAMES):
         if manifests := store.manifests(dataset, step):
-            return _with_siblings(store, trace_lineage(store, manifests[-1]))
+            newest = by_last_use(store, manifests)[-1]
+            return _with_siblings(store, trace_lineage(store, newest))
     return {}
 
 

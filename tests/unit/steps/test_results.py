@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from sicsrec.config import EvaluateConfig
+from sicsrec.config import EvaluateConfig, ExportConfig
+from sicsrec.runs import RunRegister
+from sicsrec.steps.finished import newest_export
 from sicsrec.steps.lineage import newest_run
 from sicsrec.steps.results import gather_results
-from sicsrec.steps.runner import run_step
+from sicsrec.steps.runner import StepResult, run_step
 from tests.unit.steps.tiny_store import TinyStore, make_config, make_tiny_store
 
 
@@ -66,3 +68,25 @@ def test_figures_of_the_newest_run_come_along(tiny: TinyStore) -> None:
     assert list(run)[-2:] == ["evaluate", "export"]
     assert run["export"].key == export.manifest.key
     assert newest_run(tiny.store, "unknown") == {}
+
+
+def test_a_run_that_reused_everything_is_the_newest(tiny: TinyStore) -> None:
+    first, second = (
+        run_step("export", make_config(export=ExportConfig(top_k=k)), tiny.refs, tiny.store)
+        for k in (3, 4)
+    )
+    register = RunRegister(tiny.store.root, "tiny")
+
+    def run_again(used: StepResult, name: str, error: Exception | None = None) -> None:
+        with register.recording(name, "tiny", "export"):
+            register.note_step(name, "export", used.manifest.key)
+            if error is not None:
+                raise error
+
+    assert newest_export(tiny.store).manifest.key == second.manifest.key
+    run_again(first, "again")
+    assert newest_export(tiny.store).manifest.key == first.manifest.key
+    assert newest_run(tiny.store, "tiny")["export"].key == first.manifest.key
+    with pytest.raises(RuntimeError):
+        run_again(second, "failed", RuntimeError())
+    assert newest_export(tiny.store).manifest.key == first.manifest.key
