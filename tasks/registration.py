@@ -1,9 +1,12 @@
 """Logs a finished export as a model in MLflow, registers it, and decides on its alias."""
 
 import logging
-import tempfile
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
@@ -68,8 +71,7 @@ def _register(
     config: PipelineConfig, refs: Mapping[str, ArtifactRef], run: RunRecord, settings: Settings
 ) -> RegisteredModel:
     key = refs["export/model"].key
-    work = settings.home / "mlflow"
-    registry = ModelRegistry(open_store(), config.dataset, work)
+    registry = ModelRegistry(open_store(), config.dataset)
     found = registry.find(key)
     if found is not None and found.decision:
         return found
@@ -77,14 +79,15 @@ def _register(
     from sicsrec.evaluation.promotion import judge_files
     from sicsrec.steps.model_parts import make_model_parts
 
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".parts-", dir=work) as name:
-        folder = Path(name)
+    with _workshop(settings.home) as folder:
+        # Another run may have registered it while this one waited.
+        found = registry.find(key)
         store = ArtifactStore(settings.store_root)
         parts = make_model_parts(store, refs, config, folder)
         if found is None:
             found = registry.register(
                 ModelFiles(parts.folder, parts.histories, parts.validation),
+                folder,
                 key=key,
                 run_id=run.mlflow_run_id,
                 example=parts.example,
@@ -100,3 +103,21 @@ def _register(
         model = registry.decide(found, promoted=verdict.promoted, reason=verdict.reason)
     attach(run).set_tags({"registered": model.summary})
     return model
+
+
+@contextmanager
+def _workshop(home: Path) -> Iterator[Path]:
+    """Yield an empty folder on the file system of the models, to one process at a time.
+
+    What a killed process left there would keep a copy of all histories and, by its links, the
+    bytes of a model that ``gc`` removes.
+    """
+    folder = home / "mlflow" / ".registering"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

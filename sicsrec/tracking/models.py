@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from sicsrec.linking import link_or_copy, link_or_copy_folder
+from sicsrec.tracking.liveness import is_abandoned, process_tags
 from sicsrec.tracking.mlflow_store import MlflowStore
 
 logger = logging.getLogger(__name__)
@@ -101,14 +102,12 @@ class ModelRegistry:
     Args:
         store: where records lie.
         dataset: the registered model is called ``sicsrec-<dataset>``.
-        work: a folder on the file system of the models; a model is put together there from links.
     """
 
-    def __init__(self, store: MlflowStore, dataset: str, work: Path) -> None:
+    def __init__(self, store: MlflowStore, dataset: str) -> None:
         self.client = store.client
         self.name = f"sicsrec-{dataset}"
         self._store = store
-        self._work = work
 
     def find(self, key: str) -> RegisteredModel | None:
         """Return the version that was made from this export, if there is one."""
@@ -120,6 +119,7 @@ class ModelRegistry:
     def register(
         self,
         files: ModelFiles,
+        work: Path,
         *,
         key: str,
         run_id: str,
@@ -132,6 +132,7 @@ class ModelRegistry:
 
         Args:
             files: what it is made of.
+            work: a folder on their file system; the model is put together there from links.
             key: key of the export.
             run_id: the run that made it.
             example: a request.
@@ -141,13 +142,18 @@ class ModelRegistry:
             MlflowException: if the store refuses.
         """
         experiment_id = self.client.get_run(run_id).info.experiment_id
+        self._delete_abandoned(experiment_id)
         tags = {**tags, KEY_TAG: key}
         logged = self.client.create_logged_model(
-            experiment_id, self.name, run_id, tags=dict(tags), model_type="recommender"
+            experiment_id,
+            self.name,
+            run_id,
+            tags={**tags, **process_tags()},
+            model_type="recommender",
         )
         try:
             with _as_default_store(self._store.uri):
-                self._log(files, logged.model_id, run_id, example)
+                self._log(files, work, logged.model_id, run_id, example)
         except BaseException:
             self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
             raise
@@ -166,6 +172,12 @@ class ModelRegistry:
             )
         self.client.set_registered_model_alias(self.name, CANDIDATE, version.version)
         return _describe(version)
+
+    def _delete_abandoned(self, experiment_id: str) -> None:
+        """Delete the models that processes left half logged which were killed."""
+        for model in self.client.search_logged_models([experiment_id]):
+            if model.status == LoggedModelStatus.PENDING and is_abandoned(model.tags):
+                self.client.delete_logged_model(model.model_id)
 
     def champion_validation(self, folder: Path) -> Path | None:
         """Fetch the validation ranks of the champion into ``folder``; None without one.
@@ -197,10 +209,14 @@ class ModelRegistry:
         return RegisteredModel(model.name, model.version, model.model_id, decision, reason)
 
     def _log(
-        self, files: ModelFiles, model_id: str, run_id: str, example: Mapping[str, object]
+        self,
+        files: ModelFiles,
+        work: Path,
+        model_id: str,
+        run_id: str,
+        example: Mapping[str, object],
     ) -> None:
-        self._work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".model-", dir=self._work) as name:
+        with tempfile.TemporaryDirectory(prefix="model-", dir=work) as name:
             folder, parts = Path(name) / "model", Path(name) / _ARTIFACTS
             link_or_copy_folder(files.folder, parts / "model")
             for path, own in (

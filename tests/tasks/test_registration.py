@@ -1,6 +1,8 @@
 """Models of finished runs at a tracking server, and what is said where there is none."""
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sicsrec.steps.runner import run_step
 from tasks import registration
 from tasks.record import RunRecord, open_store
 from tasks.registration import register_model
+from tests.flows.dying import Death, arm
 from tests.mlflow_server import free_port, mlflow_server
 from tests.unit.steps.tiny_store import TinyStore, make_config, make_tiny_store
 
@@ -82,6 +85,33 @@ def test_a_refused_upload_leaves_no_password_in_the_log(
     assert "413" in line
     assert "was not registered" in said
     assert "hidden" not in line + said
+
+
+def register_and_die(config: PipelineConfig, refs: dict[str, ArtifactRef], run: RunRecord) -> None:
+    """Die between the parts of a model and the model."""
+    arm(Death(under=os.environ["SICSREC_HOME"], pattern=r"os.rename .*\.registering"))
+    register_model(config, refs, run)
+
+
+def test_what_a_killed_registration_left_is_cleared_by_the_next(home: Path) -> None:
+    tiny, config = make_tiny_store(home / "artifacts"), config_with(5)
+    run_to_the_end(tiny, config)
+    store = open_store()
+    with store.begin("tiny", "tiny at noon").closing() as parent:
+        run = RunRecord(parent.run_id, parent.experiment_id, STEP_NAMES)
+        dying = multiprocessing.get_context("spawn").Process(
+            target=register_and_die, args=(config, tiny.refs, run)
+        )
+        dying.start()
+        dying.join()
+        assert dying.exitcode == -signal.SIGKILL
+        assert list((home / "mlflow" / ".registering").rglob("histories.parquet"))
+        models = store.client.search_logged_models([parent.experiment_id])
+        assert [model.status for model in models] == ["PENDING"]
+        assert register_model(config, tiny.refs, run).startswith("sicsrec-tiny version 1, champion")
+        models = store.client.search_logged_models([parent.experiment_id])
+        assert [model.status for model in models] == ["READY"]
+    assert not (home / "mlflow" / ".registering").exists()
 
 
 @pytest.mark.slow

@@ -60,9 +60,14 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     store = MlflowStore(root)
     before = os.environ.get("MLFLOW_TRACKING_URI")
     with store.begin("tiny", "tiny at noon").closing() as run:
-        registry = ModelRegistry(store, "tiny", root / "mlflow")
+        registry = ModelRegistry(store, "tiny")
         model = registry.register(
-            files, key="0" * 16, run_id=run.run_id, example=parts.example, tags={"dataset": "tiny"}
+            files,
+            root,
+            key="0" * 16,
+            run_id=run.run_id,
+            example=parts.example,
+            tags={"dataset": "tiny"},
         )
         verdict = judge_files(files.validation, registry.champion_validation(root))
         model = registry.decide(model, promoted=verdict.promoted, reason=verdict.reason)
@@ -182,7 +187,12 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
     equal = judge_files(logged.files.validation, champion)
     assert not equal.promoted
     second = registry.register(
-        logged.files, key="2" * 16, run_id=logged.run_id, example={"history": ["v01"]}, tags={}
+        logged.files,
+        tmp_path,
+        key="2" * 16,
+        run_id=logged.run_id,
+        example={"history": ["v01"]},
+        tags={},
     )
     assert os.environ["MLFLOW_TRACKING_URI"] == logged.store.uri
     assert client.get_model_version_by_alias("sicsrec-tiny", CANDIDATE).version == 2
@@ -194,7 +204,7 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
 def test_a_store_that_fails_is_not_taken_for_one_without_a_champion(
     logged: Logged, tmp_path: Path
 ) -> None:
-    registry = ModelRegistry(logged.store, "other", tmp_path)
+    registry = ModelRegistry(logged.store, "other")
     with pytest.raises(MlflowException, match="sicsrec-other"):
         registry.champion_validation(tmp_path)
 
