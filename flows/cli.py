@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from sicsrec.addresses import without_passwords
 from sicsrec.errors import SicsrecError
 
 if TYPE_CHECKING:
@@ -541,7 +542,7 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as err:
-        message = f"{type(err).__name__}: {err}"
+        message = without_passwords(f"{type(err).__name__}: {err}")
         if log is None:
             raise
         console.print(error_panel("An error in sicsrec itself", message, log))

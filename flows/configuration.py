@@ -12,9 +12,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.shipped import read_file, read_shipped, shipped_names
+from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA
 from sicsrec.errors import ConfigError, NotApplicableError
+from tasks.settings import expanded
 
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
@@ -112,7 +114,7 @@ def resolve_config(
     if seed is not None:
         _set(values, origins, "seed", seed, "--seed")
     if data is not None:
-        _set(values, origins, "ingest.path", str(Path(data).expanduser().resolve()), "--data")
+        _set(values, origins, "ingest.path", str(expanded(data, "--data").resolve()), "--data")
     _check_data(values, preset)
     _expand_home(values)
     unknown = list(_unknown_keys(values, PipelineConfig, ""))
@@ -265,7 +267,7 @@ def _expand_home(values: Mapping[str, Any]) -> None:
     source = encode_items.get("source") if isinstance(encode_items, dict) else None
     for section, name in ((ingest, "path"), (source, "text"), (source, "image")):
         if isinstance(section, dict) and str(section.get(name)).startswith("~"):
-            section[name] = str(Path(section[name]).expanduser())
+            section[name] = str(expanded(section[name], name))
 
 
 def _unknown_keys(values: object, model: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -324,7 +326,10 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
                 inner = inner[part] if is_key else {}
         context = fault.get("ctx", {})
         message = fault["msg"].removeprefix("Value error, ")
-        found = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        given = without_passwords(repr(fault["input"]))
+        # Whoever writes a key where the name of a variable belongs does not want it in a log.
+        is_shown = not isinstance(fault["input"], dict) and path[-1:] != ["api_key_variable"]
+        found = f" (got {given})" if is_shown else ""
         match fault["type"]:
             case "union_tag_invalid":
                 path.append(context["discriminator"].strip("'"))

@@ -15,7 +15,7 @@ from rich.text import Text
 from flows.deployments import DEPLOYMENTS, FLOW_NAME
 from flows.server import PREFECT_URL, is_answering
 from flows.terminal import format_bytes, new_table
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import without_password, without_passwords
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, SharedStoreError, SicsrecError
 from tasks.settings import GPU_LIMIT, Settings
@@ -244,7 +244,7 @@ def _prefect(settings: Settings) -> Iterator[Check]:
         yield Check(
             "Prefect",
             "problem",
-            f"no server answers under PREFECT_API_URL={without_passwords(api_url)}",
+            f"no server answers under PREFECT_API_URL={without_password(api_url)}",
             "prefect server start, or unset the variable",
         )
         return
@@ -273,7 +273,7 @@ def _prefect_server(api_url: str) -> Iterator[Check]:
 
 def _server(client: "SyncPrefectClient") -> Check:
     here, there = client.client_version(), client.api_version()
-    words = f"{without_passwords(str(client.api_url)).rstrip('/')}, version {there}"
+    words = f"{without_password(str(client.api_url)).rstrip('/')}, version {there}"
     if here.split(".")[:2] != there.split(".")[:2]:
         return Check("Prefect", "warning", f"{words}; here is {here}", "use the same on both sides")
     return Check("Prefect", "ok", words)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from flows.following import end, start_following
-from sicsrec.addresses import ask, without_passwords
+from sicsrec.addresses import ask, without_password
 from sicsrec.errors import SicsrecError
 from sicsrec.runs import registers
 from tasks.settings import TEMPORARY_SERVER, Settings
@@ -145,7 +145,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
         if not is_answering(settings.prefect_api_url):
             raise SicsrecError(
                 "no Prefect server answers under PREFECT_API_URL="
-                f"{without_passwords(settings.prefect_api_url)}. "
+                f"{without_password(settings.prefect_api_url)}. "
                 "Start it, or unset the variable and one is started here"
             )
         close_what_was_killed(settings, settings.prefect_api_url)
@@ -182,7 +182,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
 def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
     """Serve Prefect's page over the past runs until stopped; return the exit status."""
     if settings.prefect_api_url is not None:
-        say(f"Prefect: {settings.prefect_page or without_passwords(settings.prefect_api_url)}")
+        say(f"Prefect: {settings.prefect_page or without_password(settings.prefect_api_url)}")
         return 0
     chosen = port or _default_port(PREFECT_URL)
     say(f"Prefect: http://127.0.0.1:{chosen}/runs  (Ctrl-C stops it)")
@@ -297,7 +297,7 @@ def _default_port(url: str) -> int:
 def is_answering(api_url: str) -> bool:
     """Whether a Prefect server answers under this address."""
     try:
-        return ask(f"{api_url}/health", timeout_seconds=2.0) == 200
+        return ask(f"{api_url.rstrip('/')}/health", timeout_seconds=2.0) == 200
     except ConnectionError:
         return False
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flows.deployments import DEPLOYMENTS
 from flows.terminal import new_table
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import without_password
 
 
 def deployments_table(schedules: Mapping[str, str]) -> Table:
@@ -36,7 +36,7 @@ def print_how_to_run(api_url: str, page: str | None, console: Console) -> None:
         page: where a browser finds it; None: beside the API.
         console: to print to.
     """
-    api_url = without_passwords(api_url)
+    api_url = without_password(api_url)
     page = page or api_url.removesuffix("/api")
     console.print(
         Text(f"Prefect's page: {page}/deployments\n"),

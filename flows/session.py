@@ -21,7 +21,7 @@ from flows.server import (
     stop_on_sigterm,
 )
 from flows.terminal import RunView, logging_to, results_tables
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import without_password
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import SicsrecError
@@ -112,11 +112,11 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
                 raise
             if not was_there:
                 raise SicsrecError(
-                    f"no Prefect server answers under PREFECT_API_URL={without_passwords(api_url)}"
+                    f"no Prefect server answers under PREFECT_API_URL={without_password(api_url)}"
                     ". Start it, or unset the variable and one is started for each run"
                 ) from err
             raise SicsrecError(
-                f"the Prefect server {without_passwords(api_url)} stopped answering during the "
+                f"the Prefect server {without_password(api_url)} stopped answering during the "
                 "run. What was finished is kept; see that there is a server, then run the same "
                 "command again"
                 + ("" if server is None else f". What the server printed is in {server_log}")

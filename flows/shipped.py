@@ -21,10 +21,12 @@ def read_file(path: Path) -> str:
     """Return the text of a file of the user's.
 
     Raises:
-        ConfigError: if it is not UTF-8.
+        ConfigError: if it cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text("utf-8")
+    except OSError as err:
+        raise ConfigError(f"{path} cannot be read: {err.strerror}") from err
     except UnicodeDecodeError as err:
         line = err.object[: err.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from err

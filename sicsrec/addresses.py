@@ -7,7 +7,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
+_CREDENTIALS = re.compile(r"//(?:[^/\s]+|[^/\s:@]+:(?!\d+[/?#])\S*)@")
+"""A password may hold any sign; where it begins like a port and a path, it is taken for these."""
 
 
 def without_passwords(text: str) -> str:
@@ -16,6 +17,8 @@ def without_passwords(text: str) -> str:
     Example:
         >>> without_passwords("no answer from http://alice:s3cret@mlflow:5000/health")
         'no answer from http://mlflow:5000/health'
+        >>> without_passwords("postgresql://alice:s3/cr@et@host/records")
+        'postgresql://host/records'
     """
     return _CREDENTIALS.sub("//", text)
 

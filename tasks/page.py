@@ -16,6 +16,7 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Failed
 
+from sicsrec.addresses import without_passwords
 from sicsrec.errors import SicsrecError
 from sicsrec.progress import Advance, Progress
 from sicsrec.steps.runner import StepResult
@@ -158,7 +159,7 @@ def _if_it_answers(what: str) -> Iterator[None]:
     try:
         yield
     except _REFUSALS as err:
-        logger.warning("Prefect is not told %s: %s", what, err)
+        logger.warning("Prefect is not told %s: %s", what, without_passwords(str(err)))
 
 
 def publish_step(outcome: StepOutcome, result: StepResult) -> None:

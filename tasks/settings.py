@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import without_password
 from sicsrec.cluster import Hosts
 from sicsrec.disk_space import is_disk_full
 from sicsrec.errors import ConfigError
@@ -175,9 +175,20 @@ class Settings:
             os.environ.setdefault(name, value)
 
 
+def expanded(named: str, what: str) -> Path:
+    """Return a path without ~, which files that set variables, and a shell in quotes, leave in.
+
+    Raises:
+        ConfigError: if it names the home of somebody who has none; says what the path is of.
+    """
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as err:
+        raise ConfigError(f"{what} is {named}, but there is no such user; write the path") from err
+
+
 def _home(named: str) -> Path:
-    # Files that set variables, and a shell within quotes, leave ~ as it is.
-    home = Path(named).expanduser().resolve()
+    home = expanded(named, "SICSREC_HOME").resolve()
     # Not Path.exists, which raises in a folder that may not be looked into.
     there = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
     if not there.is_dir():
@@ -218,10 +229,10 @@ def _hosts(values: Mapping[str, str], home: Path) -> Hosts | None:
 def _page(named: str | None, server: str | None) -> str | None:
     """Return the address of a server's pages, without a password: links to it are shown."""
     if named:
-        return without_passwords(named).rstrip("/")
+        return without_password(named).rstrip("/")
     if server is None or not server.startswith(("http://", "https://")):
         return None
-    return without_passwords(server).rstrip("/").removesuffix("/api")
+    return without_password(server).rstrip("/").removesuffix("/api")
 
 
 def read_secret(name: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefect.runtime import flow_run
 
+from sicsrec.addresses import without_passwords
 from sicsrec.errors import SicsrecError
 
 
@@ -45,7 +46,9 @@ def write_traceback(error: BaseException, folder: Path) -> Path | None:
     path = folder / f"{now:%Y%m%d-%H%M%S}-{flow_run.id}.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(
+            without_passwords("".join(traceback.format_exception(error))), encoding="utf-8"
+        )
     except OSError:
         return None
     return path

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import MemoryFullError, SicsrecError, TrackingError
 from sicsrec.tracking import is_tracking_failure
+from sicsrec.tracking.outbox import first_line
 
 _TRAINING = "lower {step}.batch_targets (now {batch_targets})"
 _LARGE_CATALOGUE = (
@@ -52,7 +53,7 @@ def _explain(error: Exception, step: str, config: PipelineConfig) -> SicsrecErro
         return MemoryFullError(f"{step}: the memory of this machine is full. {advice}")
     if is_tracking_failure(error):
         return TrackingError(
-            f"{step}: MLflow did not take a record: {str(error).splitlines()[0]}. Look after the "
+            f"{step}: MLflow did not take a record: {first_line(error)}. Look after the "
             "server that MLFLOW_TRACKING_URI names; what is finished is kept, run again to go on"
         )
     return None

@@ -20,7 +20,7 @@ import polars as pl
 from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
@@ -34,7 +34,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 
-from sicsrec.addresses import ask, without_passwords
+from sicsrec.addresses import ask, without_password
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.figures import draw
@@ -112,9 +112,23 @@ class MlflowStore:
         self._artifacts = None if uri else (home / "mlflow" / "artifacts").resolve()
         self.check()
         with _first_touch(home / "mlflow", guarded=uri is None):
-            self.client = MlflowClient(self.uri)
+            self.client = self._connect()
         self.outbox = Outbox(lambda: self.client.search_experiments(max_results=1), _ERRORS)
         self._children: dict[tuple[str, str], _RunHandle] = {}
+
+    def _connect(self) -> MlflowClient:
+        try:
+            return MlflowClient(self.uri)
+        except Exception as err:
+            if self._artifacts is not None:
+                raise
+            # What an address is refused with depends on what it looks like, and on its driver.
+            raise TrackingError(
+                f"MLFLOW_TRACKING_URI={without_password(self.uri)} cannot be used: "
+                f"{first_line(err)}. Name a server, such as http://host:5000, or a database, such "
+                "as postgresql://user@host/mlflow, or unset the variable to keep the records below "
+                "SICSREC_HOME"
+            ) from err
 
     def check(self) -> None:
         """Ask a server for a sign of life; a database needs none.
@@ -162,7 +176,7 @@ class MlflowStore:
 
     def _away(self, error: Exception) -> TrackingError:
         return TrackingError(
-            f"MLflow at {without_passwords(self.uri)} cannot record a run: "
+            f"MLflow at {without_password(self.uri)} cannot record a run: "
             f"{first_line(error)}\n"
             "Start it, or unset MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
         )
@@ -177,7 +191,7 @@ class MlflowStore:
             found = self.client.search_experiments(filter_string="name != 'Default'")
         except MlflowException as err:
             raise TrackingError(
-                f"the store {without_passwords(self.uri)}: {first_line(err)}"
+                f"the store {without_password(self.uri)}: {first_line(err)}"
             ) from err
         return len(found)
 
@@ -217,6 +231,14 @@ class MlflowStore:
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            # Its name is taken as long as MLflow keeps it.
+            self.client.restore_experiment(found.experiment_id)
+            logger.warning(
+                "the experiment %s had been deleted in MLflow; it is restored, as this run belongs "
+                "there",
+                name,
+            )
         for tag, kind in _EXPERIMENT_KIND.items():
             if tag not in found.tags:
                 self.client.set_experiment_tag(found.experiment_id, tag, kind)
@@ -244,7 +266,19 @@ class MlflowStore:
                 logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
 
     def marked_runs(self, tag: str) -> set[str]:
-        """Return the ids of all runs that carry a tag with the value ``true``."""
+        """Return the ids of all runs that carry a tag with the value ``true``.
+
+        Raises:
+            TrackingError: if the store cannot be read.
+        """
+        try:
+            return self._all_marked_runs(tag)
+        except _ERRORS as err:
+            raise TrackingError(
+                f"the store {without_password(self.uri)}: {first_line(err)}"
+            ) from err
+
+    def _all_marked_runs(self, tag: str) -> set[str]:
         experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
         found: set[str] = set()
         token: str | None = None
@@ -480,7 +514,7 @@ def _check_server(uri: str) -> None:
         ask(f"{uri.rstrip('/')}/health", _SIGN_OF_LIFE_SECONDS)
     except ConnectionError as err:
         raise TrackingError(
-            f"no MLflow server answers under MLFLOW_TRACKING_URI={without_passwords(uri)} ({err}). "
+            f"no MLflow server answers under MLFLOW_TRACKING_URI={without_password(uri)} ({err}). "
             "Start it, or unset the variable to keep the records below SICSREC_HOME"
         ) from err
 

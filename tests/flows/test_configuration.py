@@ -185,6 +185,27 @@ def test_list_as_a_key_is_refused_in_every_kind_of_file(
         read(str(path))
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file nobody can read")
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read: "):
+        resolve_config(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sample_pairs.judge={kind: openai, model: m, base_url: 'http://alice:s3cret@h/v1'}",
+        "sample_pairs.judge={kind: openai, model: m, base_url: 'http://h/v1', api_key_variable: "
+        "sk-s3cret-123}",
+    ],
+)
+def test_a_secret_that_is_refused_is_not_repeated(override: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve_config("demo", overrides=[override])
+    assert "s3cret" not in str(refused.value)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no configuration file .*none\.yaml"):
         resolve_config(str(tmp_path / "none.yaml"))

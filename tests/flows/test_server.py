@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ from typer.testing import CliRunner
 
 from flows import following, server
 from flows.cli import app
+from flows.configuration import resolve_config
 from flows.service import print_how_to_run
-from sicsrec.errors import SicsrecError
+from sicsrec.artifacts import ArtifactStore
+from sicsrec.errors import SicsrecError, TrackingError
+from sicsrec.steps.runner import run_step
+from sicsrec.tracking.mlflow_store import MlflowStore
 from tasks.settings import Settings
 
 SECRETS = {
@@ -47,6 +53,77 @@ def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
         assert "127.0.0.1:9" in "".join(result.output.split())
 
 
+class _Failing(BaseHTTPRequestHandler):
+    """Says that it is well, and fails in all else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path in ("/health", "/api/health") else 500)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as broken:
+        threading.Thread(target=broken.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{broken.server_port}"
+        broken.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "path"),
+    [
+        (["gc"], "MLFLOW_TRACKING_URI", ""),
+        pytest.param(
+            ["run", "--until", "split"], "MLFLOW_TRACKING_URI", "", marks=pytest.mark.slow
+        ),
+        (["run", "--until", "split"], "PREFECT_API_URL", "/api/"),
+    ],
+)
+def test_a_server_that_fails_shows_its_password_nowhere(
+    command: list[str], variable: str, path: str, failing: str, home: Path
+) -> None:
+    """In a process of its own: Prefect reads its variables once."""
+    if command == ["gc"]:
+        run_step("ingest", resolve_config("demo").config, {}, ArtifactStore(home / "artifacts"))
+    variables = {variable: f"http://alice:s3cret@{failing}{path}", "SICSREC_HOME": str(home)}
+    variables |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import app; app()", *command],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    written = [path.read_text() for path in home.rglob("*.log")]
+    for text in (done.stdout, done.stderr, *written):
+        assert "s3cret" not in text
+    assert "Traceback" not in done.stdout + done.stderr
+    assert failing in "".join((done.stdout + done.stderr).replace("│", "").split())
+
+
+@pytest.mark.parametrize("address", ["localhost:5000", "./mlruns", "mysql+none://a:s3cret@h/d"])
+def test_an_address_that_is_no_store_of_records_is_told(
+    address: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI=.*such as http://host:5000"):
+        MlflowStore(home, address)
+    result = CliRunner().invoke(app, ["doctor", "--quick"])
+    assert isinstance(result.exception, SystemExit | None)
+    assert "s3cret" not in result.output
+
+
+def test_a_slash_behind_the_address_does_no_harm(failing: str) -> None:
+    assert server.is_answering(f"http://{failing}/api/")
+
+
 @pytest.mark.parametrize(
     ("command", "variables", "message"),
     [
@@ -54,6 +131,8 @@ def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
         (["doctor"], {"SICSREC_HOSTS": "2"}, "SICSREC_TRAINING_ADDRESS"),
         (["serve"], {"PREFECT_API_URL": "http://127.0.0.1:port/api"}, "no Prefect server answers"),
         (["gc", "--older-than", "1e10"], {}, "36500 at most"),
+        (["status"], {"SICSREC_HOME": "~no such user/x"}, "there is no such user"),
+        (["config", "bili_food", "--data", "~no such user/x"], {}, "there is no such user"),
     ],
 )
 def test_what_cannot_be_is_one_message(

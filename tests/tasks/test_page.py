@@ -157,6 +157,14 @@ def test_traceback_of_an_error_that_people_can_mend_is_kept_out_of_the_log(
     assert "in fail" in path.read_text()
 
 
+def test_a_traceback_is_written_without_passwords(tmp_path: Path) -> None:
+    error = RuntimeError("nothing came back")
+    error.__cause__ = OSError("413 for url http://alice:s3cret@host/api")
+    path = write_traceback(error, tmp_path)
+    assert path is not None
+    assert "413 for url http://host/api" in path.read_text()
+
+
 def test_keys_are_as_prefect_takes_them() -> None:
     assert artifact_key("Meine Videos_2", "encode_items") == "meine-videos-2-encode-items"
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sicsrec.addresses import ask
+from sicsrec.addresses import ask, without_passwords
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -30,6 +30,19 @@ def server() -> Iterator[HTTPServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://alice:s3cret@host:5000/x.", "at http://host:5000/x."),
+        ("postgresql://alice:s3/cr@et@host/db, gone", "postgresql://host/db, gone"),
+        ("http://host:5000/a@b http://host/a@b", "http://host:5000/a@b http://host/a@b"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+    ],
+)
+def test_no_password_is_shown_whatever_signs_it_holds(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
 
 
 def test_user_and_password_are_sent_as_http_wants_them(server: HTTPServer) -> None:

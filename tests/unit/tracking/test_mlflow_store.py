@@ -176,6 +176,15 @@ def test_a_pipeline_run_whose_parameters_are_refused_is_not_left_running(
     assert [run.info.status for run in store.client.search_runs(experiments)] == ["FAILED"]
 
 
+def test_an_experiment_that_was_deleted_takes_the_next_run(store: MlflowStore) -> None:
+    with store.begin("films", "first").closing() as first:
+        pass
+    store.client.delete_experiment(first.experiment_id)
+    with store.begin("films", "second").closing() as second:
+        assert second.experiment_id == first.experiment_id
+    assert store.client.get_run(second.run_id).info.status == "FINISHED"
+
+
 def test_a_mark_that_is_refused_tells_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
