@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -50,15 +51,18 @@ def examine(settings: Settings, *, with_digests: bool = True) -> list[Check]:
         settings: where things lie.
         with_digests: read every file of the store and compare its digest; otherwise sizes only.
     """
-    return [
-        _versions(),
-        _device(settings),
-        _disk(settings),
-        *_store(settings, with_digests),
-        *_shared_store(settings),
-        _mlflow(settings),
-        *_prefect(settings),
-    ]
+    with warnings.catch_warnings():
+        # Where there is no home yet, Prefect warns of it when it is imported.
+        warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
+        return [
+            _versions(),
+            _device(settings),
+            _disk(settings),
+            *_store(settings, with_digests),
+            *_shared_store(settings),
+            _mlflow(settings),
+            *_prefect(settings),
+        ]
 
 
 def is_sound(checks: Sequence[Check]) -> bool:

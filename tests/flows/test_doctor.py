@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +45,20 @@ def test_all_is_well_without_a_server(home: Path) -> None:
         ("versions", "device", "disk", "store", "MLflow", "Prefect"), "ok"
     )
     assert all(not check.advice for check in found.values())
+
+
+def test_a_fresh_machine_is_told_nothing_but_the_table(tmp_path: Path) -> None:
+    """In a process of its own, which imports Prefect where there is no home yet."""
+    home = tmp_path / "none" / "yet"
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import app; app()", "doctor", "--quick"],
+        env=os.environ | {"SICSREC_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert not home.exists()
 
 
 def test_broken_artifact_is_a_problem_in_table_json_and_exit_status(home: Path) -> None:
