@@ -337,6 +337,7 @@ class ArtifactStore:
         """Compare every committed file with its recorded size and digest, and read the report.
 
         Raises:
+            ArtifactMissingError: if all of it was removed in the meantime.
             ArtifactCorruptError: naming the first file that is missing, cut short or edited.
         """
         self.report(manifest.dataset, manifest.step, manifest.key)

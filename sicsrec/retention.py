@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from sicsrec.artifacts import ArtifactStore, Manifest
-from sicsrec.errors import ArtifactCorruptError, ConfigError
+from sicsrec.errors import ArtifactCorruptError, ArtifactError, ConfigError
 from sicsrec.runs import RunEntry, RunRegister
 
 logger = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def _read_commits(
 def _has_report(store: ArtifactStore, manifest: Manifest) -> bool:
     try:
         store.report(manifest.dataset, manifest.step, manifest.key)
-    except ArtifactCorruptError:
+    except ArtifactError:
         return False
     return True
 

@@ -131,7 +131,7 @@ def find_reusable(
         manifest = store.find(config.dataset, step.name, key)
         if manifest is not None:
             store.verify(manifest)
-    except ArtifactCorruptError as err:
+    except (ArtifactCorruptError, ArtifactMissingError) as err:
         logger.warning("%s; the step runs again", err)
         manifest = None
     return key, manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sicsrec.artifacts import ArtifactStore, Manifest, resolve_inside
-from sicsrec.errors import ArtifactCorruptError
+from sicsrec.errors import ArtifactCorruptError, ArtifactError
 from sicsrec.steps import STEP_NAMES
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _examine_artifact(
             store.verify(manifest)
         else:
             _verify_sizes(store, manifest)
-    except ArtifactCorruptError as err:
+    except ArtifactError as err:
         health.broken.append(f"{name}: {err}")
 
 

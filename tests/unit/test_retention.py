@@ -255,6 +255,21 @@ def test_what_vanishes_while_it_is_looked_at_is_passed_over(
     assert (thing.name, thing.n_bytes) == (pending.folder.name, 5)
 
 
+def test_a_step_that_is_removed_while_it_is_looked_at_is_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.commit("ingest", "a")
+    find = world.store.find
+
+    def find_before_removal(dataset: str, step: str, key: str) -> Manifest | None:
+        manifest = find(dataset, step, key)
+        shutil.rmtree(world.store.folder(dataset, step, key))
+        return manifest
+
+    monkeypatch.setattr(world.store, "find", find_before_removal)
+    assert list_things(world.store, RetentionPolicy()) == []
+
+
 def test_nothing_goes_while_a_run_uses_the_dataset(world: World) -> None:
     first, second = world.commit("ingest", "a", days=2), world.commit("ingest", "b")
     world.good_run("good", second)

@@ -1,9 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from sicsrec.artifacts import ArtifactStore
+from sicsrec.artifacts import ArtifactStore, Manifest
 from sicsrec.config import (
     DemoReaderConfig,
     EncodeItemsConfig,
@@ -82,6 +83,24 @@ def test_a_broken_report_is_found_and_the_step_runs_again(
     assert not run_step("ingest", CONFIG, {}, store).was_reused
     assert path.read_bytes() == whole
     assert examine_store(store).broken == []
+
+
+class BesideRemoval(ArtifactStore):
+    """A store of which somebody removes every step just after its manifest was read."""
+
+    def find(self, dataset: str, step: str, key: str) -> Manifest | None:
+        manifest = super().find(dataset, step, key)
+        shutil.rmtree(self.folder(dataset, step, key), ignore_errors=True)
+        return manifest
+
+
+def test_a_step_that_is_removed_meanwhile_is_to_do(store: ArtifactStore) -> None:
+    beside = BesideRemoval(store.root)
+    assert next(entry.state for entry in plan_steps(CONFIG, beside)) == "to do"
+
+
+def test_a_step_that_is_removed_meanwhile_ends_no_examination(store: ArtifactStore) -> None:
+    assert "is not in the store" in examine_store(BesideRemoval(store.root)).broken[0]
 
 
 def test_unreadable_and_missing_manifests_are_found(store: ArtifactStore) -> None:
