@@ -260,7 +260,7 @@ def _kept(
     """Return the steps and keys that are kept, with the reason."""
     kept: dict[tuple[str, str], str] = {}
     good: dict[tuple[str, str], list[RunEntry]] = defaultdict(list)
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.ended or ""):
         if entry.ended is not None:
             good[entry.preset, entry.last_step].append(entry)
     for (preset, last_step), runs in good.items():

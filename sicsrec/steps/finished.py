@@ -80,7 +80,7 @@ class FinishedExport:
 def newest_export(
     store: ArtifactStore, dataset: str | None = None, key: str | None = None
 ) -> FinishedExport:
-    """Return the export that the last good run made or reused.
+    """Return the export that was made last, or reused last by a run that ended well.
 
     Args:
         store: where to look.

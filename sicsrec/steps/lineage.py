@@ -72,9 +72,9 @@ def newest_run(store: ArtifactStore, dataset: str) -> dict[str, Manifest]:
 
 def _with_siblings(store: ArtifactStore, run: dict[str, Manifest]) -> dict[str, Manifest]:
     """Add what was made of the same steps without leading to the last one, such as figures."""
-    found = dict(run)
+    found, dataset = dict(run), next(iter(run.values())).dataset
     for step in (name for name in STEP_NAMES if name not in run):
-        for manifest in store.manifests(next(iter(run.values())).dataset, step):
+        for manifest in by_last_use(store, store.manifests(dataset, step)):
             made_of = [(entry["step"], entry["key"]) for entry in manifest.inputs.values()]
             if all(name in found and found[name].key == key for name, key in made_of):
                 found[step] = manifest

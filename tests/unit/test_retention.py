@@ -53,7 +53,7 @@ class World:
             for place in made:
                 step, key = place.split("/")
                 self.register.note_step(name, step, key * 16)
-        time.sleep(0.002)  # runs are ordered by their start, in milliseconds
+        time.sleep(0.002)  # runs are ordered by their end, in milliseconds
 
     def going(self, **policy: object) -> set[str]:
         """Return what a dry run would remove."""
@@ -79,6 +79,16 @@ def test_newest_good_run_and_all_it_was_made_of_are_kept(world: World) -> None:
     assert world.going() == {old}
     assert world.reasons()[first] == "newest run of d up to split"
     assert world.going(n_runs=2) == set()
+
+
+def test_of_runs_beside_each_other_the_one_that_ended_last_is_the_newest(world: World) -> None:
+    long, short = world.commit("ingest", "a"), world.commit("ingest", "b")
+    with world.register.recording("long", "d", "ingest"):
+        world.register.note_step("long", "ingest", "a" * 16)
+        time.sleep(0.002)
+        world.good_run("short", short)
+    assert world.going() == {short}
+    assert world.reasons()[long] == "newest run of d up to ingest"
 
 
 def test_runs_of_other_presets_and_of_fewer_steps_do_not_push_each_other_out(world: World) -> None:

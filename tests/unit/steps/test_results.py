@@ -70,6 +70,17 @@ def test_figures_of_the_newest_run_come_along(tiny: TinyStore) -> None:
     assert newest_run(tiny.store, "unknown") == {}
 
 
+def test_figures_that_a_run_reused_come_along_with_it(tiny: TinyStore) -> None:
+    export = run_step("export", make_config(), tiny.refs, tiny.store)
+    first = run_step("evaluate", make_config(seed=5), tiny.refs, tiny.store)
+    register = RunRegister(tiny.store.root, "tiny")
+    assert newest_run(tiny.store, "tiny")["evaluate"].key != first.manifest.key
+    with register.recording("again", "tiny", "export"):
+        for step, used in (("evaluate", first), ("export", export)):
+            register.note_step("again", step, used.manifest.key)
+    assert newest_run(tiny.store, "tiny")["evaluate"].key == first.manifest.key
+
+
 def test_a_run_that_reused_everything_is_the_newest(tiny: TinyStore) -> None:
     first, second = (
         run_step("export", make_config(export=ExportConfig(top_k=k)), tiny.refs, tiny.store)
