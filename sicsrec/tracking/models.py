@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sicsrec.linking import link_or_copy, link_or_copy_folder
 from sicsrec.tracking.liveness import is_abandoned, process_tags
@@ -155,6 +156,7 @@ class ModelRegistry:
             with _as_default_store(self._store.uri):
                 self._log(files, work, logged.model_id, run_id, example)
         except BaseException:
+            self._delete_files(logged)
             self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
             raise
         self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
@@ -177,7 +179,17 @@ class ModelRegistry:
         """Delete the models that processes left half logged which were killed."""
         for model in self.client.search_logged_models([experiment_id]):
             if model.status == LoggedModelStatus.PENDING and is_abandoned(model.tags):
+                self._delete_files(model)
                 self.client.delete_logged_model(model.model_id)
+
+    def _delete_files(self, model: LoggedModel) -> None:
+        """Delete what was copied of a model, which MLflow keeps also when the model is deleted."""
+        location = model.artifact_location
+        try:
+            get_artifact_repository(location, tracking_uri=self._store.uri).delete_artifacts()
+        except Exception:  # noqa: BLE001
+            # Every kind of storage refuses with errors of its own; no model may wait for that.
+            logger.warning("files of the half logged model %s stay where they are", model.model_id)
 
     def champion_validation(self, folder: Path) -> Path | None:
         """Fetch the validation ranks of the champion into ``folder``; None without one.

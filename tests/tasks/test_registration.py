@@ -88,8 +88,8 @@ def test_a_refused_upload_leaves_no_password_in_the_log(
 
 
 def register_and_die(config: PipelineConfig, refs: dict[str, ArtifactRef], run: RunRecord) -> None:
-    """Die between the parts of a model and the model."""
-    arm(Death(under=os.environ["SICSREC_HOME"], pattern=r"os.rename .*\.registering"))
+    """Die while the model is copied to where MLflow keeps it."""
+    arm(Death(under=os.environ["SICSREC_HOME"], pattern="open .*/models/m-", number=3))
     register_model(config, refs, run)
 
 
@@ -108,9 +108,14 @@ def test_what_a_killed_registration_left_is_cleared_by_the_next(home: Path) -> N
         assert list((home / "mlflow" / ".registering").rglob("histories.parquet"))
         models = store.client.search_logged_models([parent.experiment_id])
         assert [model.status for model in models] == ["PENDING"]
+        kept = home / "mlflow" / "artifacts" / "tiny" / "models"
+        assert [path.name for path in kept.iterdir()] == [models[0].model_id]
         assert register_model(config, tiny.refs, run).startswith("sicsrec-tiny version 1, champion")
-        models = store.client.search_logged_models([parent.experiment_id])
-        assert [model.status for model in models] == ["READY"]
+        (model,) = store.client.search_logged_models([parent.experiment_id])
+        assert model.status == "READY"
+    # MLflow alone would hide the record and keep the bytes.
+    files = [path.relative_to(kept) for path in kept.rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in files} == {model.model_id}
     assert not (home / "mlflow" / ".registering").exists()
 
 

@@ -1,5 +1,6 @@
 """Models in a real MLflow store: logged, registered, loaded by alias, and served by MLflow."""
 
+import errno
 import json
 import os
 import socket
@@ -199,6 +200,32 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
     decided = registry.decide(second, promoted=equal.promoted, reason=equal.reason)
     assert "not better beyond noise" in decided.summary
     assert client.get_model_version_by_alias("sicsrec-tiny", CHAMPION).version == 1
+
+
+def test_of_a_model_that_could_not_be_logged_no_files_stay(
+    logged: Logged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    copy = logged.store.client.log_model_artifacts
+
+    def copy_and_fail(model_id: str, folder: str) -> None:
+        copy(model_id, folder)
+        place = logged.store.client.get_logged_model(model_id).artifact_location
+        places.append(Path(place.removeprefix("file://")))
+        assert (places[0] / "MLmodel").is_file()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(logged.registry.client, "log_model_artifacts", copy_and_fail)
+    with pytest.raises(OSError, match="No space left"):
+        logged.registry.register(
+            logged.files,
+            tmp_path,
+            key="3" * 16,
+            run_id=logged.run_id,
+            example={"history": ["v01"]},
+            tags={},
+        )
+    assert not places[0].exists()
 
 
 def test_a_store_that_fails_is_not_taken_for_one_without_a_champion(
