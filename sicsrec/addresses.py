@@ -7,34 +7,45 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-_CREDENTIALS = re.compile(r"//(?:[^/\s]+|[^/\s:@]+:(?!\d+[/?#])\S*)@")
-"""A password may hold any sign; where it begins like a port and a path, it is taken for these."""
+_OF_DATABASE = re.compile(r"\b((?:mssql|mysql|postgres(?:ql)?)(?:\+\w+)?:)//[^/:\s]*:[^@\s]*@")
+"""User and password as SQLAlchemy reads them, to which all up to the first @ is the password."""
+
+_CREDENTIALS = re.compile(
+    r"//(?:[^/\s]+"
+    # A slash belongs to a password where what stands before it can be no port.
+    r"|[^/\s:@\[\"']+:(?!\d*[/?#\"'])[^@\s\"']+)@"
+)
 
 
 def without_passwords(text: str) -> str:
     """Return a text in which no address holds a user and password.
 
+    Of an address that stands alone :func:`without_password` hides more kinds of passwords.
+
     Example:
         >>> without_passwords("no answer from http://alice:s3cret@mlflow:5000/health")
         'no answer from http://mlflow:5000/health'
-        >>> without_passwords("postgresql://alice:s3/cr@et@host/records")
-        'postgresql://host/records'
+        >>> without_passwords("postgresql://alice:1/2@host/db is away, http://host:1/@a is not")
+        'postgresql://host/db is away, http://host:1/@a is not'
     """
-    return _CREDENTIALS.sub("//", text)
+    return _CREDENTIALS.sub("//", _OF_DATABASE.sub(r"\1//", text))
 
 
 def without_password(url: str) -> str:
     """Return one address without its user and password, whatever signs the password holds.
 
+    One that is no database's keeps an @ behind ``name:digits/``: that is a host and its port.
+
     Example:
         >>> without_password("sftp://alice:s3/cr@et@host/folder")
         'sftp://host/folder'
+        >>> without_password("postgresql://alice:1/2@host/db")
+        'postgresql://host/db'
     """
-    if not has_port(url):
-        # A slash in a password ends what counts as the host.
-        return re.sub(r"//.*@", "//", url)
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    url = _OF_DATABASE.sub(r"\1//", url)
+    # A slash in a password ends what counts as the host.
+    reach = "[^/?#]*" if has_port(url) else ".*"
+    return re.sub(f"//{reach}@", "//", url, count=1)
 
 
 def has_port(url: str) -> bool:

@@ -175,11 +175,14 @@ class MlflowStore:
         return naming_full_disk(self._artifacts.parent, "MLflow's records")
 
     def _away(self, error: Exception) -> TrackingError:
-        return TrackingError(
-            f"MLflow at {without_password(self.uri)} cannot record a run: "
-            f"{first_line(error)}\n"
-            "Start it, or unset MLFLOW_TRACKING_URI to record in a database under SICSREC_HOME"
-        )
+        problem = f"MLflow at {without_password(self.uri)} cannot record a run: {first_line(error)}"
+        # Of the own database there is nothing to start or unset.
+        if self._artifacts is None:
+            problem += (
+                "\nStart it, or unset MLFLOW_TRACKING_URI to record in a database under "
+                "SICSREC_HOME"
+            )
+        return TrackingError(problem)
 
     def count_experiments(self) -> int:
         """Return how many data sets have runs.

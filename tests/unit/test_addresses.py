@@ -36,7 +36,9 @@ def server() -> Iterator[HTTPServer]:
     ("text", "shown"),
     [
         ("at http://alice:s3cret@host:5000/x.", "at http://host:5000/x."),
-        ("postgresql://alice:s3/cr@et@host/db, gone", "postgresql://host/db, gone"),
+        ("postgresql://alice:s3/cret@host/db, gone", "postgresql://host/db, gone"),
+        ("postgresql+psycopg2://alice:1/cret@host/db", "postgresql+psycopg2://host/db"),
+        ("https://alice:s3/cret@host/x", "https://host/x"),
         ("http://host:5000/a@b http://host/a@b", "http://host:5000/a@b http://host/a@b"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
     ],
