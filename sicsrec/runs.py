@@ -21,8 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sicsrec.liveness import process_tags
 from sicsrec.replacing import replace_json
-from sicsrec.tracking.liveness import process_tags
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class RunEntry:
     failed: str | None = None
     """ISO 8601: when it ended with an error, or was found to have been killed."""
     process: Mapping[str, str] = field(default_factory=process_tags)
-    """See :func:`sicsrec.tracking.liveness.process_tags`."""
+    """See :func:`sicsrec.liveness.process_tags`."""
 
 
 class RunRegister:

@@ -1,7 +1,7 @@
 """Flow runs whose process was killed do not stay "Running" in Prefect for ever.
 
 A flow run carries labels with host, process and start of the process, see
-:mod:`sicsrec.tracking.liveness`. Only runs of processes of this host that are gone are touched.
+:mod:`sicsrec.liveness`. Only runs of processes of this host that are gone are touched.
 """
 
 import logging
@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from sicsrec.tracking.liveness import is_abandoned, process_tags
+from sicsrec.liveness import is_abandoned, process_tags
 
 logger = logging.getLogger("sicsrec.tasks")
 

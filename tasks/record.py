@@ -16,12 +16,12 @@ from prefect.runtime import flow_run, task_run
 from sicsrec.artifacts import canonical_json, flatten
 from sicsrec.config import PipelineConfig
 from sicsrec.evaluation.names import tracked_metrics
+from sicsrec.liveness import is_abandoned
 from sicsrec.report.place import Report
 from sicsrec.runs import RunRegister, registers
 from sicsrec.steps import Step, inputs_of
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
-from sicsrec.tracking.liveness import is_abandoned
 from sicsrec.tracking.mlflow_store import MlflowStore, PipelineRun, UsedData
 from tasks.outcome import Refs
 from tasks.page import prefect_links

@@ -38,7 +38,7 @@ from sicsrec.addresses import ask, without_password
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.figures import draw
-from sicsrec.tracking.liveness import HOST_TAG, is_abandoned, process_tags
+from sicsrec.liveness import HOST_TAG, is_abandoned, process_tags
 from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
 

@@ -23,7 +23,7 @@ from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sicsrec.linking import link_or_copy, link_or_copy_folder
-from sicsrec.tracking.liveness import is_abandoned, process_tags
+from sicsrec.liveness import is_abandoned, process_tags
 from sicsrec.tracking.mlflow_store import MlflowStore
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
 from flows.pipeline import sicsrec
+from sicsrec.liveness import HOST_TAG, process_tags
 from sicsrec.runs import RunRegister
-from sicsrec.tracking.liveness import HOST_TAG, process_tags
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.dying import Death
 from tests.flows.runs import OVERRIDES, Launcher, Run, artifacts_of, new_home

@@ -5,8 +5,8 @@ import psutil
 import pytest
 
 from flows.configuration import resolve_config
+from sicsrec.liveness import HOST_TAG, PID_TAG, process_tags
 from sicsrec.runs import RunRegister
-from sicsrec.tracking.liveness import HOST_TAG, PID_TAG, process_tags
 from tasks.record import (
     _note_killed,
     config_digest,

@@ -11,8 +11,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from sicsrec.errors import TrackingError
+from sicsrec.liveness import STARTED_TAG
 from sicsrec.tracking import NullTracker, Tracker
-from sicsrec.tracking.liveness import STARTED_TAG
 from sicsrec.tracking.mlflow_store import MlflowStore
 
 

@@ -4,7 +4,7 @@ import sys
 import psutil
 import pytest
 
-from sicsrec.tracking.liveness import HOST_TAG, PID_TAG, STARTED_TAG, is_abandoned, process_tags
+from sicsrec.liveness import HOST_TAG, PID_TAG, STARTED_TAG, is_abandoned, process_tags
 
 
 def test_this_process_lives() -> None:
