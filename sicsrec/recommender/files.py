@@ -1,9 +1,10 @@
 """Writes what a model gives for other programs: recommendations, vectors, an index, a network."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.disk_space import is_disk_full, naming_full_disk
 from sicsrec.errors import ConfigError
 from sicsrec.evaluation.ranking import recommend
+from sicsrec.liveness import is_abandoned, process_tags
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.recommender.model import CHUNK_USERS, Recommender
 from sicsrec.recommender.onnx_model import write_onnx
@@ -23,6 +25,8 @@ from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
 Format = Literal["parquet", "jsonl", "npy", "faiss", "onnx"]
 FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "npy", "faiss", "onnx")
 ITEM_IDS_FILE = "item_ids.json"
+_UNFINISHED = ".sicsrec-"
+_WRITER = "writer.json"
 
 
 @runtime_checkable
@@ -57,7 +61,8 @@ def write_files(
     user vectors by inner product; its ids are item indices. ``onnx``: the model, histories to
     scores. Beside the last three lies ``item_ids.json``: entry r is the id of item index r + 1.
 
-    Files of the same name that lie there already are replaced once the new ones are whole.
+    Files of the same name that lie there already are replaced once the new ones are whole. What
+    killed processes of this host left there unfinished is removed.
 
     Args:
         recommender: the model.
@@ -82,8 +87,7 @@ def write_files(
     except OSError as err:
         raise ConfigError(f"the folder {folder} cannot be made: {err.strerror}") from err
     shown = progress or NoProgress()
-    with naming_full_disk(folder, kind), _folder_within(folder) as name:
-        new = Path(name)
+    with naming_full_disk(folder, kind), _folder_within(folder) as new:
         if kind in ("parquet", "jsonl"):
             _write_recommendations(
                 recommender, histories, kind, new, k, remove_seen, shown, chunk_users
@@ -100,13 +104,30 @@ def write_files(
         return [path.replace(folder / path.name) for path in sorted(new.iterdir())]
 
 
-def _folder_within(folder: Path) -> "tempfile.TemporaryDirectory[str]":
+@contextmanager
+def _folder_within(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for files that are not whole yet; it says which process writes it."""
+    _remove_abandoned(folder)
     try:
-        return tempfile.TemporaryDirectory(prefix=".sicsrec-", dir=folder)
+        unfinished = tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder)
     except OSError as err:
         if is_disk_full(err, folder):
             raise
         raise ConfigError(f"nothing can be written to {folder}: {err.strerror}") from err
+    with unfinished as name:
+        (Path(name) / _WRITER).write_text(json.dumps(process_tags()), encoding="utf-8")
+        new = Path(name) / "files"
+        new.mkdir()
+        yield new
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed left of their files."""
+    for writer in folder.glob(f"{_UNFINISHED}*/{_WRITER}"):
+        # Another export may be done, or at its very beginning, while this one looks.
+        with suppress(OSError, ValueError):
+            if is_abandoned(json.loads(writer.read_text(encoding="utf-8"))):
+                shutil.rmtree(writer.parent)
 
 
 def _write_recommendations(

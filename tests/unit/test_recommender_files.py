@@ -1,7 +1,9 @@
 """Files for other programs give what the recommender gives."""
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,11 @@ import pytest
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
+from sicsrec.recommender.files import _folder_within
 from sicsrec.steps.answers import Question, answer
 from sicsrec.steps.export_files import export_files
 from sicsrec.steps.finished import FinishedExport
+from tests.flows.dying import Death, arm
 from tests.unit.recommender_parts import HISTORY, export_tiny
 from tests.unit.steps.tiny_store import N_ITEMS, TinyStore
 
@@ -100,6 +104,29 @@ def test_onnx_gives_the_models_scores_for_histories_of_any_length(finished, tmp_
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
     (one,) = session.run(["scores"], {"items": padded[1:2, :2]})
     np.testing.assert_allclose(one, expected[1:2], rtol=1e-4, atol=1e-5)
+
+
+def export_and_die(export: FinishedExport, folder: Path) -> None:
+    """Die just before the first file is put in its place."""
+    arm(Death(under=str(folder), pattern="os.rename .*jsonl"))
+    export_files(export, "jsonl", folder)
+
+
+def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
+    _, export = export_tiny(tmp_path / "artifacts", "sicsrec")
+    folder = tmp_path / "files"
+    dying = multiprocessing.get_context("spawn").Process(
+        target=export_and_die, args=(export, folder)
+    )
+    dying.start()
+    dying.join()
+    assert dying.exitcode == -signal.SIGKILL
+    assert [path.name for path in folder.rglob("*.jsonl")] == ["recommendations.jsonl"]
+    (mine := folder / ".sicsrec-mine").mkdir()
+    with _folder_within(folder) as living:
+        export_files(export, "jsonl", folder)
+        assert {*folder.iterdir()} == {folder / "recommendations.jsonl", living.parent, mine}
+    assert {*folder.iterdir()} == {folder / "recommendations.jsonl", mine}
 
 
 def test_an_unknown_format_is_named(finished, tmp_path: Path) -> None:
