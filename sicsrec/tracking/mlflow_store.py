@@ -34,7 +34,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 
-from sicsrec.addresses import ask, without_password
+from sicsrec.addresses import ask, without_password, without_passwords
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.figures import draw
@@ -572,7 +572,7 @@ def _ended(run: _RecordedRun) -> Iterator[None]:
         status = "FINISHED"
     except Exception as err:
         status = "FAILED"
-        run.set_tags({"error": f"{type(err).__name__}: {err}"})
+        run.set_tags({"error": without_passwords(f"{type(err).__name__}: {err}")})
         raise
     finally:
         run.end(status)
