@@ -124,9 +124,10 @@ def resolve_config(
         config = PipelineConfig.model_validate(values)
     except ValidationError as err:
         problems = list(_problems(err, values))
+        # Without the cause, which repeats what was refused, a key perhaps, in every traceback.
         if {fault["type"] for fault in err.errors()} == {NOT_FOR_THIS_DATA}:
-            raise NotApplicableError("\n".join(problems)) from err
-        raise ConfigError(_listed(f"configuration {preset!r}", problems)) from err
+            raise NotApplicableError("\n".join(problems)) from None
+        raise ConfigError(_listed(f"configuration {preset!r}", problems)) from None
     return ResolvedConfig(preset, config, origins)
 
 
@@ -313,6 +314,9 @@ def _members(annotation: object) -> Iterator[type[BaseModel]]:
         yield annotation
 
 
+_MAY_HOLD_KEYS = (["api_key_variable"], ["base_url"])
+
+
 def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line per fault: path, problem, value."""
     for fault in error.errors(include_url=False):
@@ -328,7 +332,7 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
         message = fault["msg"].removeprefix("Value error, ")
         given = without_passwords(repr(fault["input"]))
         # Whoever writes a key where the name of a variable belongs does not want it in a log.
-        is_shown = not isinstance(fault["input"], dict) and path[-1:] != ["api_key_variable"]
+        is_shown = not isinstance(fault["input"], dict) and path[-1:] not in _MAY_HOLD_KEYS
         found = f" (got {given})" if is_shown else ""
         match fault["type"]:
             case "union_tag_invalid":

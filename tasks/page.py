@@ -129,7 +129,11 @@ class _ProgressArtifact:
                     )
         except _REFUSALS as err:
             self._is_told = False
-            logger.warning("Prefect is not told how far %s is: %s", self._description, err)
+            logger.warning(
+                "Prefect is not told how far %s is: %s",
+                self._description,
+                without_passwords(str(err)),
+            )
 
 
 class BothProgress:
