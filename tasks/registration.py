@@ -72,16 +72,15 @@ def _register(
 ) -> RegisteredModel:
     key = refs["export/model"].key
     registry = ModelRegistry(open_store(), config.dataset)
-    found = registry.find(key)
-    if found is not None and found.decision:
-        return found
-    # These import torch, which a run that reuses everything need not wait for.
-    from sicsrec.evaluation.promotion import judge_files
-    from sicsrec.steps.model_parts import make_model_parts
-
     with _workshop(settings.home) as folder:
-        # Another run may have registered it while this one waited.
+        # Not before: another run may register and judge it while this one waits.
         found = registry.find(key)
+        if found is not None and found.decision:
+            return found
+        # These import torch, which a run that reuses everything need not wait for.
+        from sicsrec.evaluation.promotion import judge_files
+        from sicsrec.steps.model_parts import make_model_parts
+
         store = ArtifactStore(settings.store_root)
         parts = make_model_parts(store, refs, config, folder)
         if found is None:

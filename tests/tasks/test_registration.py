@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import mlflow
@@ -117,6 +118,25 @@ def test_what_a_killed_registration_left_is_cleared_by_the_next(home: Path) -> N
     files = [path.relative_to(kept) for path in kept.rglob("*") if path.is_file()]
     assert {path.parts[0] for path in files} == {model.model_id}
     assert not (home / "mlflow" / ".registering").exists()
+
+
+def test_what_another_run_registered_meanwhile_is_not_judged_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, config = make_tiny_store(home / "artifacts"), config_with(5)
+    run_to_the_end(tiny, config)
+    workshop = registration._workshop
+
+    def after_another(root: Path) -> AbstractContextManager[Path]:
+        monkeypatch.setattr(registration, "_workshop", workshop)
+        assert register_model(config, tiny.refs, run) == line
+        return workshop(root)
+
+    monkeypatch.setattr(registration, "_workshop", after_another)
+    line = "sicsrec-tiny version 1, champion: there was no champion before"
+    with open_store().begin("tiny", "tiny at noon").closing() as parent:
+        run = RunRecord(parent.run_id, parent.experiment_id, STEP_NAMES)
+        assert register_model(config, tiny.refs, run) == line
 
 
 @pytest.mark.slow
