@@ -314,7 +314,7 @@ def _members(annotation: object) -> Iterator[type[BaseModel]]:
         yield annotation
 
 
-_MAY_HOLD_KEYS = (["api_key_variable"], ["base_url"])
+_MAY_HOLD_KEYS = {"api_key_variable", "base_url"}
 
 
 def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
@@ -332,7 +332,7 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
         message = fault["msg"].removeprefix("Value error, ")
         given = without_passwords(repr(fault["input"]))
         # Whoever writes a key where the name of a variable belongs does not want it in a log.
-        is_shown = not isinstance(fault["input"], dict) and path[-1:] not in _MAY_HOLD_KEYS
+        is_shown = not isinstance(fault["input"], dict) and not _MAY_HOLD_KEYS & {*path[-1:]}
         found = f" (got {given})" if is_shown else ""
         match fault["type"]:
             case "union_tag_invalid":

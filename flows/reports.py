@@ -22,8 +22,7 @@ def newest_report(settings: Settings, dataset: str | None) -> Path:
     if not finished:
         known = f"; there are runs of {', '.join(names)}" if names else ""
         raise DataError(f"there is no run of {dataset or 'any data set'}{known}")
-    run_of = {(last := list(run.values())[-1]).dataset: (last, run) for run in finished}
-    newest = by_last_use(store, [last for last, _ in run_of.values()])[-1]
-    _, run = run_of[newest.dataset]
+    newest = by_last_use(store, [list(run.values())[-1] for run in finished])[-1]
+    run = next(run for run in finished if newest in run.values())
     refs = {name: ref for manifest in run.values() for name, ref in manifest.refs().items()}
     return build_page(refs, settings).path

@@ -144,7 +144,7 @@ class Settings:
         """
         values = os.environ if environment is None else environment
         named = values.get("SICSREC_HOME")
-        if not named or not Path(named).expanduser().is_absolute():
+        if not named or not expanded(named, "SICSREC_HOME").is_absolute():
             raise ConfigError(
                 f"SICSREC_HOME is {named!r} where this run is carried out; set it to an absolute "
                 "path before `prefect worker start`, or in the job variables of the work pool"

@@ -91,7 +91,7 @@ def difference_rows(
     Returns:
         Rows of split, model, rival, metric, difference, low, high, share_below_zero.
     """
-    own = _metric_columns(ranked, (model,) * len(rivals), protocol)
+    own = np.tile(_metric_columns(ranked, (model,), protocol), len(rivals))
     theirs = _metric_columns(ranked, rivals, protocol)
     # All at once, so that the users are drawn once.
     found = paired_differences(

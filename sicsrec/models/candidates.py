@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from sicsrec.models.losses import mean_in_parts
 from sicsrec.models.peers import ALONE, Peers
 
 MAX_LOGITS = 1 << 24
@@ -82,34 +82,14 @@ def sampled_cross_entropy(
         The loss.
     """
     own = torch.searchsorted(candidates, targets)
-    size = max(1, max_logits // len(candidates))
     # Each logit stands for many items' and is computed twice: as with all items, in full precision.
     with torch.autocast(user_vectors.device.type, enabled=False):
         user_vectors, candidate_vectors = user_vectors.float(), candidate_vectors.float()
-        if len(targets) <= size:
-            total = _summed_cross_entropy(user_vectors, candidate_vectors, own, log_inclusion)
-            return total / len(targets)
-        total = user_vectors.new_zeros(())
-        for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
-            total = total + checkpoint(
-                _summed_cross_entropy,
-                user,
-                candidate_vectors,
-                part,
-                log_inclusion,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-    return total / len(targets)
 
+        def summed(user: Tensor, own: Tensor) -> Tensor:
+            logits = user @ candidate_vectors.T - log_inclusion
+            # The target stands for itself alone.
+            logits = logits.scatter_add(1, own[:, None], log_inclusion[own][:, None])
+            return F.cross_entropy(logits, own, reduction="sum")
 
-def _summed_cross_entropy(
-    user_vectors: Float[Tensor, "targets width"],
-    candidate_vectors: Float[Tensor, "candidates width"],
-    own: Int[Tensor, " targets"],
-    log_inclusion: Float[Tensor, " candidates"],
-) -> Float[Tensor, ""]:
-    logits = user_vectors @ candidate_vectors.T - log_inclusion
-    # The target stands for itself alone.
-    logits = logits.scatter_add(1, own[:, None], log_inclusion[own][:, None])
-    return F.cross_entropy(logits, own, reduction="sum")
+        return mean_in_parts(summed, user_vectors, own, max_logits // len(candidates))

@@ -91,34 +91,38 @@ def content_contrast(
         The loss; 0 when all targets are the same item.
     """
     own = torch.arange(first, first + len(user_vectors), device=targets.device)
-    size = max(1, max_logits // len(targets))
+
+    def summed(user: Tensor, own: Tensor) -> Tensor:
+        logits = user @ content_vectors.T / temperature
+        is_same_item = targets[own][:, None] == targets[None, :]
+        is_own = own[:, None] == torch.arange(len(targets), device=targets.device)[None, :]
+        logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
+        return F.cross_entropy(logits, own, reduction="sum")
+
+    return mean_in_parts(summed, user_vectors, own, max_logits // len(targets))
+
+
+def mean_in_parts(
+    summed: Callable[[Tensor, Tensor], Tensor],
+    user_vectors: Float[Tensor, "targets width"],
+    own: Int[Tensor, " targets"],
+    size: int,
+) -> Float[Tensor, ""]:
+    """Return the mean of a loss over targets, of which but so many are worked off at a time.
+
+    Args:
+        summed: gives the sum of the loss of some targets, without drawing random numbers; where
+            there are several parts it is called again in the backward pass.
+        user_vectors: split along the targets, as is ``own``.
+        own: column of every target.
+        size: targets at a time; at least one is.
+    """
+    size = max(1, size)
     if len(own) <= size:
-        total = _summed_contrast(user_vectors, content_vectors, targets, own, temperature)
-        return total / len(own)
+        return summed(user_vectors, own) / len(own)
     total = user_vectors.new_zeros(())
     for user, part in zip(torch.split(user_vectors, size), torch.split(own, size), strict=True):
         total = total + checkpoint(
-            _summed_contrast,
-            user,
-            content_vectors,
-            targets,
-            part,
-            temperature,
-            use_reentrant=False,
-            preserve_rng_state=False,
+            summed, user, part, use_reentrant=False, preserve_rng_state=False
         )
     return total / len(own)
-
-
-def _summed_contrast(
-    user_vectors: Float[Tensor, "some width"],
-    content_vectors: Float[Tensor, "all_targets width"],
-    targets: Int[Tensor, " all_targets"],
-    own: Int[Tensor, " some"],
-    temperature: float,
-) -> Float[Tensor, ""]:
-    logits = user_vectors @ content_vectors.T / temperature
-    is_same_item = targets[own][:, None] == targets[None, :]
-    is_own = own[:, None] == torch.arange(len(targets), device=targets.device)[None, :]
-    logits = logits.masked_fill(is_same_item & ~is_own, float("-inf"))
-    return F.cross_entropy(logits, own, reduction="sum")

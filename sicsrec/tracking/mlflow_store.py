@@ -190,13 +190,17 @@ class MlflowStore:
         Raises:
             TrackingError: if the store cannot be read.
         """
+        with self._being_read():
+            return len(self.client.search_experiments(filter_string="name != 'Default'"))
+
+    @contextmanager
+    def _being_read(self) -> Iterator[None]:
         try:
-            found = self.client.search_experiments(filter_string="name != 'Default'")
-        except MlflowException as err:
+            yield
+        except _ERRORS as err:
             raise TrackingError(
                 f"the store {without_password(self.uri)}: {first_line(err)}"
             ) from err
-        return len(found)
 
     def attach(self, run_id: str, experiment_id: str | None = None) -> "PipelineRun":
         """Return the pipeline run of this id, e.g. in another process than the one that began.
@@ -274,12 +278,8 @@ class MlflowStore:
         Raises:
             TrackingError: if the store cannot be read.
         """
-        try:
+        with self._being_read():
             return self._all_marked_runs(tag)
-        except _ERRORS as err:
-            raise TrackingError(
-                f"the store {without_password(self.uri)}: {first_line(err)}"
-            ) from err
 
     def _all_marked_runs(self, tag: str) -> set[str]:
         experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
