@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -531,7 +532,10 @@ def _log_file(settings: "Settings", *words: str) -> Path:
 
 @contextmanager
 def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
-    """Show an error as one message; the traceback is in the log."""
+    """Show an error as one message; the traceback is in the log.
+
+    Without a log an error that is not ours is shown with its traceback. No password is shown.
+    """
     from flows.terminal import error_panel
 
     try:
@@ -542,9 +546,10 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as err:
-        message = without_passwords(f"{type(err).__name__}: {err}")
         if log is None:
-            raise
+            typer.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
+            raise typer.Exit(1) from err
+        message = without_passwords(f"{type(err).__name__}: {err}")
         console.print(error_panel("An error in sicsrec itself", message, log))
         raise typer.Exit(1) from err
     except KeyboardInterrupt as err:

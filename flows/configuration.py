@@ -16,7 +16,7 @@ from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA
 from sicsrec.errors import ConfigError, NotApplicableError
-from tasks.settings import expanded
+from sicsrec.paths import expanded
 
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
@@ -193,7 +193,9 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         loader.name = where
         values = loader.get_single_data()
     except _UNREADABLE as err:
-        raise ConfigError(f"{where} is not valid YAML: {err}") from err
+        # The error quotes the text around what it is about; its cause would repeat it.
+        quoted = without_passwords(str(err))
+        raise ConfigError(f"{where} is not valid YAML: {quoted}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must hold sections and values, found {type(values).__name__}")
     return values
@@ -208,11 +210,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
-        raise ConfigError(f"--set {text!r}: write it as section.key=value")
+        raise ConfigError(f"--set {without_passwords(text)!r}: write it as section.key=value")
     try:
         return path, _Loader(value).get_single_data()
-    except _UNREADABLE as err:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from err
+    except _UNREADABLE:
+        raise ConfigError(
+            f"--set {without_passwords(text)!r}: the value is not valid YAML"
+        ) from None
 
 
 def _set(values: dict[str, Any], origins: Origins, path: str, value: object, origin: str) -> None:

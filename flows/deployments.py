@@ -134,7 +134,9 @@ def serve_deployments(
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import sicsrec
+    from tasks.tracebacks import keep_passwords_out_of_prefect
 
+    keep_passwords_out_of_prefect()
     registered: list[Any] = []
     for entry in DEPLOYMENTS:
         cron = schedules.get(entry.name)

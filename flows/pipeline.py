@@ -25,7 +25,7 @@ from tasks.record import RunRecord, recorded_run
 from tasks.registration import register_model
 from tasks.report import report
 from tasks.settings import Settings
-from tasks.tracebacks import keep_tracebacks_out_of_prefect
+from tasks.tracebacks import keep_passwords_out_of_prefect, keep_tracebacks_out_of_prefect
 
 logger = logging.getLogger("sicsrec.flow")
 
@@ -80,6 +80,7 @@ def sicsrec(
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
     keep_tracebacks_out_of_prefect()
+    keep_passwords_out_of_prefect()
     try:
         if deployment.id is not None:
             settings = Settings.from_environment()

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import WithoutPasswords
 from sicsrec.progress import Advance, LogProgress, Progress
 from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
@@ -350,17 +350,6 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
 
 
-class DiscreetFormatter(logging.Formatter):
-    """Formats lines and tracebacks without the passwords of addresses in them.
-
-    Clients of HTTP name the address that they asked in whatever they raise.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See :meth:`logging.Formatter.format`."""
-        return without_passwords(super().format(record))
-
-
 @contextmanager
 def logging_to(log: Path, console: Console) -> Iterator[None]:
     """Send everything to a file; to the terminal only the library's own lines.
@@ -369,9 +358,8 @@ def logging_to(log: Path, console: Console) -> Iterator[None]:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     to_file = LogFile(log, encoding="utf-8")
-    to_file.setFormatter(
-        DiscreetFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
-    )
+    layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    to_file.setFormatter(WithoutPasswords(logging.Formatter(layout, "%Y-%m-%d %H:%M:%S")))
     to_terminal = RichHandler(
         logging.WARNING if console.is_terminal else logging.INFO,
         console=console,
@@ -379,7 +367,7 @@ def logging_to(log: Path, console: Console) -> Iterator[None]:
         show_path=False,
         show_level=console.is_terminal,
     )
-    to_terminal.setFormatter(DiscreetFormatter("%(message)s"))
+    to_terminal.setFormatter(WithoutPasswords())
     root, library = logging.getLogger(), logging.getLogger("sicsrec")
     root.addHandler(to_file)
     library.addHandler(to_terminal)

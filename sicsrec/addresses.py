@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import logging
 import re
 import urllib.error
 import urllib.parse
@@ -46,6 +47,21 @@ def without_password(url: str) -> str:
     # A slash in a password ends what counts as the host.
     reach = "[^/?#]*" if has_port(url) else ".*"
     return re.sub(f"//{reach}@", "//", url, count=1)
+
+
+class WithoutPasswords(logging.Formatter):
+    """Writes log records as another formatter does, in no address a user and password.
+
+    Errors of servers' clients name the address that was asked, so tracebacks hold it too.
+    """
+
+    def __init__(self, inner: logging.Formatter | None = None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text, with the traceback that belongs to it."""
+        return without_passwords(self._inner.format(record))
 
 
 def has_port(url: str) -> bool:

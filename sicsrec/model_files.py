@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sicsrec.errors import ConfigError, SicsrecError
+from sicsrec.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def find_model_folder(name: str, owner: str, *, takes_plain_folder: bool = True)
             )
         path = Path(spec.origin).parent / folder
     elif name.startswith("local-dir:"):
-        path = Path(name.removeprefix("local-dir:")).expanduser()
-    elif takes_plain_folder and (path := Path(name).expanduser()).is_dir():
+        path = expanded(name.removeprefix("local-dir:"), f"{owner} model")
+    elif takes_plain_folder and (path := expanded(name, f"{owner} model")).is_dir():
         return path
     else:
         return None

@@ -12,6 +12,7 @@ from sicsrec.addresses import without_password
 from sicsrec.cluster import Hosts
 from sicsrec.disk_space import is_disk_full
 from sicsrec.errors import ConfigError
+from sicsrec.paths import expanded
 
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
@@ -173,18 +174,6 @@ class Settings:
         """Set these variables, except those that the user has set; before Prefect is imported."""
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
-
-
-def expanded(named: str, what: str) -> Path:
-    """Return a path without ~, which files that set variables, and a shell in quotes, leave in.
-
-    Raises:
-        ConfigError: if it names the home of somebody who has none; says what the path is of.
-    """
-    try:
-        return Path(named).expanduser()
-    except RuntimeError as err:
-        raise ConfigError(f"{what} is {named}, but there is no such user; write the path") from err
 
 
 def _home(named: str) -> Path:

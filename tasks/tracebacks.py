@@ -2,6 +2,7 @@
 
 Prefect writes the tracebacks of a failed task and of its flow into its log, and that log is what
 the page and ``prefect deployment run --watch`` show. Errors that are not ours keep theirs there.
+Neither has the passwords of servers.
 """
 
 import logging
@@ -9,10 +10,14 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
-from sicsrec.addresses import without_passwords
+from sicsrec.addresses import WithoutPasswords, without_passwords
 from sicsrec.errors import SicsrecError
+
+_LOGGERS = ("", "sicsrec", "prefect.flow_runs", "prefect.task_runs")
+"""Those that Prefect gives handlers and that lines of a run go to."""
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -38,6 +43,18 @@ def keep_tracebacks_out_of_prefect() -> None:
     """From now on Prefect's log has errors of ours as one line; calling it again does nothing."""
     logging.getLogger("prefect.task_runs").addFilter(_without_traceback)
     logging.getLogger("prefect.flow_runs").addFilter(_is_no_echo)
+
+
+def keep_passwords_out_of_prefect() -> None:
+    """From now on Prefect's log, and what it prints, shows no password of a server.
+
+    Calling it again does nothing.
+    """
+    for name in _LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            is_prefects = isinstance(handler, APILogHandler | PrefectConsoleHandler)
+            if is_prefects and not isinstance(handler.formatter, WithoutPasswords):
+                handler.setFormatter(WithoutPasswords(handler.formatter))
 
 
 def write_traceback(error: BaseException, folder: Path) -> Path | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sicsrec.config.encoders import EncoderConfig, TransformersEncoderConfig
 from sicsrec.model_files import find_model_folder
+from sicsrec.paths import expanded
 
 _LOCAL_PREFIX = "local-dir:"
 
@@ -30,5 +31,5 @@ def portable_name(model: str) -> str:
     'google-bert/bert-base-chinese'
     """
     prefix = _LOCAL_PREFIX if model.startswith(_LOCAL_PREFIX) else ""
-    path = Path(model.removeprefix(_LOCAL_PREFIX)).expanduser()
+    path = expanded(model.removeprefix(_LOCAL_PREFIX), "encoder model")
     return f"{prefix}{path.name}" if prefix or path.is_absolute() else model

@@ -165,6 +165,20 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None
         resolve_config(str(path))
 
 
+@pytest.mark.parametrize(
+    "text", ["a: http://alice:s3cret@h/v1: [", "a: {b: !!int http://alice:s3cret@h/v1}"]
+)
+def test_what_is_no_yaml_is_told_without_the_passwords_in_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="not valid YAML") as of_file:
+        resolve_config(str(path))
+    with pytest.raises(ConfigError, match="not valid YAML") as of_override:
+        resolve_config("demo", overrides=[f"sample_pairs.judge={{{text}}}"])
+    for refused in (of_file, of_override):
+        assert "s3cret" not in "".join(traceback.format_exception(refused.value))
+
+
 def test_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes("extends: demo\ndataset: Jos\xe9\n".encode("latin-1"))

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows import following, server
+from flows import configuration, following, server
 from flows.cli import app
 from flows.configuration import resolve_config
 from flows.service import print_how_to_run
@@ -106,6 +106,19 @@ def test_a_server_that_fails_shows_its_password_nowhere(
         assert "s3cret" not in text
     assert "Traceback" not in done.stdout + done.stderr
     assert failing in "".join((done.stdout + done.stderr).replace("│", "").split())
+
+
+def test_an_error_that_nothing_explains_is_shown_whole_but_for_passwords(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no answer from http://alice:s3cret@host/api")
+
+    monkeypatch.setattr(configuration, "resolve_config", fail)
+    result = CliRunner().invoke(app, ["config"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith("ValueError: no answer from http://host/api\n")
 
 
 @pytest.mark.parametrize("address", ["localhost:5000", "./mlruns", "mysql+none://a:s3cret@h/d"])

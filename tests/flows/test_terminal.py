@@ -1,6 +1,9 @@
 import io
+import logging
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +14,7 @@ from flows.terminal import (
     format_age,
     format_bytes,
     format_seconds,
+    logging_to,
     results_tables,
 )
 from tasks.outcome import StepOutcome
@@ -123,3 +127,19 @@ def test_age() -> None:
     now = datetime.now(UTC)
     assert format_age((now - timedelta(minutes=61)).isoformat()) == "1 h"
     assert format_age((now - timedelta(days=3)).isoformat()) == "3 d"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_neither_log_nor_terminal_shows_the_password_of_a_server(
+    is_terminal: bool, tmp_path: Path
+) -> None:
+    shown, log = console(is_terminal=is_terminal), tmp_path / "logs" / "run.log"
+    with logging_to(log, shown):
+        error = ValueError("a bug")
+        error.__cause__ = ConnectionError("no answer from http://alice:s3cret@host/api")
+        logging.getLogger("sicsrec.steps").error("the run ended", exc_info=error)
+    for written in (log.read_text(), text_of(shown)):
+        text = re.sub(r"\x1b\[[\d;]*m", "", written)
+        assert "the run ended" in text
+        assert "no answer from http://host/api" in text
+        assert "s3cret" not in text

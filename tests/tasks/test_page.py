@@ -1,5 +1,6 @@
 """What Prefect's page is told, under a real server."""
 
+import io
 import logging
 import threading
 from pathlib import Path
@@ -9,8 +10,14 @@ import httpx
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import Artifact
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
 from sicsrec.errors import DataError
@@ -25,7 +32,11 @@ from tasks.page import (
     prefect_links,
     publish_run,
 )
-from tasks.tracebacks import keep_tracebacks_out_of_prefect, write_traceback
+from tasks.tracebacks import (
+    keep_passwords_out_of_prefect,
+    keep_tracebacks_out_of_prefect,
+    write_traceback,
+)
 from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
@@ -101,25 +112,27 @@ def test_page_that_cannot_be_told_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(self: SyncPrefectClient, artifact: object) -> None:
-        raise httpx.ConnectError("the server is gone")
+        raise httpx.ConnectError("http://me:s3cret@host is gone")
 
     monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
     with caplog.at_level(logging.WARNING, logger="sicsrec.tasks"):
         assert run_with(PageProgress("demo-training", first_seconds=0.0), 20) == []
-    assert caplog.text.count("the server is gone") == 1
+    assert caplog.text.count("http://host is gone") == 1
+    assert "s3cret" not in caplog.text
 
 
 def test_summary_that_the_server_does_not_take_fails_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(**_: object) -> None:
-        raise RuntimeError("Failed to reach API at http://127.0.0.1:9/api")
+        raise RuntimeError("Failed to reach API at http://me:s3cret@127.0.0.1:9/api")
 
     monkeypatch.setattr(page, "create_markdown_artifact", refuse)
     with caplog.at_level(logging.WARNING, logger="sicsrec.tasks"):
         publish_run("demo", RunOutcome((), "3", "abc"))
         state = failed_run(DataError("there is no folder"))
-    assert caplog.text.count("Failed to reach API") == 2
+    assert caplog.text.count("Failed to reach API at http://127.0.0.1:9/api") == 2
+    assert "s3cret" not in caplog.text
     assert state.is_failed()
     assert state.message == "there is no folder"
 
@@ -163,6 +176,36 @@ def test_a_traceback_is_written_without_passwords(tmp_path: Path) -> None:
     path = write_traceback(error, tmp_path)
     assert path is not None
     assert "413 for url http://host/api" in path.read_text()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_neither_prefects_log_nor_what_it_prints_holds_the_password_of_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_passwords_out_of_prefect()
+    printed = io.StringIO()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            monkeypatch.setattr(handler.console, "file", printed)
+
+    @task
+    def fail() -> None:
+        raise ValueError("a bug") from ConnectionError("no answer from http://me:s3cret@host/api")
+
+    @flow
+    def around() -> Any:
+        with pytest.raises(ValueError, match="a bug"):
+            fail()
+        return flow_run.id
+
+    run_id = around()
+    APILogHandler().flush()
+    mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+    with get_client(sync_client=True) as client:
+        lines = "\n".join(line.message for line in client.read_logs(mine))
+    for text in (lines, printed.getvalue()):
+        assert "no answer from http://host/api" in text
+        assert "s3cret" not in text
 
 
 def test_keys_are_as_prefect_takes_them() -> None:

@@ -1,6 +1,7 @@
 """Addresses with passwords in them, against a small server."""
 
 import base64
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sicsrec.addresses import ask, without_passwords
+from sicsrec.addresses import WithoutPasswords, ask, without_passwords
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,3 +89,17 @@ def test_what_speaks_something_else_is_the_same_error() -> None:
         threading.Thread(target=greet, daemon=True).start()
         with pytest.raises(ConnectionError, match="220 mail"):
             ask(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_seconds=20.0)
+
+
+def test_no_line_of_a_log_holds_a_password_not_even_in_what_caused_an_error() -> None:
+    address = "http://alice:s3cret@host/api"
+    error = ValueError("nothing was recorded")
+    error.__cause__ = ConnectionError(f"no answer from {address}")
+    about = (type(error), error, None)
+    record = logging.LogRecord("a", logging.ERROR, "b", 1, "asked %s", (address,), about)
+    for inner in (None, logging.Formatter("%(name)s: %(message)s")):
+        text = WithoutPasswords(inner).format(record)
+        assert text.startswith("asked http://host" if inner is None else "a: asked http://host")
+        assert "no answer from http://host/api" in text
+        assert "ValueError: nothing was recorded" in text
+        assert "s3cret" not in text

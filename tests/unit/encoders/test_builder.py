@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, CLIPModel, RobertaConfig, Robert
 
 from sicsrec.config.encoders import OpenClipEncoderConfig, TransformersEncoderConfig
 from sicsrec.encoders.builder import build_encoder, load_encoder, save_encoder
+from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import ConfigError, EncoderError
 from tests.unit.stage_one import (
     SMALL_CLIP,
@@ -160,6 +161,13 @@ def test_making_a_model_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     build_encoder(SMALL_CLIP, "image", seed=1)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("model", ["~no such user/x", "local-dir:~no such user/x"])
+@pytest.mark.parametrize("make", [local_model_folder, lambda it: portable_name(it.model)])
+def test_a_model_in_the_home_of_nobody_is_a_mistake_in_the_configuration(make, model):
+    with pytest.raises(ConfigError, match="encoder model is ~no such user/x, but .* no such user"):
+        make(TransformersEncoderConfig(model=model))
 
 
 def test_open_clip_names_without_weights_are_refused():

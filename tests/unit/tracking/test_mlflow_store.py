@@ -74,10 +74,10 @@ def test_tables_and_figures_lie_below_the_home(store: MlflowStore) -> None:
 def test_failed_step_fails_itself_and_the_parent_with_the_error(store: MlflowStore) -> None:
     run = store.begin("films", "failing")
     with pytest.raises(ValueError, match="no such film"), run.closing(), run.step("split") as child:
-        raise ValueError("no such film")
+        raise ValueError("no such film at http://me:s3cret@host")
     for run_id in (run.run_id, child.run_id):
         assert read(store, run_id).info.status == "FAILED"
-        assert read(store, run_id).data.tags["error"] == "ValueError: no such film"
+        assert read(store, run_id).data.tags["error"] == ("ValueError: no such film at http://host")
 
 
 def test_interrupted_run_is_killed(store: MlflowStore) -> None:
