@@ -166,7 +166,7 @@ def test_making_a_model_leaves_the_global_generator_alone():
 @pytest.mark.parametrize("model", ["~no such user/x", "local-dir:~no such user/x"])
 @pytest.mark.parametrize("make", [local_model_folder, lambda it: portable_name(it.model)])
 def test_a_model_in_the_home_of_nobody_is_a_mistake_in_the_configuration(make, model):
-    with pytest.raises(ConfigError, match="encoder model is ~no such user/x, but .* no such user"):
+    with pytest.raises(ConfigError, match=r"encoder model is ~no such user/x, but .* no such user"):
         make(TransformersEncoderConfig(model=model))
 
 
