@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ SCHEMA_VERSION = 1
 _CHUNK_BYTES = 1 << 20
 _N_SYNCED_AT_ONCE = 8
 _CACHE = ".cache"
+_MANIFEST = "manifest.json"
+_REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Manifest:
     code: dict[str, Any]
     environment: dict[str, Any]
     tracking: dict[str, str] = field(default_factory=dict)
+    report_sha256: str = ""
+    """Of ``report.json``; the commit fills it in. Empty where a release did that kept none."""
     schema_version: int = SCHEMA_VERSION
 
     def refs(self) -> dict[str, ArtifactRef]:
@@ -300,7 +304,7 @@ class ArtifactStore:
         """
         if step is None:
             return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
-        manifests = self.root.glob(f"[!.]*/{step}/[0-9a-f]*/manifest.json")
+        manifests = self.root.glob(f"[!.]*/{step}/[0-9a-f]*/{_MANIFEST}")
         return sorted({path.parents[2].name for path in manifests})
 
     def folder(self, dataset: str, step: str, key: str) -> Path:
@@ -325,7 +329,7 @@ class ArtifactStore:
         Raises:
             ArtifactCorruptError: if the manifest cannot be read.
         """
-        path = self.folder(dataset, step, key) / "manifest.json"
+        path = self.folder(dataset, step, key) / _MANIFEST
         try:
             return manifest_from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -341,10 +345,13 @@ class ArtifactStore:
             ArtifactCorruptError: naming the first file that is missing, cut short or edited.
         """
         self.report(manifest.dataset, manifest.step, manifest.key)
-        folder = self.folder(manifest.dataset, manifest.step, manifest.key) / "data"
+        folder = self.folder(manifest.dataset, manifest.step, manifest.key)
+        if manifest.report_sha256 not in {"", digest_file(folder / _REPORT)}:
+            where = f"{manifest.step} {manifest.key}: {_REPORT}"
+            raise ArtifactCorruptError(f"{where} was edited: its digest differs")
         for output, entry in manifest.outputs.items():
             for file in entry.files:
-                path = resolve_inside(folder / output, file.path)
+                path = resolve_inside(folder / "data" / output, file.path)
                 where = f"{manifest.step}/{output} {manifest.key}: {file.path}"
                 if not path.is_file():
                     raise ArtifactCorruptError(f"{where} is missing")
@@ -371,15 +378,19 @@ class ArtifactStore:
 
     def commit(
         self, pending: PendingArtifact, manifest: Manifest, report: Mapping[str, Any]
-    ) -> None:
+    ) -> Manifest:
         """Make a finished step visible in one rename; an older commit of the key is replaced.
 
         The caller holds :meth:`lock`. Until the rename everything is on disk but not visible, and
         checkpoints are kept, so whatever fails or is killed before it costs no training.
+
+        Returns:
+            The manifest as it is committed, with the digest of the report.
         """
         folder = self.folder(manifest.dataset, manifest.step, manifest.key)
-        _write_json(pending.folder / "report.json", report)
-        _write_json(pending.folder / "manifest.json", asdict(manifest))
+        (pending.folder / _REPORT).write_bytes(_readable_json(report))
+        manifest = replace(manifest, report_sha256=digest_report(report))
+        (pending.folder / _MANIFEST).write_bytes(_readable_json(asdict(manifest)))
         inside = (p for p in pending.folder.rglob("*") if not p.is_relative_to(pending.work))
         paths = [pending.folder, *inside]
         # At once: a disk writes out what waits together in about the time of one file.
@@ -394,6 +405,7 @@ class ArtifactStore:
             self._swap_in(pending, folder, folder.parent / _removed(manifest.key))
         _sync(folder.parent)
         logger.info("committed %s %s", manifest.step, manifest.key)
+        return manifest
 
     def _is_same(self, manifest: Manifest) -> bool:
         """Return whether an intact commit of the key holds the same outputs already."""
@@ -409,7 +421,7 @@ class ArtifactStore:
     @staticmethod
     def _refresh_manifest(pending: PendingArtifact, folder: Path) -> None:
         """Leave equal files where they are: another run may be reading them."""
-        for name in ("report.json", "manifest.json"):
+        for name in (_REPORT, _MANIFEST):
             (pending.folder / name).replace(folder / name)
         _sync(folder)
         _remove(pending.folder)
@@ -435,7 +447,7 @@ class ArtifactStore:
             ArtifactMissingError: if it is not committed.
         """
         folder = self.folder(ref.dataset, ref.step, ref.key)
-        if not (folder / "manifest.json").exists():
+        if not (folder / _MANIFEST).exists():
             raise ArtifactMissingError(f"{ref.name} {ref.key} is not in the store {self.root}")
         return ArtifactReader(ref, resolve_inside(folder / "data", ref.output))
 
@@ -448,22 +460,22 @@ class ArtifactStore:
         """
         folder = self.folder(dataset, step, key)
         try:
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
         except FileNotFoundError as err:
-            if not (folder / "manifest.json").exists():
+            if not (folder / _MANIFEST).exists():
                 raise ArtifactMissingError(f"{step} {key} is not in the store {self.root}") from err
-            raise ArtifactCorruptError(f"{step} {key}: report.json is missing") from err
+            raise ArtifactCorruptError(f"{step} {key}: {_REPORT} is missing") from err
         except ValueError as err:
-            raise ArtifactCorruptError(f"{step} {key}: report.json is not whole: {err}") from err
+            raise ArtifactCorruptError(f"{step} {key}: {_REPORT} is not whole: {err}") from err
         if not isinstance(report, dict):
-            raise ArtifactCorruptError(f"{step} {key}: report.json holds no report")
+            raise ArtifactCorruptError(f"{step} {key}: {_REPORT} holds no report")
         return report
 
     def manifests(self, dataset: str, step: str) -> list[Manifest]:
         """Return all readable commits of one step, oldest first; unreadable ones are logged."""
         folder = resolve_inside(self.root, f"{dataset}/{step}")
         found = []
-        for path in sorted(folder.glob("[0-9a-f]*/manifest.json")):
+        for path in sorted(folder.glob(f"[0-9a-f]*/{_MANIFEST}")):
             try:
                 manifest = self.find(dataset, step, path.parent.name)
             except ArtifactCorruptError as err:
@@ -496,8 +508,13 @@ def manifest_from_json(content: dict[str, Any]) -> Manifest:
     return Manifest(outputs=outputs, **content)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def digest_report(report: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a report as it is written, the same for one that was read back."""
+    return hashlib.sha256(_readable_json(report)).hexdigest()
+
+
+def _readable_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _partial(key: str) -> str:

@@ -35,6 +35,7 @@ from sicsrec.artifacts import (
     FileEntry,
     Manifest,
     describe_inputs,
+    digest_report,
     manifest_from_json,
 )
 from sicsrec.disk_space import naming_full_disk
@@ -155,8 +156,7 @@ class SharedStore:
             found = self._read(dataset, step, key) if is_there else None
             if found is not None:
                 manifest = replace(found.manifest, inputs=describe_inputs(inputs))
-                self._download(manifest, found.report, store, progress or NoProgress())
-                fetched = manifest
+                fetched = self._download(manifest, found.report, store, progress or NoProgress())
         return fetched
 
     def push(
@@ -198,8 +198,9 @@ class SharedStore:
         try:
             document = json.loads(content)
             manifest = manifest_from_json(document["manifest"])
-            _check(manifest, dataset, step, key)
-            return SharedArtifact(manifest, dict(document["report"]))
+            report = dict(document["report"])
+            _check(manifest, report, dataset, step, key)
+            return SharedArtifact(manifest, report)
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise ArtifactCorruptError(
                 f"{self.url}/{dataset}/{step}/{key}/{_COMMIT} cannot be used: {err}"
@@ -217,7 +218,7 @@ class SharedStore:
         report: Mapping[str, Any],
         store: ArtifactStore,
         progress: Progress,
-    ) -> None:
+    ) -> Manifest:
         where = f"{self.url}: {manifest.step} {manifest.key}"
         files = [(name, file) for name, entry in manifest.outputs.items() for file in entry.files]
         pending = store.begin(manifest.dataset, manifest.step, manifest.key)
@@ -237,7 +238,7 @@ class SharedStore:
                         f"{where}: {name}/{min(other, default='')} was cut short or edited: its "
                         "digest differs"
                     )
-            store.commit(pending, manifest, report)
+            return store.commit(pending, manifest, report)
 
     def _get(self, source: str, target: Path, where: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -319,8 +320,10 @@ class SharedStore:
         return f"{self._root}/{dataset}/{step}/{key}"
 
 
-def _check(manifest: Manifest, dataset: str, step: str, key: str) -> None:
-    """Refuse a manifest of something else, or one that names places outside its folder.
+def _check(
+    manifest: Manifest, report: Mapping[str, Any], dataset: str, step: str, key: str
+) -> None:
+    """Refuse a manifest of something else or of another report, or that leaves its folder.
 
     Raises:
         ValueError: saying what is wrong.
@@ -328,6 +331,8 @@ def _check(manifest: Manifest, dataset: str, step: str, key: str) -> None:
     found = manifest.dataset, manifest.step, manifest.key
     if found != (dataset, step, key):
         raise ValueError(f"it is of {'/'.join(map(str, found))}")
+    if manifest.report_sha256 not in {"", digest_report(report)}:
+        raise ValueError("the report was edited: its digest differs")
     for output, entry in manifest.outputs.items():
         if not _NAME.fullmatch(output):
             raise ValueError(f"{output!r} is no name of an output")

@@ -263,12 +263,11 @@ def _run_and_commit(
             environment={"python": platform.python_version(), "device": device},
             tracking=tracker.identity(),
         )
-        store.commit(
+        return store.commit(
             pending,
             manifest,
             {"rows": report.rows, "rows_of": report.rows_of, "content": report.content},
         )
-    return manifest
 
 
 def _find_device() -> str:

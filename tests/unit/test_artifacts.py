@@ -106,8 +106,7 @@ def commit(store, content="hello", report=None):
     manifest = Manifest(
         "d", "split", 1, KEY, {}, None, {}, {}, outputs, "2025-01-01T00:00:00", 1.0, {}, {}
     )
-    store.commit(pending, manifest, report or {"rows": 1})
-    return manifest
+    return store.commit(pending, manifest, report or {"rows": 1})
 
 
 @pytest.fixture

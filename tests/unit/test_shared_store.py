@@ -143,8 +143,7 @@ def commit(store: ArtifactStore, **files: str) -> Manifest:
     manifest = Manifest(
         "d", "split", 1, KEY, {}, None, {}, {}, outputs, "2025-01-01T00:00:00", 1.0, {}, {}
     )
-    store.commit(pending, manifest, {"rows": 1})
-    return manifest
+    return store.commit(pending, manifest, {"rows": 1})
 
 
 def files_of(url: str) -> list[str]:
@@ -280,6 +279,12 @@ def point_elsewhere(content: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def flatter(content: bytes) -> bytes:
+    document = json.loads(content)
+    document["report"]["rows"] += 1
+    return json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -289,6 +294,7 @@ def point_elsewhere(content: bytes) -> bytes:
         ("artifact.json", cut_short, "cannot be used"),
         ("artifact.json", lambda _: b"[]", "cannot be used"),
         ("artifact.json", lambda content: content.replace(b'"t"', b'"u"', 1), "it is of u/ingest/"),
+        ("artifact.json", flatter, "the report was edited: its digest differs"),
         ("artifact.json", climb, "leaves its root"),
         ("artifact.json", start_at_the_root, "leaves its root"),
         ("artifact.json", rename, "is no name of an output"),

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,29 @@ def test_a_broken_report_is_found_and_the_step_runs_again(
     assert not run_step("ingest", CONFIG, {}, store).was_reused
     assert path.read_bytes() == whole
     assert examine_store(store).broken == []
+
+
+def test_an_edited_report_is_found_and_the_step_runs_again(store: ArtifactStore) -> None:
+    path = next(store.root.rglob("report.json"))
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_text(json.dumps(json.loads(whole) | {"rows": 1_000_000}, indent=2) + "\n")
+    (message,) = examine_store(store).broken
+    assert "report.json was edited: its digest differs" in message
+    assert not run_step("ingest", CONFIG, {}, store).was_reused
+    assert path.read_bytes() == whole
+    assert examine_store(store).broken == []
+
+
+def test_a_step_whose_manifest_knows_no_digest_of_its_report_is_reused(
+    store: ArtifactStore,
+) -> None:
+    path = next(store.root.rglob("manifest.json"))
+    content = json.loads(path.read_bytes())
+    assert len(content.pop("report_sha256")) == 64
+    path.chmod(0o644)
+    path.write_text(json.dumps(content))
+    assert run_step("ingest", CONFIG, {}, store).was_reused
 
 
 class BesideRemoval(ArtifactStore):
