@@ -1,10 +1,11 @@
 """Full ranking of 20,000 users x 10,000 items, against scoring everything and sorting it, and of
-100,000 users x 50,000 items.
+100,000 users x 50,000 items; the memory in which a blend scores a million items.
 
 Run with ``pytest -m bench -s tests/benchmarks/bench_ranking.py``.
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,9 @@ import torch
 from sicsrec.data.sequences import Histories
 from sicsrec.evaluation.intervals import bootstrap_means
 from sicsrec.evaluation.ranking import rank_targets, recommend
-from tests.benchmarks.child import memory
+from sicsrec.models import blend as blends
+from tests.benchmarks.child import measure, memory
+from tests.benchmarks.stage_two import generated, make_model
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -95,3 +98,45 @@ def test_ranking_of_many_users_over_many_items(capsys: pytest.CaptureFixture[str
         )
     # Targets are drawn blindly, so their ranks are uniform.
     assert abs(ranks.mean() / n_items - 0.5) < 0.01
+
+
+def score_by_blend(n_users: int, n_items: int, scored_at_once: int) -> dict[str, float]:
+    """Score all items by a blend of the ID encoder and all features of one modality."""
+    train = generated(100_000, n_items)
+    vectors = np.random.default_rng(1).standard_normal((n_items, WIDTH), dtype=np.float32)
+    facts = blends.HistoryFacts.from_training(train, n_items, {"text": vectors})
+    blend = blends.Blend([make_model(1, n_items, {}).eval()], facts)
+    users = train.take(np.arange(n_users))
+    blend.weights = {name: 0.1 for name, _ in blend.features(users.take(np.arange(1)))}
+    blends._SCORED_AT_ONCE = scored_at_once
+    # From here on the peak is that of scoring.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before, process = memory("VmRSS"), time.process_time()
+    scores = blend.score(users)
+    return {
+        "process": time.process_time() - process,
+        "megabytes": memory("VmHWM") - before,
+        "scores": scores.numel() * scores.element_size() / 1e6,
+        "sum": float(scores.double().sum()),
+    }
+
+
+def test_blend_scores_in_little_more_memory_than_the_scores(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """256 users x 1,000,000 items, some users at a time, and all at once."""
+    size = {"n_users": 256, "n_items": 1_000_000}
+    in_parts, at_once = (
+        measure("bench_ranking:score_by_blend", **size, scored_at_once=limit)
+        for limit in (blends._SCORED_AT_ONCE, size["n_users"] * size["n_items"])
+    )
+    with capsys.disabled():
+        for name, found in (("some users at a time", in_parts), ("all at once", at_once)):
+            print(  # noqa: T201
+                f"\nblend, {name}: {found['process']:.1f} s of processor time, "
+                f"{found['megabytes']:,.0f} MB, of which {found['scores']:,.0f} are the scores",
+                end="",
+            )
+    assert in_parts["sum"] == pytest.approx(at_once["sum"], rel=1e-6)
+    assert in_parts["megabytes"] < 1.5 * in_parts["scores"]
+    assert in_parts["megabytes"] < 0.5 * at_once["megabytes"]
