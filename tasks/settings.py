@@ -74,7 +74,7 @@ class Settings:
         values = os.environ if environment is None else environment
         home = _home(values.get("SICSREC_HOME") or ".sicsrec")
         api_url = values.get("PREFECT_API_URL") or None
-        mlflow_uri = values.get("MLFLOW_TRACKING_URI") or None
+        mlflow_uri = _other_records(values.get("MLFLOW_TRACKING_URI"), home)
         return cls(
             home=home,
             device=_device(values.get("SICSREC_DEVICE") or "auto"),
@@ -183,6 +183,13 @@ def _home(named: str) -> Path:
     if not there.is_dir():
         raise ConfigError(f"SICSREC_HOME is {home}, but {there} is a file; name a folder")
     return home
+
+
+def _other_records(uri: str | None, home: Path) -> str | None:
+    """Return the URI, but None for the database under the home, which MLflow's commands need."""
+    scheme, _, path = (uri or "").partition(":///")
+    is_own = scheme == "sqlite" and Path(path).resolve() == home / "mlflow" / "mlflow.db"
+    return None if is_own else uri or None
 
 
 def _device(value: str) -> str:

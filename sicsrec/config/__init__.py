@@ -1,7 +1,8 @@
 """The configuration of a pipeline: one frozen, closed section per step, checked across steps.
 
-Values come from presets (YAML) and overrides; types, defaults and checks live here. A default is
-the paper's value (arXiv 2510.10556) or one that cannot matter; what depends on the data has none.
+Values come from presets (YAML) and overrides; types, defaults and checks live here. Of the
+model and the losses of stage 2 a default is the paper's value (arXiv 2510.10556), otherwise what
+works without a key, a server or much memory; what depends on the data has none.
 Config objects stop at the builders: modules of the models take plain keyword arguments.
 """
 

@@ -162,3 +162,16 @@ def test_devices(value: str) -> None:
 def test_a_device_that_cannot_be_is_named(value: str) -> None:
     with pytest.raises(ConfigError, match="SICSREC_DEVICE is"):
         Settings.from_environment({"SICSREC_DEVICE": value})
+
+
+def test_the_database_under_the_home_is_no_other_place_also_when_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"SICSREC_HOME": "home"}
+    for own in (f"sqlite:///{tmp_path}/home/mlflow/mlflow.db", "sqlite:///home/mlflow/mlflow.db"):
+        found = Settings.from_environment(named | {"MLFLOW_TRACKING_URI": own})
+        assert found == Settings.from_environment(named)
+    for other in ("sqlite:///mlflow.db", f"file:///{tmp_path}/home/mlflow/mlflow.db"):
+        found = Settings.from_environment(named | {"MLFLOW_TRACKING_URI": other})
+        assert found.mlflow_uri == other
