@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -557,8 +557,8 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
         raise typer.Exit(130) from err
 
 
-def _title(error: Any) -> str:
-    return {
+def _title(error: SicsrecError) -> str:
+    titles = {
         "ConfigError": "The configuration cannot be used",
         "NotApplicableError": "The configuration does not suit the data",
         "DataError": "The data cannot be used",
@@ -570,6 +570,11 @@ def _title(error: Any) -> str:
         "MemoryFullError": "The memory is full",
         "TrackingError": "MLflow cannot be reached",
         "TrainingDivergedError": "The training went astray",
+        "TrainingProcessError": "A training process died",
+        "SharedStoreError": "The shared store cannot be used",
+        "LeakageError": "Held-out data would leak",
+        "BackendError": "The judge failed",
         "DiskFullError": "The disk is full",
         "SicsrecError": "The command could not be carried out",
-    }.get(type(error).__name__, type(error).__name__)
+    }
+    return next(titles[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in titles)

@@ -204,6 +204,8 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
 def parse_override(text: str) -> tuple[str, Any]:
     """Return path and value of ``section.key=value``, the value being YAML.
 
+    Plain text, such as a path, is taken whole: in it `` #`` begins no comment.
+
     Raises:
         ConfigError: if it is written otherwise.
     """
@@ -212,11 +214,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not path or not all(path.split(".")):
         raise ConfigError(f"--set {without_passwords(text)!r}: write it as section.key=value")
     try:
-        return path, _Loader(value).get_single_data()
+        read = _Loader(value).get_single_data()
     except _UNREADABLE:
         raise ConfigError(
             f"--set {without_passwords(text)!r}: the value is not valid YAML"
         ) from None
+    whole = value.strip()
+    if isinstance(read, str) and whole.startswith(read):
+        is_cut = whole.removeprefix(read).lstrip().startswith("#")
+        return path, whole if is_cut else read
+    return path, read
 
 
 def _set(values: dict[str, Any], origins: Origins, path: str, value: object, origin: str) -> None:
@@ -346,6 +353,12 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
                 found = f" (got {context['tag']!r})"
             case "model_attributes_type" | "model_type" | "dict_type":
                 message = "a section with keys of its own is expected"
+            case "string_type" if isinstance(fault["input"], bool | int | float):
+                message = (
+                    "text is expected; in YAML some words and numbers are text in quotes alone"
+                )
+            case "string_pattern_mismatch" if path == ["dataset"]:
+                message = "a name is made of small letters, digits, - and _"
         yield f"{'.'.join(path)}: {message}{found}" if path else message
 
 

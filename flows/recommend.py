@@ -18,6 +18,8 @@ def answer_tables(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _history_table(answer)
         rows = answer["recommendations"]
         yield _recommendations_table(rows, answer["ranks_by"])
+        if not rows:
+            yield Text("There is nothing left to recommend.")
         if rows and "parts" in rows[0]:
             yield _parts_table(rows)
     if "new_item" in answer:
@@ -40,7 +42,8 @@ def _history_table(answer: Mapping[str, Any]) -> Table:
 def _recommendations_table(rows: list[Mapping[str, Any]], ranks_by: str) -> Table:
     table = new_table(f"recommendations, ranked by {ranks_by}")
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("item", no_wrap=True)
+    # Ids as long as a UUID would leave the words no room.
+    table.add_column("item", overflow="fold")
     table.add_column("title")
     table.add_column("score", justify="right", no_wrap=True)
     explained = bool(rows) and "spoke" in rows[0]
@@ -66,16 +69,17 @@ def _recommendations_table(rows: list[Mapping[str, Any]], ranks_by: str) -> Tabl
 
 def _parts_table(rows: list[Mapping[str, Any]]) -> Table:
     table = new_table("parts of the scores; they add up")
-    # The names of all parts of a blend fit into 80 columns without, and not with one more.
+    # The names of all parts of a blend fit into 80 columns without, and not with one more; ids may
+    # be long, so the places stand for them.
     table.padding = 0
-    table.add_column("item", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
     names = list(rows[0]["parts"])
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for row in rows:
         parts = [f"{row['parts'][name]:+.2f}" for name in names]
-        table.add_row(Text(row["item_id"]), *parts, f"{row['score']:.2f}")
+        table.add_row(str(row["rank"]), *parts, f"{row['score']:.2f}")
     return table
 
 

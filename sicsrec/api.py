@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
@@ -103,8 +104,9 @@ def _configure(
     _require(interactions, ("user_id", "item_id"), "interactions")
     _require(items, ("item_id", "title"), "items")
     tables.mkdir(parents=True, exist_ok=True)
-    interactions.write_parquet(tables / "interactions.parquet")
-    items.write_parquet(tables / "items.parquet")
+    # Python objects have no place in Parquet; what needs none of them is not stopped by them.
+    interactions.select(~cs.object()).write_parquet(tables / "interactions.parquet")
+    items.select(~cs.object()).write_parquet(tables / "items.parquet")
     reader = {
         "kind": "tables",
         "items": "items.parquet",
@@ -120,20 +122,27 @@ def _configure(
     if vectors is not None:
         source = _write_vectors(vectors, items, tables)
         sections["encode_items"] = {"source": {"kind": "given", **source}}
-    for name, values in config.items():
-        known = sections.get(name)
-        if isinstance(known, dict) and isinstance(values, Mapping):
-            sections[name] = {**known, **values}
-        else:
-            sections[name] = values
     try:
-        return PipelineConfig.model_validate(sections)
+        return PipelineConfig.model_validate(_merged(sections, config))
     except ValidationError as err:
         found = "; ".join(
             f"{'.'.join(map(str, error['loc'])) or 'configuration'}: {error['msg']}"
             for error in err.errors(include_url=False)
         )
         raise ConfigError(f"the configuration cannot be used: {found}") from err
+
+
+def _merged(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Put changes over sections, as a file does that extends another: key by key, at any depth."""
+    merged = dict(known)
+    for name, value in changes.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            is_other_kind = value.get("kind", old.get("kind")) != old.get("kind")
+            merged[name] = value if is_other_kind else _merged(old, value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def _place_covers(covers: Path, tables: Path) -> str:
@@ -152,6 +161,9 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise DataError(f"{what} lack the columns {missing}; found {frame.columns}")
+    objects = [name for name in columns if frame.schema[name] == pl.Object]
+    if objects:
+        raise DataError(f"{what}: {objects} hold Python objects; make them text or numbers")
 
 
 def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[str, str]:

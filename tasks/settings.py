@@ -20,6 +20,7 @@ TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 _SERVER_START = "SICSREC_SERVER_START_SECONDS"
 
 _LAST_PORT = 65_535
+_NOT_IN_HOME = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
 GPU_LIMIT = "gpu"
 """Prefect's limit on steps that compute on a GPU at the same time, over all runs."""
@@ -182,6 +183,12 @@ def _home(named: str) -> Path:
     there = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
     if not there.is_dir():
         raise ConfigError(f"SICSREC_HOME is {home}, but {there} is a file; name a folder")
+    if _NOT_IN_HOME.search(str(home)):
+        raise ConfigError(
+            f"SICSREC_HOME is {home}, but MLflow and Prefect name their databases and files there "
+            "by addresses, in which ? and % before two digits mean something else; name another "
+            "folder"
+        )
     return home
 
 

@@ -59,6 +59,19 @@ class ItemCatalog:
         """Texts; entry r belongs to index r + 1, None where the item has none."""
         return self.frame["text"].to_list()
 
+    def check_has(self, modality: str) -> None:
+        """Refuse a catalogue of which no item has a modality that is to be encoded.
+
+        Raises:
+            DataError: naming the encoder that has nothing to encode.
+        """
+        has = {
+            "text": self.frame["text"].is_not_null(),
+            "image": self.frame["image_status"] == "ok",
+        }
+        if not has[modality].any():
+            raise nothing_to_encode(modality)
+
     def indices_of(self, item_ids: pl.Series | Sequence[str]) -> NDArray[np.int32]:
         """Return the index of every id.
 
@@ -89,3 +102,12 @@ class ItemCatalog:
         if len(item_indices) and (item_indices.min() < 1 or item_indices.max() > self.n_items):
             raise DataError(f"item indices must lie in 1..{self.n_items}")
         return self.item_ids.gather(item_indices.astype(np.int64) - 1)
+
+
+def nothing_to_encode(modality: str) -> DataError:
+    """Return the error of an encoder that no item has anything for."""
+    wanted = {"text": "texts (ingest.text_fields)", "image": "covers"}[modality]
+    return DataError(
+        f"align_encoders.{modality}_encoder is set but no item has a usable {modality}; give the "
+        f"items {wanted}, or set it to null"
+    )

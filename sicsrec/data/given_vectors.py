@@ -33,9 +33,10 @@ def read_given_vectors(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
     if not path.is_file():
         raise DataError(f"encode_items.source: there is no vector file {path}")
     readers = {".parquet": _read_parquet, ".npy": _read_npy}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise SchemaError(f"{path}: given vectors must be a .parquet or a .npy file")
-    matrix = readers[path.suffix](path, catalog)
+    matrix = readers[suffix](path, catalog)
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
         raise DataError(

@@ -10,6 +10,7 @@ from sicsrec.errors import DataError
 
 _COMPARED = ("title", "description", "language", "topics", "image")
 _SHOWN_EXAMPLES = 3
+_SHOWN_CHARACTERS = 60
 
 
 def keep_first_rows(items: pl.DataFrame, quarantine: QuarantineLog) -> pl.DataFrame:
@@ -113,7 +114,7 @@ def _complain(bad: pl.DataFrame, n: int, of_what: str, max_share: float, key: st
     reasons = ", ".join(f"{count} {reason}" for reason, count in _count_reasons(bad))
     examples = "; ".join(
         f"{row['file']}{'' if row['row'] is None else ' row ' + str(row['row'])}: "
-        f"{row['reason']} ({row['detail']})"
+        f"{row['reason']}{_named(row['key'])} ({row['detail']})"
         for row in bad.head(_SHOWN_EXAMPLES).iter_rows(named=True)
     )
     return (
@@ -121,6 +122,10 @@ def _complain(bad: pl.DataFrame, n: int, of_what: str, max_share: float, key: st
         f"{max_share:.1%} is accepted: {reasons}. First: {examples}. Correct the data, or raise "
         f"{key} if this is expected"
     )
+
+
+def _named(key: str | None) -> str:
+    return "" if key is None else f" {key[:_SHOWN_CHARACTERS]!r}"
 
 
 def _count_reasons(bad: pl.DataFrame) -> list[tuple[str, int]]:

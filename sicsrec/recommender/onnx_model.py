@@ -76,7 +76,7 @@ def write_onnx(model: SequenceModel, path: Path) -> None:
         }
     }
     program = torch.onnx.export(
-        HistoryScorer(model.cpu().eval()),
+        HistoryScorer(model.cpu()).eval(),
         (example,),
         input_names=["items"],
         output_names=["scores"],

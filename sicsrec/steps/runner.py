@@ -27,7 +27,13 @@ from sicsrec.cluster import Hosts, OpenCluster
 from sicsrec.config import PipelineConfig
 from sicsrec.cores import keep_torch_to_usable_cores
 from sicsrec.disk_space import naming_full_disk
-from sicsrec.errors import ArtifactCorruptError, ArtifactError, ArtifactMissingError, LeakageError
+from sicsrec.errors import (
+    ArtifactCorruptError,
+    ArtifactError,
+    ArtifactMissingError,
+    ConfigError,
+    LeakageError,
+)
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.runs import RunRegister
 from sicsrec.shared_store import SharedStore
@@ -212,7 +218,7 @@ def run_step(
                 open_cluster=open_cluster,
                 read_secret=read_secret,
             )
-            device = _find_device() if device == "auto" else device
+            device = _find_device() if device == "auto" else _checked(device)
             on_accelerator = device != "cpu" and step.uses_accelerator(config)
             with hold_accelerator() if on_accelerator else nullcontext():
                 manifest = _run_and_commit(
@@ -275,6 +281,28 @@ def _find_device() -> str:
 
     # An Apple GPU has no float64, which some measures of quality are computed in.
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _checked(device: str) -> str:
+    """Return the device.
+
+    Raises:
+        ConfigError: if torch does not find it.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    wanted = torch.device(device)
+    n_apple = int(torch.backends.mps.is_available())
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_apple}
+    n_found = counts.get(wanted.type, 0)
+    if (wanted.index or 0) >= n_found:
+        raise ConfigError(
+            f"the device {device} cannot be used: torch finds {n_found} of its kind here. Name "
+            "another, or auto (SICSREC_DEVICE); `sicsrec doctor` says what there is"
+        )
+    return device
 
 
 def _describe_outputs(

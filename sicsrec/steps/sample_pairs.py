@@ -49,7 +49,8 @@ def run(context: StepContext) -> StepReport:
     Raises:
         ConfigError: if the judge cannot be made as configured.
         BackendError: if a language model cannot answer; what it answered stays in its log.
-        DataError: if more answers than ``max_unusable_share`` are unusable, or no item has a text.
+        DataError: if more answers than ``max_unusable_share`` are unusable, or no item has a text,
+            or nothing for an encoder of the next step.
     """
     config = context.config.sample_pairs
     catalog = ItemCatalog.read(context.input("ingest/catalog").path())
@@ -62,6 +63,9 @@ def run(context: StepContext) -> StepReport:
         context.seed,
         needs_text=config.judge.kind not in TEXTLESS,
     )
+    # What the next step cannot do without is looked for before a language model is paid.
+    for modality in context.config.modalities:
+        catalog.check_has(modality)
     open_cluster = context.open_cluster if _comes_in_parts(config.judge) else nullcontext
     with open_cluster() as cluster:
         judge = _make_judge(context, catalog, cluster)

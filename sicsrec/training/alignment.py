@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sicsrec.config.encoders import AlignEncodersConfig
+from sicsrec.data.catalog import nothing_to_encode
 from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.encoders.base import ItemEncoder, Trained
 from sicsrec.encoders.content import ItemContent
@@ -167,10 +168,7 @@ def _make_towers(
     for modality, encoder in encoders.items():
         content = contents[modality]
         if len(content.indices) == 0:
-            raise DataError(
-                f"align_encoders.{modality}_encoder is set but no item has a usable {modality}; "
-                f"set it to null"
-            )
+            raise nothing_to_encode(modality)
         trained = _trained_of(modality, config)
         if trained == "lora":
             add_lora(encoder, config.lora)

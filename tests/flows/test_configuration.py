@@ -1,10 +1,16 @@
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows.configuration import extend_preset, preset_names, resolve_config
+from flows.configuration import (
+    extend_preset,
+    parse_override,
+    preset_names,
+    resolve_config,
+)
 from flows.search import load_ranges
 from flows.variants import load_variants
 from sicsrec.errors import ConfigError, NotApplicableError
@@ -124,6 +130,36 @@ def test_another_variant_of_a_section_replaces_it() -> None:
 def test_wrong_override_is_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_config("demo", overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("ingest.path=/data/a #1", "/data/a #1"),
+        ("ingest.path= /data/a  # b ", "/data/a  # b"),
+        ("ingest.path='/data/a' # here", "/data/a"),
+        ("ingest.path=/data/a#1", "/data/a#1"),
+        ("train_sicsrec.alpha=0.3 # less", 0.3),
+    ],
+)
+def test_text_is_taken_whole_also_where_yaml_has_a_comment(override: str, value: object) -> None:
+    assert parse_override(override)[1] == value
+
+
+def test_what_yaml_takes_for_something_else_than_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: demo\ndataset: My Films\ningest: {reader: {kind: tables, items: a.csv, "
+        "interactions: b.csv, title: on, item_id: 1e3}}\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        resolve_config(str(path))
+    for message in (
+        "ingest.reader.title: text is expected; in YAML .* in quotes alone \\(got True\\)",
+        "ingest.reader.item_id: text is expected",
+        "dataset: a name is made of small letters, digits, - and _ \\(got 'My Films'\\)",
+    ):
+        assert re.search(message, str(refused.value))
 
 
 def test_unknown_preset_lists_the_known() -> None:

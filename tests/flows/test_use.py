@@ -119,6 +119,29 @@ def test_tables_show_titles_and_names_of_parts_whole_on_80_columns() -> None:
     assert "transitions" in heads
 
 
+def test_long_ids_leave_room_for_words_on_80_columns() -> None:
+    parts = dict.fromkeys(("ID encoder", "SICSRec", "content", "popularity", "watched"), -10.25)
+    name = "0e37df36-f698-11e6-8dd4-cb9ced3df976"
+    near = {"item_id": name, "title": "another film", "similarity": 0.5}
+    row = {"rank": 1, "item_id": name, "title": "a film with words", "score": 1.5, "parts": parts}
+    row |= {"spoke": "popularity", "nearest": [near]}
+    answer = {"history": [], "ranks_by": "blend", "recommendations": [row]}
+    console = Console(file=StringIO(), width=80)
+    for table in answer_tables(answer):
+        console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("popularity", "content", "another", "title", "history", "words"):
+        assert word in text
+
+
+def test_it_is_said_when_nothing_is_left_to_recommend() -> None:
+    console = Console(file=StringIO(), width=80)
+    for table in answer_tables({"history": [], "ranks_by": "blend", "recommendations": []}):
+        console.print(table)
+    assert "There is nothing left to recommend." in console.file.getvalue()
+
+
 def test_items_of_a_history_that_the_model_does_not_know_are_shown_and_left_out() -> None:
     text = call("recommend", "--history", " v03 , new-9,v04", "--k", "2")
     assert "3 items watched" in text

@@ -175,3 +175,12 @@ def test_the_database_under_the_home_is_no_other_place_also_when_it_is_named(
     for other in ("sqlite:///mlflow.db", f"file:///{tmp_path}/home/mlflow/mlflow.db"):
         found = Settings.from_environment(named | {"MLFLOW_TRACKING_URI": other})
         assert found.mlflow_uri == other
+
+
+@pytest.mark.parametrize("name", ["what?", "a%41", "%c3%a9"])
+def test_a_home_that_addresses_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"name another folder"):
+        Settings.from_environment({"SICSREC_HOME": f"{tmp_path}/{name}/home"})
+    for other in ("a # b", "100 %", "%zz", "é [x] &"):
+        home = f"{tmp_path}/{other}"
+        assert Settings.from_environment({"SICSREC_HOME": home}).home == Path(home)

@@ -138,6 +138,26 @@ def test_covers_are_read_from_any_folder_and_known_the_next_time(tmp_path: Path)
         sicsrec.train(plays, items, {"text": matrix}, folder=tmp_path, covers=tmp_path / "none")
 
 
+def test_sections_are_merged_at_any_depth_and_objects_nobody_needs_are_left_out(
+    tmp_path: Path,
+) -> None:
+    plays, items, matrix = make_tables()
+    plays = plays.with_columns(stars=pl.lit(4.0), note=pl.Series([object()] * 200, dtype=pl.Object))
+    changes = {"ingest": {"reader": {"rating": "stars"}, "filters": {"min_rating": 4.5}}}
+    with pytest.raises(DataError, match="the filters leave nothing of 200 interactions"):
+        sicsrec.train(plays, items, {"text": matrix}, folder=tmp_path, config=changes)
+    odd = items.with_columns(title=pl.Series([object()] * N_ITEMS, dtype=pl.Object))
+    with pytest.raises(DataError, match=r"items: \['title'\] hold Python objects; make them text"):
+        sicsrec.train(plays, odd, {"text": matrix}, folder=tmp_path)
+
+
+def test_another_kind_of_section_takes_the_place_of_the_whole(tmp_path: Path) -> None:
+    plays, items, matrix = make_tables()
+    changes = {"encode_items": {"source": {"kind": "encoders"}}}
+    with pytest.raises(ConfigError, match="neither a text_encoder nor an image_encoder"):
+        sicsrec.train(plays, items, {"text": matrix}, folder=tmp_path, config=changes)
+
+
 def test_bad_input_is_named(tmp_path: Path) -> None:
     plays, items, matrix = make_tables()
     with pytest.raises(DataError, match=r"interactions lack the columns \['item_id'\]"):

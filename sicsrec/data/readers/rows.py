@@ -14,6 +14,7 @@ from sicsrec.errors import DataError
 
 _LEAST_MILLISECONDS = 100_000_000_000
 _MOST_MILLISECONDS = 100_000_000_000_000
+_LEAST_NANOSECONDS = 1e17
 
 
 USER_WORDS = frozenset({"user", "user_id", "userid", "uid"})
@@ -63,6 +64,28 @@ def refuse_dates_as_numbers(texts: pl.Series, column: str, file: str) -> None:
             f"{file}: the times in the column {column!r} look like dates written as numbers, e.g. "
             f"{dates[0]!r}; numbers are read as seconds or milliseconds since 1970. Write them "
             "so, or as ISO 8601 with separators, e.g. 2021-03-04"
+        )
+
+
+def refuse_finer_units(texts: pl.Series, column: str, file: str) -> None:
+    """Refuse times in microseconds or nanoseconds, of which every row would be refused.
+
+    Args:
+        texts: what the column holds.
+        column: its name.
+        file: where it stands.
+
+    Raises:
+        DataError: if nearly all numbers are too large for milliseconds.
+    """
+    numbers = texts.str.strip_chars().cast(pl.Float64, strict=False).drop_nulls()
+    finer = numbers.filter(numbers.is_finite() & (numbers >= _MOST_MILLISECONDS))
+    if numbers.len() and finer.len() >= _LEAST_SHARE_OF_DATES * numbers.len():
+        unit = "nano" if finer[0] >= _LEAST_NANOSECONDS else "micro"
+        raise DataError(
+            f"{file}: the times in the column {column!r} look like {unit}seconds, e.g. "
+            f"{finer[0]:.0f}; numbers are read as seconds or milliseconds since 1970. Write them "
+            "so, or as ISO 8601"
         )
 
 
@@ -188,6 +211,7 @@ def interaction_rows(
     times = nothing if timestamp is None else table.frame[timestamp]
     if timestamp is not None:
         refuse_dates_as_numbers(times, timestamp, table.file)
+        refuse_finer_units(times, timestamp, table.file)
     ratings = nothing if rating is None else table.frame[rating]
     frame = pl.DataFrame(
         {

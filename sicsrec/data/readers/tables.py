@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -27,6 +28,8 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _ESCAPED_NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _WHOLE_NUMBERS = 2.0**63
+_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""How Hive and Spark write null in the name of a folder."""
 
 
 def read_tables(root: Path, config: TablesReaderConfig) -> RawData:
@@ -245,22 +248,53 @@ def _json_text(name: str, value: object) -> str | None:
 
 
 def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:
-    is_folder = path.is_dir()
-    parts = _parquet_parts(path) if is_folder else [path]
+    parts = _parquet_parts(path) if path.is_dir() else [path]
     if not parts:
         raise DataError(f"the folder {file} holds no Parquet file")
+    lazy = [_scan_part(part, path, wanted) for part in parts]
     try:
-        # Names of sub-folders, year=2021, are values of columns.
-        lazy = pl.scan_parquet(parts, glob=False, hive_partitioning=is_folder)
-        schema = lazy.collect_schema()
-        missing = [name for name in wanted if name not in schema]
-        if missing:
-            raise DataError(f"{file} has no column {missing}; it has {list(schema)}")
-        frame = lazy.select([as_text(name, schema) for name in wanted]).collect()
+        frame = pl.concat(lazy).collect()
     except (OSError, pl.exceptions.PolarsError) as err:
         raise DataError(f"{path} cannot be read as Parquet: {err}") from err
     n_rows[file] += frame.height
     return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
+
+
+def _scan_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.LazyFrame:
+    """Return the wanted columns of one file of a table as text, whatever types other files have.
+
+    What it lacks may be in the names of its folders below that of the table, ``year=2021``.
+    """
+    named = _partition_values(part.relative_to(table).parts[:-1])
+    try:
+        # Not polars' own reading of such names: it takes those above the table too, lets them
+        # count in place of the file's columns, and makes numbers and dates of ids.
+        lazy = pl.scan_parquet(part, glob=False, hive_partitioning=False)
+        schema = lazy.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as err:
+        raise DataError(f"{part} cannot be read as Parquet: {err}") from err
+    missing = [name for name in wanted if name not in schema and name not in named]
+    if missing:
+        raise DataError(f"{part} has no column {missing}; it has {[*schema, *named]}")
+    return lazy.select(
+        as_text(name, schema)
+        if name in schema
+        else pl.lit(named[name], dtype=pl.String).alias(name)
+        for name in wanted
+    )
+
+
+def _partition_values(folders: Sequence[str]) -> dict[str, str | None]:
+    """Return the columns that names of folders hold, as Hive and Spark write them.
+
+    Example:
+        >>> _partition_values(("year=2021", "user_id=a%2Fb", "raw"))
+        {'year': '2021', 'user_id': 'a/b'}
+    """
+    pairs = (folder.split("=", 1) for folder in folders if "=" in folder)
+    return {
+        unquote(name): None if value == _NO_PARTITION else unquote(value) for name, value in pairs
+    }
 
 
 def _parquet_parts(folder: Path) -> list[Path]:
@@ -305,4 +339,7 @@ def as_text(name: str, schema: Schema) -> pl.Expr:
         # NaN is how pandas writes that there is nothing.
         other = pl.when(column.is_not_nan()).then(column.cast(pl.String))
         return text.otherwise(other).alias(name)
+    if dtype.is_decimal():
+        # The scale is the column's: id 12 is "12", however many places it is written with.
+        return column.cast(pl.String).str.replace(r"\.0*$|(\.\d*[1-9])0+$", "$1")
     return column.cast(pl.String)

@@ -125,6 +125,7 @@ def test_too_many_bad_rows_are_an_error_that_says_what_to_do():
         "at most 20.0%",
         "2 wrong_field_count, 1 empty_id",
         "items.csv row 2: wrong_field_count (line 3: 2)",
+        "items.csv row 7: empty_id 'x' (the item id is empty)",
         "raise ingest.max_bad_row_share",
     ):
         assert words in str(caught.value)
@@ -139,7 +140,9 @@ def test_too_many_bad_covers_are_an_error():
     quarantine = QuarantineLog()
     quarantine.add("cover", "covers/1.jpg", None, "1", "truncated", "OSError: cut")
     check_covers(quarantine, 5)
-    with pytest.raises(DataError, match=r"1 of 4 covers \(25.0%\).*covers/1.jpg: truncated"):
+    with pytest.raises(
+        DataError, match=r"1 of 4 covers \(25.0%\).*covers/1.jpg: truncated '1' \(O"
+    ):
         check_covers(quarantine, 4)
 
 

@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+import torch
+
 from flows.configuration import resolve_config
 from sicsrec.artifacts import ArtifactStore
+from sicsrec.errors import ConfigError
 from sicsrec.steps import STEPS
 from sicsrec.steps.runner import run_step
 from tests.unit.steps.stage_two_store import StageTwoWorld
@@ -55,3 +59,13 @@ def test_steps_that_read_or_ask_others_do_not_wait() -> None:
     assert waiting("sample_pairs.judge.vectors=encoder") == local | {"sample_pairs"}
     given = ("encode_items.source.kind=given", "encode_items.source.text=given.npy")
     assert "encode_items" not in waiting(*given)
+
+
+@pytest.mark.parametrize("device", [f"cuda:{torch.cuda.device_count()}", "meta"])
+def test_a_device_that_is_not_there_is_told_before_the_step_begins(
+    tmp_path: Path, device: str
+) -> None:
+    world = StageTwoWorld(tmp_path)
+    with pytest.raises(ConfigError, match=f"{device} cannot be used: torch finds .* of its kind"):
+        world.run("pretrain_id", device=device)
+    assert world.run("pretrain_id", device="cpu") is not None

@@ -1,6 +1,7 @@
 import polars as pl
 import pytest
 
+from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.schema import PAIRS, check_schema
 from sicsrec.errors import DataError
 from sicsrec.sampling.protocol import Answer, Unreadable
@@ -111,3 +112,16 @@ def test_judges_without_texts_give_a_pair_for_every_question(tmp_path, kind):
     assert "i7" in world.pairs()["anchor_id"]
     assert "anchor_without_text" not in content["not_asked"]
     assert "language_model" not in content
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_what_the_next_step_has_nothing_to_encode_of_is_told_before_anybody_is_asked(
+    tmp_path, monkeypatch, modality
+):
+    monkeypatch.setattr(sample_pairs, "_make_judge", lambda *_: pytest.fail("a judge was made"))
+    catalog = make_catalog([None if modality == "text" else "a title"] * 10)
+    if modality == "image":
+        catalog = ItemCatalog(catalog.frame.with_columns(image_status=pl.lit("missing")))
+    world = World(tmp_path, catalog=catalog, sample_pairs={"judge": {"kind": "co_occurrence"}})
+    with pytest.raises(DataError, match=f"{modality}_encoder is set but no item has a usable"):
+        world.run("sample_pairs")

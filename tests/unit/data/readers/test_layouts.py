@@ -20,6 +20,7 @@ from sicsrec.config import (
     TablesReaderConfig,
 )
 from sicsrec.data.readers import READERS, read_raw
+from sicsrec.data.readers.tables import as_text
 from sicsrec.errors import ConfigError, DataError
 
 FLAGS = "Action,Adventure,Animation,Children,Comedy,Crime,Documentary,Drama,Fantasy,FilmNoir"
@@ -395,6 +396,83 @@ def test_a_table_may_be_a_folder_of_parquet_files(tmp_path, parts):
         ("x", "2", rating and 5.0),
     ]
     assert raw.n_rows["log.parquet"] == 2
+
+
+def read_log(tmp_path, place="log.parquet", **mapping):
+    """Read a log that lies in a folder, as interactions of three items."""
+    write_table(tmp_path / "videos.csv", [{"id": item} for item in ("1", "007", "7")])
+    reader = TablesReaderConfig(
+        items="videos.csv",
+        interactions=place,
+        **{"item_id": "id", "title": None, "timestamp": None, **mapping},
+    )
+    return read(tmp_path, reader)
+
+
+def put_parquet(path, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(columns).write_parquet(path)
+
+
+def test_names_of_folders_above_a_table_are_no_columns_of_it(tmp_path):
+    place = "user_id=9/day=2024-03-01/log.parquet"
+    put_parquet(tmp_path / place / "part-0", user_id=["a", "b"], item_id=["1", "7"], day=["1", "2"])
+    raw = read_log(tmp_path, place, timestamp="day")
+    assert rows(raw.interactions, "user_id", "timestamp") == [("a", 1000), ("b", 2000)]
+
+
+def test_a_column_of_a_file_counts_and_not_the_name_of_its_folder(tmp_path):
+    put_parquet(tmp_path / "log.parquet/user_id=x/part-0", user_id=["a", "b"], item_id=["1", "7"])
+    assert read_log(tmp_path).interactions["user_id"].to_list() == ["a", "b"]
+
+
+def test_names_of_folders_are_text_as_it_is_written(tmp_path):
+    users = ["007", "1e3", "1000", "2024-1-6", "a%2Fb%3Dc", "__HIVE_DEFAULT_PARTITION__"]
+    for user in users:
+        put_parquet(tmp_path / f"log.parquet/user_id={user}/item_id=007/part-0", n=[0])
+    raw = read_log(tmp_path)
+    found = sorted(raw.interactions["user_id"].to_list())
+    assert found == sorted(["007", "1e3", "1000", "2024-1-6", "a/b=c"])
+    assert set(raw.interactions["item_id"]) == {"007"}
+    assert rows(raw.quarantine.frame(), "reason") == [("empty_id",)]
+
+
+def test_files_of_a_folder_may_differ_in_types_and_in_what_is_not_read(tmp_path):
+    folder = tmp_path / "log.parquet"
+    put_parquet(folder / "part-0", user_id=["a"], item_id=[7], extra=[1.5])
+    put_parquet(folder / "part-1", item_id=["007"], user_id=["b"])
+    put_parquet(folder / "part-2", user_id=["c"], item_id=pl.Series([1.0]))
+    decimals = pl.Series(["1.00", "7.00"]).cast(pl.Decimal(10, 2))
+    put_parquet(folder / "day=1/part-3", user_id=["d", "e"], item_id=decimals)
+    found = rows(read_log(tmp_path).interactions, "user_id", "item_id")
+    assert sorted(found) == [("a", "7"), ("b", "007"), ("c", "1"), ("d", "1"), ("e", "7")]
+
+
+def test_the_file_of_a_folder_that_lacks_a_column_is_named(tmp_path):
+    put_parquet(tmp_path / "log.parquet/day=1/part-0", user_id=["a"], item_id=["1"])
+    put_parquet(tmp_path / "log.parquet/day=2/part-1", user_id=["a"], item=["1"])
+    message = r"part-1 has no column \['item_id'\]; it has \['user_id', 'item', 'day'\]"
+    with pytest.raises(DataError, match=message):
+        read_log(tmp_path)
+
+
+def test_decimals_keep_what_their_scale_adds_nothing_to(tmp_path):
+    numbers = pl.Series(["12.00", "12.50", "12.05", "100.00"]).cast(pl.Decimal(10, 2))
+    whole = pl.Series(["100", "0", "7", "1"]).cast(pl.Decimal(10, 0))
+    schema = {"a": numbers.dtype, "b": whole.dtype}
+    frame = pl.DataFrame({"a": numbers, "b": whole}).select(as_text(name, schema) for name in "ab")
+    assert frame["a"].to_list() == ["12", "12.5", "12.05", "100"]
+    assert frame["b"].to_list() == ["100", "0", "7", "1"]
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1_000_000, "micro"), (1_000_000_000, "nano")])
+def test_times_in_finer_units_are_refused_by_their_name(tmp_path, factor, unit):
+    write_table(tmp_path / "videos.csv", RECORDS)
+    times = [{**record, "t": 1_700_000_000 * factor} for record in LOG]
+    write_table(tmp_path / "log.csv", times)
+    reader = TablesReaderConfig(items="videos.csv", interactions="log.csv", **MAPPING)
+    with pytest.raises(DataError, match=rf"column 't' look like {unit}seconds, e\.g\. 17000"):
+        read(tmp_path, reader)
 
 
 def test_a_folder_without_parquet_files_is_named(tmp_path):
