@@ -69,7 +69,9 @@ def _read_npy(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
         unknown=row_of.join(items, on="item_id", how="anti")["item_id"],
         hint="row r belongs to the item with the id r; with other ids give a Parquet file",
     )
-    return np.asarray(array[rows.to_numpy()], dtype=np.float32)
+    # What is too large for float32 becomes infinite and is reported as not finite.
+    with np.errstate(over="ignore"):
+        return np.asarray(array[rows.to_numpy()], dtype=np.float32)
 
 
 def _read_parquet(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:

@@ -117,9 +117,20 @@ def test_npy_rows_without_such_ids_are_misaligned(tmp_path):
 
 
 def test_values_too_large_for_single_precision_are_not_finite(tmp_path):
-    path = put_parquet(tmp_path, ["a"], [[1e300]])
-    with pytest.raises(DataError, match="not finite"):
-        read_given_vectors(path, numbered_catalog(["a"]))
+    path = put_parquet(tmp_path, ["0"], [[1e300]])
+    for given in (path, put_npy(tmp_path, np.array([[1e300]]))):
+        with pytest.raises(DataError, match="not finite"):
+            read_given_vectors(given, numbered_catalog(["0"]))
+
+
+@pytest.mark.parametrize("suffix", [".NPY", ".Parquet"])
+def test_the_ends_of_names_may_have_capital_letters(tmp_path, suffix):
+    matrix = np.array([[1.0, 2.0]], dtype=np.float32)
+    path = put_npy(tmp_path, matrix)
+    if suffix == ".Parquet":
+        path = put_parquet(tmp_path, ["0"], matrix.tolist())
+    given = path.rename(path.with_suffix(suffix))
+    assert np.array_equal(read_given_vectors(given, numbered_catalog(["0"])), matrix)
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
