@@ -193,9 +193,13 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
         loader.name = where
         values = loader.get_single_data()
     except _UNREADABLE as err:
-        # The error quotes the text around what it is about; its cause would repeat it.
-        quoted = without_passwords(str(err))
-        raise ConfigError(f"{where} is not valid YAML: {quoted}") from None
+        for mark in (getattr(err, "context_mark", None), getattr(err, "problem_mark", None)):
+            if mark is not None:
+                # Without it no text around the place is quoted, which may be half an address, with
+                # a password that nothing tells from other words. Its cause would repeat it.
+                mark.buffer = None
+        told = without_passwords(str(err))
+        raise ConfigError(f"{where} is not valid YAML: {told}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must hold sections and values, found {type(values).__name__}")
     return values

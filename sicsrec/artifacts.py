@@ -400,7 +400,7 @@ class ArtifactStore:
             if path.is_file():
                 path.chmod(0o444)
         if self._is_same(manifest):
-            self._refresh_manifest(pending, folder)
+            self._refresh_manifest(pending, folder, manifest)
         else:
             self._swap_in(pending, folder, folder.parent / _removed(manifest.key))
         _sync(folder.parent)
@@ -419,8 +419,17 @@ class ArtifactStore:
         return True
 
     @staticmethod
-    def _refresh_manifest(pending: PendingArtifact, folder: Path) -> None:
-        """Leave equal files where they are: another run may be reading them."""
+    def _refresh_manifest(pending: PendingArtifact, folder: Path, manifest: Manifest) -> None:
+        """Leave equal files where they are: another run may be reading them.
+
+        In between the manifest names no digest of a report, so that whoever looks, or is left with
+        it by a kill, finds an intact commit at any moment.
+        """
+        passing = pending.folder / "passing.json"
+        passing.write_bytes(_readable_json(asdict(replace(manifest, report_sha256=""))))
+        _sync(passing)
+        passing.chmod(0o444)
+        passing.replace(folder / _MANIFEST)
         for name in (_REPORT, _MANIFEST):
             (pending.folder / name).replace(folder / name)
         _sync(folder)

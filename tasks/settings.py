@@ -195,7 +195,8 @@ def _home(named: str) -> Path:
 def _other_records(uri: str | None, home: Path) -> str | None:
     """Return the URI, but None for the database under the home, which MLflow's commands need."""
     scheme, _, path = (uri or "").partition(":///")
-    is_own = scheme == "sqlite" and Path(path).resolve() == home / "mlflow" / "mlflow.db"
+    own = (home / "mlflow" / "mlflow.db").resolve()
+    is_own = scheme == "sqlite" and Path(path).resolve() == own
     return None if is_own else uri or None
 
 

@@ -202,7 +202,12 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["a: http://alice:s3cret@h/v1: [", "a: {b: !!int http://alice:s3cret@h/v1}"]
+    "text",
+    [
+        "a: http://alice:s3cret@h/v1: [",
+        "a: {b: !!int http://alice:s3cret@h/v1}",
+        "url: {x: 'a', y: http://alice:s3cretpw@host/x: z}",
+    ],
 )
 def test_what_is_no_yaml_is_told_without_the_passwords_in_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -437,7 +437,7 @@ def dying(store, number):
 for number in range(1, 1000):
     store = ArtifactStore(root / str(number))
     if before:
-        commit(store, before)
+        commit(store, before, {"rows": 2})
     status = forked(lambda: dying(store, number))
     # A refresh that was killed leaves the old commit, the new one, or none: never half of one.
     manifest = store.find("d", "split", KEY)

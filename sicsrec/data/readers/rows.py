@@ -14,7 +14,8 @@ from sicsrec.errors import DataError
 
 _LEAST_MILLISECONDS = 100_000_000_000
 _MOST_MILLISECONDS = 100_000_000_000_000
-_LEAST_NANOSECONDS = 1e17
+_MICROSECONDS, _NANOSECONDS = (1e14, 1e16), (1e17, 1e19)
+"""Of times from 1973 to 2286; of the first, none is a time in milliseconds."""
 
 
 USER_WORDS = frozenset({"user", "user_id", "userid", "uid"})
@@ -76,17 +77,19 @@ def refuse_finer_units(texts: pl.Series, column: str, file: str) -> None:
         file: where it stands.
 
     Raises:
-        DataError: if nearly all numbers are too large for milliseconds.
+        DataError: if nearly all times are such numbers.
     """
-    numbers = texts.str.strip_chars().cast(pl.Float64, strict=False).drop_nulls()
-    finer = numbers.filter(numbers.is_finite() & (numbers >= _MOST_MILLISECONDS))
-    if numbers.len() and finer.len() >= _LEAST_SHARE_OF_DATES * numbers.len():
-        unit = "nano" if finer[0] >= _LEAST_NANOSECONDS else "micro"
-        raise DataError(
-            f"{file}: the times in the column {column!r} look like {unit}seconds, e.g. "
-            f"{finer[0]:.0f}; numbers are read as seconds or milliseconds since 1970. Write them "
-            "so, or as ISO 8601"
-        )
+    given = texts.str.strip_chars()
+    given = given.filter(given != "")
+    numbers = given.cast(pl.Float64, strict=False)
+    for unit, bounds in (("micro", _MICROSECONDS), ("nano", _NANOSECONDS)):
+        finer = given.filter(numbers.is_between(*bounds, closed="left"))
+        if finer.len() and finer.len() >= _LEAST_SHARE_OF_DATES * given.len():
+            raise DataError(
+                f"{file}: the times in the column {column!r} look like {unit}seconds, e.g. "
+                f"{finer[0]}; numbers are read as seconds or milliseconds since 1970. Write them "
+                "so, or as ISO 8601"
+            )
 
 
 def parse_timestamps(texts: pl.Series) -> pl.Series:

@@ -272,11 +272,13 @@ def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:
         if missing:
             raise DataError(f"{part} has no column {missing}; it has {[*schema, *named]}")
         # Columns beside those of the file, and then chosen, are as long as these.
-        of_folders = {
-            name: pl.lit(named[name], dtype=pl.String) for name in wanted if name not in schema
-        }
+        of_folders = [
+            pl.lit(named[name], dtype=pl.String).alias(name)
+            for name in wanted
+            if name not in schema
+        ]
         texts = [as_text(name, schema) if name in schema else pl.col(name) for name in wanted]
-        return lazy.with_columns(**of_folders).select(texts).collect()
+        return lazy.with_columns(of_folders).select(texts).collect()
     except (OSError, pl.exceptions.PolarsError) as err:
         raise DataError(f"{part} cannot be read as Parquet: {err}") from err
 

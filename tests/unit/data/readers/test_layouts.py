@@ -475,6 +475,16 @@ def test_times_in_finer_units_are_refused_by_their_name(tmp_path, factor, unit):
         read(tmp_path, reader)
 
 
+@pytest.mark.parametrize("odd", ["9223372036854775807", "20210304101112123", "1e300"])
+def test_an_odd_number_among_times_is_refused_by_itself(tmp_path, odd):
+    write_table(tmp_path / "videos.csv", RECORDS)
+    times = [{**LOG[0], "t": "2021-03-04T00:00:00"}, {**LOG[1], "t": odd}]
+    write_table(tmp_path / "log.csv", times)
+    raw = read(tmp_path, TablesReaderConfig(items="videos.csv", interactions="log.csv", **MAPPING))
+    assert raw.interactions.height == 1
+    assert rows(raw.quarantine.frame(), "row", "reason") == [(2, "bad_timestamp")]
+
+
 def test_a_folder_without_parquet_files_is_named(tmp_path):
     write_table(tmp_path / "videos.csv", RECORDS)
     put(tmp_path, "log.parquet/_SUCCESS", "")
