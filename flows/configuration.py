@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from flows.shipped import read_file, read_shipped, shipped_names
 from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
-from sicsrec.config.base import NOT_FOR_THIS_DATA
+from sicsrec.config.base import NOT_FOR_THIS_DATA, VARIANT_TAGS, is_other_variant
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.paths import expanded
 
@@ -23,9 +23,6 @@ Origins = dict[str, str]
 
 FILE_SUFFIXES = (".yaml", ".yml")
 """What the names of files end in; any other name is one of a shipped preset."""
-
-_TAGS = ("kind", "library")
-"""Fields that name the variant of a section; another variant replaces all values of the first."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +241,7 @@ def _merge(
     """Put ``change`` over ``base``; a section that changes its variant is replaced as a whole."""
     for name, value in change.items():
         path, old = f"{prefix}{name}", base.get(name)
-        if isinstance(value, dict) and isinstance(old, dict) and not _other_variant(old, value):
+        if isinstance(value, dict) and isinstance(old, dict) and not is_other_variant(old, value):
             _merge(old, origins, value, f"{path}.", origin)
             continue
         for known in [key for key in origins if key == path or key.startswith(f"{path}.")]:
@@ -252,10 +249,6 @@ def _merge(
         base[name] = value
         for leaf, _ in _leaves({name: value}, prefix):
             origins[leaf] = origin
-
-
-def _other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(tag in new and tag in old and new[tag] != old[tag] for tag in _TAGS)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -309,7 +302,7 @@ def _known_here(name: str, known: Sequence[str], prefix: str = "") -> str:
 def _model_of(annotation: object, value: object) -> type[BaseModel] | None:
     """Return the section class that ``value`` is meant for, None when it is no section."""
     members = list(_members(annotation))
-    for tag in _TAGS:
+    for tag in VARIANT_TAGS:
         if isinstance(value, dict) and tag in value:
             for member in members:
                 field = member.model_fields.get(tag)

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.config.base import is_other_variant
 from sicsrec.data.given_tables import Table, as_table, is_table
 from sicsrec.data.readers.tables import read_ids
 from sicsrec.data.vectors import MODALITIES
@@ -138,8 +139,7 @@ def _merged(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     for name, value in changes.items():
         old = merged.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            is_other_kind = value.get("kind", old.get("kind")) != old.get("kind")
-            merged[name] = value if is_other_kind else _merged(old, value)
+            merged[name] = value if is_other_variant(old, value) else _merged(old, value)
         else:
             merged[name] = value
     return merged

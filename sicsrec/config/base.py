@@ -1,6 +1,7 @@
 """What all sections of the configuration share."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +12,14 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 NOT_FOR_THIS_DATA = "not_for_this_data"
 """Type of the validation error of a value that is right, but asks for data that there is not."""
+
+VARIANT_TAGS = ("kind", "library")
+"""Fields that name the variant of a section."""
+
+
+def is_other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether values name another variant of a section, and so replace all of the first."""
+    return any(tag in new and tag in old and new[tag] != old[tag] for tag in VARIANT_TAGS)
 
 
 class Section(BaseModel):
