@@ -127,6 +127,8 @@ class AlignEncodersConfig(Section):
     """The same for the image encoder alone; None: as ``learning_rate``."""
     adapter_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Of the adapters, which start from random weights."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Of all these weights, as AdamW decays them. The paper names none; this is torch's default."""
     memory_bank: MemoryBankConfig = MemoryBankConfig()
     """Negatives from earlier batches."""
     precision: Precision = "auto"

@@ -64,7 +64,7 @@ def pair_contrast(
     present: Bool[Tensor, " items"],
     temperature: float,
     remembered: Remembered | None = None,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, ""] | None:
     r"""Return L_t2t (on texts) or L_v2v (on images), the InfoNCE loss of item pairs.
 
     .. math:: L = -\frac{1}{|B|} \sum_{(a, p) \in B} \log
@@ -72,8 +72,8 @@ def pair_contrast(
         \sum_{n \in N(a, p)} e^{z_a \cdot z_n / \tau}}
 
     B holds the pairs whose two items have the modality and that have at least one negative that
-    has it; with no such pair the loss is 0. The anchor's similarity with itself is not in the
-    denominator (in the reference it is). Negatives out of earlier batches join N(a, p).
+    has it; with no such pair there is no loss, None. The anchor's similarity with itself is not in
+    the denominator (in the reference it is). Negatives out of earlier batches join N(a, p).
 
     Args:
         vectors: unit vectors of the batch's distinct items; rows of absent items are ignored.
@@ -90,7 +90,7 @@ def pair_contrast(
         has_any |= remembered.negatives.any(dim=1)
     usable = present[anchors] & present[positives] & has_any
     if not usable.any():
-        return vectors.new_zeros(())
+        return None
     # Absent rows may hold anything, NaN included, and NaN * 0 is NaN in the backward pass.
     safe = torch.where(present[:, None], vectors, vectors.new_zeros(()))
     rows, targets = anchors[usable], positives[usable]
@@ -120,7 +120,7 @@ def cross_modal_contrast(
     present: Bool[Tensor, " items"],
     temperature: float,
     remembered: tuple[Remembered, Remembered] | None = None,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, ""] | None:
     r"""Return L_t2v, the symmetric CLIP loss between an item's own text and image.
 
     .. math:: L = -\frac{1}{2|B|} \sum_{i \in B} \left(
@@ -129,7 +129,7 @@ def cross_modal_contrast(
 
     B holds the items that have both modalities. Of rows that are the same only j = i stays in the
     sums. Images out of earlier batches join the first sum, texts the second. Where no item has a
-    negative the loss is 0.
+    negative there is no loss, None.
 
     Args:
         text_vectors: unit vectors t; rows of absent items are ignored.
@@ -145,7 +145,7 @@ def cross_modal_contrast(
     if remembered is not None:
         has_any |= any(bool(entry.negatives[present].any()) for entry in remembered)
     if not has_any:
-        return text_vectors.new_zeros(())
+        return None
     texts, images = text_vectors[present], image_vectors[present]
     by_text = _masked_logits(texts, images, is_column, temperature)
     by_image = _masked_logits(images, texts, is_column.T, temperature)

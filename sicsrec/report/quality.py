@@ -1,5 +1,6 @@
 """How good the models are: results beside rivals, curves, cohorts, what each tower does."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -161,10 +162,11 @@ def curves(files: RunFiles) -> Section | None:
 def _plot_alignment(epochs: Sequence[Row]) -> Plot:
     figure, (axes,) = new_figure(2.6)
     numbers = range(1, len(epochs) + 1)
-    names = [name for name in epochs[0] if name.startswith("loss")]
+    # An epoch lacks a term that none of its batches had something to contrast for.
+    names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
     for name, colour, marker in zip(names, SERIES, MARKERS, strict=False):
         label = "all" if name == "loss" else name.removeprefix("loss_")
-        values = [epoch[name] for epoch in epochs]
+        values = [epoch.get(name, math.nan) for epoch in epochs]
         axes.plot(numbers, values, color=colour, marker=marker, markersize=4, label=label)
     finish(axes)
     axes.set(xlabel="epoch", ylabel="loss")

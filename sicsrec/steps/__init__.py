@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=3,
+        version=4,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

@@ -20,10 +20,9 @@ from sicsrec.encoders.adapters import LossAdapter
 from sicsrec.encoders.base import ItemEncoder, Trained
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.lora import add_lora, merge_lora
-from sicsrec.errors import DataError
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.tracking import NullTracker, Tracker
-from sicsrec.training.alignment_loop import Learner, fit_encoders
+from sicsrec.training.alignment_loop import Learner, fit_encoders, nothing_to_align
 from sicsrec.training.alignment_plots import place_modalities, plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.item_inputs import tabulate_inputs
@@ -222,11 +221,7 @@ def _hold_aside(pairs: Pairs, both: NDArray[np.int32], seed: int) -> _Material:
 
 def _check_enough(material: _Material) -> None:
     if len(material.pairs) == 0 and len(material.both) < 2:
-        raise DataError(
-            "there is nothing to align on: no pair of items and no two items with text and image; "
-            "take another sample_pairs.judge, for similarity a lower min_positive, or set "
-            "align_encoders.trained to none"
-        )
+        raise nothing_to_align("no pair of items and no two items with text and image")
 
 
 def _moving_weights(towers: Mapping[str, Tower]) -> Iterator[str]:

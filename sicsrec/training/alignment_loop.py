@@ -6,6 +6,7 @@ never stopped.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from sicsrec.config.encoders import AlignEncodersConfig
 from sicsrec.data.vectors import MODALITIES
-from sicsrec.errors import TrainingDivergedError
+from sicsrec.errors import DataError, TrainingDivergedError
 from sicsrec.progress import Progress
 from sicsrec.replacing import replaced
 from sicsrec.tracking import Tracker
@@ -42,9 +43,29 @@ class AlignmentState:
     batch: int = 0
     """Finished batches of the epoch after these."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the losses of these batches."""
+    """Sum of each term of the loss over these batches."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Number of these batches that had something to contrast for the term."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     """Mean losses per finished epoch."""
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Count a batch with the terms it had."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.batch += 1
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Begin the next epoch; return the mean of each term over its batches, and their sum.
+
+        A batch without pairs, or whose pairs have no negatives, says nothing of their term.
+        """
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        losses = {"loss": math.fsum(means.values()), **means}
+        self.epochs.append({name: round(value, 6) for name, value in losses.items()})
+        self.epoch, self.batch, self.sums, self.counts = self.epoch + 1, 0, {}, {}
+        return self.epochs[-1]
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Learner:
 
         Args:
             towers: by modality.
-            config: rate of the adapters, size of the banks.
+            config: rate of the adapters, weight decay, size of the banks.
             rates: learning rate of each encoder.
         """
         groups: list[dict[str, Any]] = []
@@ -80,7 +101,8 @@ class Learner:
             )
             for modality, tower in towers.items()
         }
-        return cls(towers, torch.optim.AdamW(groups, fused=True), banks)
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        return cls(towers, optimizer, banks)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what differs from a learner that was just made."""
@@ -128,7 +150,7 @@ def fit_encoders(
     tracker: Tracker,
     progress: Progress,
 ) -> list[dict[str, float]]:
-    """Train in place and return the mean losses of every epoch.
+    """Train in place and return, of every epoch, the mean of each term of the loss and their sum.
 
     Args:
         learner: what is trained.
@@ -141,6 +163,7 @@ def fit_encoders(
         progress: shows how far it is.
 
     Raises:
+        DataError: if no batch of an epoch has anything to contrast.
         TrainingDivergedError: if a loss is not finite.
     """
     path = work / CHECKPOINT
@@ -158,33 +181,42 @@ def fit_encoders(
             for batch in batches.epoch(rng, start=state.batch):
                 step = state.epoch * batches.n_batches + state.batch
                 learner.optimizer.zero_grad(set_to_none=True)
-                losses = objective.backward(batch, step, _seeds(seed, step))
-                _take_step(learner, state, losses)
+                terms = objective.backward(batch, step, _seeds(seed, step))
+                loss = _take_step(learner, state, terms)
                 if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                     _save(path, learner, state)
                     saved = time.monotonic()
-                advance(1, f"epoch {epoch}/{config.n_epochs}, loss {float(losses['loss']):.4f}")
-            means = {name: value / batches.n_batches for name, value in state.sums.items()}
-            state.epochs.append({name: round(value, 6) for name, value in means.items()})
-            state.epoch, state.batch, state.sums = epoch, 0, {}
-            _record(tracker, state.epochs[-1], epoch)
-            logger.info("alignment epoch %d: %s", epoch, state.epochs[-1])
+                advance(1, f"epoch {epoch}/{config.n_epochs}, loss {loss:.4f}")
+            if not state.sums:
+                raise nothing_to_align("no pair has a negative")
+            losses = state.finish_epoch()
+            _record(tracker, losses, epoch)
+            logger.info("alignment epoch %d: %s", epoch, losses)
             _save(path, learner, state)
             saved = time.monotonic()
     return state.epochs
 
 
-def _take_step(learner: Learner, state: AlignmentState, losses: Mapping[str, Tensor]) -> None:
-    values = {name: float(loss) for name, loss in losses.items()}
-    if not np.isfinite(values["loss"]):
+def _take_step(learner: Learner, state: AlignmentState, terms: Mapping[str, Tensor]) -> float:
+    """Change the weights by the gradient and return the loss of the batch."""
+    values = {name: float(term) for name, term in terms.items()}
+    loss = math.fsum(values.values())
+    if not math.isfinite(loss):
         raise TrainingDivergedError(
             f"align_encoders: the loss is not finite in epoch {state.epoch + 1} ({values}); lower "
             "learning_rate or raise temperature"
         )
     learner.optimizer.step()
-    for name, value in values.items():
-        state.sums[name] = state.sums.get(name, 0.0) + value
-    state.batch += 1
+    state.add(values)
+    return loss
+
+
+def nothing_to_align(why: str) -> DataError:
+    """Return the error for encoders that nothing tells how to change."""
+    return DataError(
+        f"there is nothing to align on: {why}; take another sample_pairs.judge, for similarity a "
+        "lower min_positive, or set align_encoders.trained to none"
+    )
 
 
 def _record(tracker: Tracker, losses: Mapping[str, float], epoch: int) -> None:

@@ -63,7 +63,7 @@ class Objective:
             seeds: seeds what encoding draws.
 
         Returns:
-            The terms of the loss and, as ``loss``, their sum; detached.
+            Those terms of the loss that the batch has something to contrast for, detached.
         """
         for bank in self._banks.values():
             bank.expire(step)
@@ -74,19 +74,18 @@ class Objective:
         if self._gradient_cache:
             encoded = {name: vectors.requires_grad_() for name, vectors in encoded.items()}
         losses = self.terms(batch, encoded)
-        total = torch.stack(list(losses.values())).sum()
-        # A batch whose every term is masked out has nothing to learn from.
-        if total.requires_grad and torch.isfinite(total):
+        total = sum(losses.values())
+        if isinstance(total, Tensor) and torch.isfinite(total):
             torch.autograd.backward(total)
             if self._gradient_cache:
                 self._pass_on(batch, encoded, seeds)
         self._remember(batch, encoded, step)
-        return {"loss": total.detach()} | {name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def terms(
         self, batch: Batch, encoded: Mapping[str, Float[Tensor, "items width"]]
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss that the batch's modalities allow.
+        """Return the terms of the loss that the batch has something to contrast for.
 
         Args:
             batch: pairs and items.
@@ -98,7 +97,7 @@ class Objective:
         }
         if len(encoded) == 2:
             losses["loss_t2v"] = self._cross_modal_term(batch, encoded["text"], encoded["image"])
-        return losses
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def _pass_on(self, batch: Batch, encoded: Mapping[str, Tensor], seeds: SeedModality) -> None:
         for name, tower in self._towers.items():
@@ -118,7 +117,7 @@ class Objective:
             there = torch.from_numpy(rows).to(encoded[name].device)
             bank.add(batch.items[rows], encoded[name].detach()[there], step)
 
-    def _pair_term(self, batch: Batch, name: str, vectors: Tensor) -> Tensor:
+    def _pair_term(self, batch: Batch, name: str, vectors: Tensor) -> Tensor | None:
         tower, device = self._towers[name], vectors.device
         anchors, positives, own_negatives, known = (
             torch.from_numpy(array).to(device)
@@ -133,7 +132,7 @@ class Objective:
             self._remembered_by_pairs(batch, name),
         )  # fmt: skip
 
-    def _cross_modal_term(self, batch: Batch, text: Tensor, image: Tensor) -> Tensor:
+    def _cross_modal_term(self, batch: Batch, text: Tensor, image: Tensor) -> Tensor | None:
         items, device = batch.items, text.device
         present = torch.from_numpy(self._takes_part[items]).to(device)
         for tower in self._towers.values():

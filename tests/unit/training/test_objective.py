@@ -51,7 +51,7 @@ def test_what_is_too_old_is_forgotten_before_the_next_step():
     objective, banks = make_objective(max_age=2)
     step_on(objective, make_pairs((1, 2), (4, 5)), 0)
     without = step_on(objective, make_pairs((6, 8)), 3)
-    assert without["loss_t2t"] == 0
+    assert "loss_t2t" not in without
     assert sorted(banks["text"].items) == [6, 8]
 
 
