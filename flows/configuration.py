@@ -221,6 +221,8 @@ def parse_override(text: str) -> tuple[str, Any]:
             f"--set {without_passwords(text)!r}: the value is not valid YAML"
         ) from None
     whole = value.strip()
+    if whole.startswith("#"):
+        return path, whole
     if isinstance(read, str) and whole.startswith(read):
         is_cut = whole.removeprefix(read).lstrip().startswith("#")
         return path, whole if is_cut else read

@@ -22,7 +22,6 @@ _POLL_SECONDS = 2.0
 """How often a run that is due is looked for."""
 _CRON_FIELDS = 5
 _CRON_FORM = "Five fields are expected: minute, hour, day of the month, month, day of the week"
-ENTRYPOINT = "flows.pipeline.sicsrec"
 
 
 @dataclass(frozen=True)

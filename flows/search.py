@@ -29,7 +29,7 @@ from flows.selection import select_steps
 from flows.series import count_cached, run_in_series
 from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
-from flows.shipped import read_shipped_or_file, shipped_names
+from flows.shipped import read_shipped_or_file
 from flows.terminal import trial_table
 from sicsrec.artifacts import make_key
 from sicsrec.config import PipelineConfig
@@ -91,11 +91,6 @@ class FinishedSearch:
     """The file that holds the winner."""
     mlflow_experiment_id: str
     mlflow_run_id: str
-
-
-def range_names() -> tuple[str, ...]:
-    """Return the names of the ranges that are part of the package."""
-    return shipped_names("ranges")
 
 
 def load_ranges(name: str) -> tuple[Range, ...]:

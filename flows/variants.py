@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.configuration import ResolvedConfig, parse_mapping, parse_override, resolve_config
-from flows.shipped import read_shipped_or_file, shipped_names
+from flows.shipped import read_shipped_or_file
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.steps import STEPS
@@ -23,11 +23,6 @@ class VariantPlan:
     """Overrides of every variant that will run."""
     skipped: Mapping[str, str]
     """Why a variant will not run."""
-
-
-def set_names() -> tuple[str, ...]:
-    """Return the names of the sets that are part of the package."""
-    return shipped_names("variants")
 
 
 def load_variants(name: str) -> VariantSet:
@@ -57,8 +52,8 @@ def plan_variants(
     """Resolve all variants and skip those that the data cannot give or that change nothing.
 
     Raises:
-        ConfigError: if a variant is wrong or sets a seed, the first does not suit the data, or
-            fewer than two are left.
+        ConfigError: if a variant is wrong or sets a seed, the first does not suit the data, a
+            variant ranks by another protocol than the first, or fewer than two are left.
     """
     kept: dict[str, list[str]] = {}
     skipped: dict[str, str] = {}
@@ -79,6 +74,7 @@ def plan_variants(
         except ConfigError as err:
             raise ConfigError(f"variant {name!r}: {err}") from err
         first = first or resolved
+        _check_protocol(name, resolved.config, first.config)
         same = seen.setdefault(_what_counts(resolved.config), name)
         if same != name:
             skipped[name] = f"here it is the same as {same!r}"
@@ -95,6 +91,20 @@ def _check_seed(changes: Sequence[str]) -> None:
         raise ConfigError(
             "it sets the seed, which every variant has from --seed and --seeds; take it out"
         )
+
+
+def _check_protocol(name: str, config: PipelineConfig, first: PipelineConfig) -> None:
+    """Refuse figures that cannot be compared: other items to rank among, or other targets."""
+    for key, value, expected in (
+        ("evaluate.remove_seen", config.evaluate.remove_seen, first.evaluate.remove_seen),
+        ("ingest.filters", config.ingest.filters, first.ingest.filters),
+        ("split", config.split, first.split),
+    ):
+        if value != expected:
+            raise ConfigError(
+                f"variant {name!r} sets {key}, which decides what is ranked among what, so its "
+                "figures cannot be compared with the first variant's; give it with --set, for all"
+            )
 
 
 def _what_counts(config: PipelineConfig) -> str:

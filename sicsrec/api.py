@@ -81,7 +81,7 @@ def train(
         DataError: if the tables cannot be used.
     """
     root = Path(folder).resolve()
-    resolved = _configure(interactions, items, vectors, root / "tables", covers, config or {})
+    resolved = _configure(interactions, items, vectors, root, covers, config or {})
     store = ArtifactStore(root / "artifacts")
     refs: dict[str, ArtifactRef] = {}
     for step in STEPS:
@@ -96,13 +96,15 @@ def _configure(
     interactions: Table,
     items: Table,
     vectors: Vectors | None,
-    tables: Path,
+    root: Path,
     covers: str | os.PathLike[str] | None,
     config: Mapping[str, Any],
 ) -> PipelineConfig:
     """Write the tables where the steps read them, and return the configuration."""
+    tables = root / "tables"
     interactions, items = as_table(interactions, "interactions"), as_table(items, "items")
     _require(interactions, ("user_id", "item_id"), "interactions")
+    _refuse_objects(interactions, ("timestamp",), "interactions")
     _require(items, ("item_id", "title"), "items")
     tables.mkdir(parents=True, exist_ok=True)
     # Python objects have no place in Parquet; what needs none of them is not stopped by them.
@@ -121,7 +123,8 @@ def _configure(
         "export": {"score": "blend"},
     }
     if vectors is not None:
-        source = _write_vectors(vectors, items, tables)
+        # Not beside the tables: ingest would read all covers again whenever a vector changes.
+        source = _write_vectors(vectors, items, root / "vectors")
         sections["encode_items"] = {"source": {"kind": "given", **source}}
     try:
         return PipelineConfig.model_validate(_merged(sections, config))
@@ -161,12 +164,16 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise DataError(f"{what} lack the columns {missing}; found {frame.columns}")
-    objects = [name for name in columns if frame.schema[name] == pl.Object]
+    _refuse_objects(frame, columns, what)
+
+
+def _refuse_objects(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
+    objects = [name for name in columns if frame.schema.get(name) == pl.Object]
     if objects:
         raise DataError(f"{what}: {objects} hold Python objects; make them text or numbers")
 
 
-def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[str, str]:
+def _write_vectors(vectors: object, items: pl.DataFrame, folder: Path) -> dict[str, str]:
     """Write vectors keyed by item id and return their files by modality.
 
     Raises:
@@ -184,6 +191,8 @@ def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[s
     for modality, values in vectors.items():
         if is_table(values):
             frame = as_table(values, f"vectors[{modality!r}]")
+            _refuse_objects(frame, ("item_id", "vector"), f"vectors[{modality!r}]")
+            frame = frame.select(~cs.object())
         else:
             matrix = _as_matrix(values, modality)
             if matrix.ndim != 2 or len(matrix) != items.height:
@@ -200,7 +209,8 @@ def _write_vectors(vectors: object, items: pl.DataFrame, tables: Path) -> dict[s
             # Ingest keeps the first of several rows of an item, and none without an id.
             frame = frame.filter(pl.col("item_id").str.len_bytes() > 0)
             frame = frame.unique("item_id", keep="first", maintain_order=True)
-        path = tables / f"{modality}.parquet"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{modality}.parquet"
         frame.write_parquet(path)
         files[modality] = str(path)
     return files

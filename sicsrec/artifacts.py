@@ -176,7 +176,26 @@ def digest_folder(folder: Path) -> str:
 
     Hidden ones are no content: downloads keep times there, and desktops their settings.
     """
-    return _digest_entries(_describe_files(folder, sorted(visible_files(folder))))
+    files = _describe_files(folder, sorted(visible_files(folder)))
+    return digest_json([*((f.path, f.sha256) for f in files), *linked_folders(folder)])
+
+
+def linked_folders(root: Path) -> list[tuple[str, str]]:
+    """Return where links to folders below a folder are and where they lead, sorted.
+
+    What a step reads through such a link becomes other data when the link is set anew, although no
+    file below the folder changes. Hidden ones are left out, as by :func:`visible_files`.
+    """
+    links = []
+    for folder, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (Path(folder, name) for name in below)
+        links += [
+            (path.relative_to(root).as_posix(), path.readlink().as_posix())
+            for path in paths
+            if path.is_symlink()
+        ]
+    return sorted(links)
 
 
 def visible_files(root: Path) -> Iterator[Path]:

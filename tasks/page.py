@@ -18,7 +18,7 @@ from prefect.states import Failed
 
 from sicsrec.addresses import without_passwords
 from sicsrec.errors import SicsrecError
-from sicsrec.progress import Advance, Progress
+from sicsrec.progress import Advance, Progress, TimeLeft
 from sicsrec.steps.runner import StepResult
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.settings import Settings
@@ -84,6 +84,7 @@ class _ProgressArtifact:
         self._flow_run_id, self._task_run_id = flow_run.id, task_run.id
         self._started = self._last = time.monotonic()
         self._done = 0
+        self._time_left = TimeLeft(total)
         self._artifact_id: UUID | None = None
         self._is_told = True
 
@@ -91,11 +92,11 @@ class _ProgressArtifact:
         self._done += n
         now = time.monotonic()
         settings, elapsed = self._settings, now - self._started
+        left = self._time_left.seconds(now, self._done)
         wait = max(settings.first_seconds, min(elapsed / 20, settings.longest_seconds))
         if not self._is_told or now - self._last < wait:
             return
         self._last = now
-        left = elapsed / self._done * (self._total - self._done) if self._done else None
         words = [f"{self._done:,} of {self._total:,}"]
         if left is not None:
             words.append(f"about {_duration(left)} left")

@@ -20,7 +20,7 @@ from tasks.settings import Settings
 logger = logging.getLogger("sicsrec.tasks")
 
 _NEEDED = ("export/model", "evaluate/per_user", "ingest/interactions")
-"""Outputs without which no model can be registered."""
+"""What a model is registered from and judged by."""
 
 
 def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run: RunRecord) -> str:
@@ -41,7 +41,7 @@ def register_model(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run:
     wanted = config.export.register_model
     if not (settings.mlflow_uri is None if wanted is None else wanted):
         return ""
-    if not set(_NEEDED) <= set(refs):
+    if "export/model" not in refs:
         return ""
     try:
         model = _register(config, refs, run, settings)
@@ -77,6 +77,11 @@ def _register(
         found = registry.find(key)
         if found is not None and found.decision:
             return found
+        missing = [name for name in _NEEDED if name not in refs]
+        if missing:
+            raise SicsrecError(
+                f"it is judged by {' and '.join(missing)}, which is no part of this run"
+            )
         # These import torch, which a run that reuses everything need not wait for.
         from sicsrec.evaluation.promotion import judge_files
         from sicsrec.steps.model_parts import make_model_parts

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from sicsrec.addresses import without_password
 from sicsrec.cluster import Hosts
@@ -194,9 +195,11 @@ def _home(named: str) -> Path:
 
 def _other_records(uri: str | None, home: Path) -> str | None:
     """Return the URI, but None for the database under the home, which MLflow's commands need."""
-    scheme, _, path = (uri or "").partition(":///")
+    address = urlsplit(uri or "")
     own = (home / "mlflow" / "mlflow.db").resolve()
-    is_own = scheme == "sqlite" and Path(path).resolve() == own
+    # A driver, as in sqlite+pysqlite, and options behind a question mark name the same file.
+    is_sqlite = address.scheme.partition("+")[0] == "sqlite" and not address.netloc
+    is_own = is_sqlite and Path(address.path.removeprefix("/")).resolve() == own
     return None if is_own else uri or None
 
 

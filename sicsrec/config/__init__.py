@@ -363,14 +363,10 @@ class RivalConfig(Section):
 
     width: PositiveInt | None = None
     """Width of embeddings and hidden states."""
-    inner_width: PositiveInt | None = None
-    """Inner width of the feed-forward blocks; a GRU has none."""
     n_layers: PositiveInt | None = None
     """Transformer or GRU layers."""
-    n_heads: PositiveInt | None = None
-    """Attention heads of each layer; a GRU has none."""
     dropout: Rate | None = None
-    """Dropout of hidden states and of attention weights."""
+    """Dropout of hidden states and, in a Transformer, of attention weights."""
     learning_rate: PositiveFloat | None = None
     """Of Adam."""
     batch_targets: PositiveInt | None = None
@@ -382,8 +378,12 @@ class RivalConfig(Section):
 
 
 class ContentRivalConfig(RivalConfig):
-    """A trained rival that reads item vectors."""
+    """A trained rival that reads item vectors with a Transformer."""
 
+    inner_width: PositiveInt | None = None
+    """Inner width of the feed-forward blocks."""
+    n_heads: PositiveInt | None = None
+    """Attention heads of each layer."""
     modalities: Modalities | None = None
     """Vectors that it reads; None: all that ``encode_items`` gives."""
 
@@ -492,6 +492,9 @@ class PipelineConfig(Section):
             ValueError: if its own values do not go with those of the ID encoder.
         """
         own = getattr(self.evaluate, name).model_dump(exclude={"modalities"}, exclude_none=True)
+        if name == "gru4rec":
+            # A GRU has no heads, so its width need not be a multiple of theirs.
+            own["n_heads"] = 1
         return PretrainIdConfig.model_validate({**self.pretrain_id.model_dump(), **own})
 
     @model_validator(mode="after")

@@ -52,8 +52,9 @@ class OpenClipEncoderConfig(Section):
     library: Literal["open_clip"] = "open_clip"
     model: str | None = None
     """Architecture name, ``hf-hub:<id>`` or ``local-dir:<folder>``."""
-    pretrained: str | None = None
-    """Weights tag of ``model``, as open_clip lists it."""
+    pretrained: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
+    """Weights tag of ``model``, as open_clip lists it; weights of your own are a folder, see
+    ``model``."""
     architecture: OpenClipArchitectureConfig | None = None
     """In place of ``model``: a small model with random weights."""
 
@@ -121,6 +122,9 @@ class AlignEncodersConfig(Section):
     """Pairs in a batch."""
     n_epochs: PositiveInt = 10
     """Passes over the pairs."""
+    held_aside_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the pairs, and of the items with text and image, that are not trained on but asked
+    about before and after."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
     """Of the encoders' trained weights."""
     image_learning_rate: Annotated[float, Field(gt=0.0)] | None = None

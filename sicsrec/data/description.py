@@ -14,6 +14,8 @@ _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 def describe_interactions(interactions: pl.DataFrame, n_items: int) -> dict[str, Any]:
     """Return counts, density, history lengths and the span of time.
 
+    Density is the share of all pairs of a user and an item that occur, however often.
+
     Args:
         interactions: schema INTERACTIONS.
         n_items: size of the catalogue, items without interactions included.
@@ -22,15 +24,15 @@ def describe_interactions(interactions: pl.DataFrame, n_items: int) -> dict[str,
     n_users = len(lengths)
     n_watched = interactions["item_id"].n_unique()
     has_times = interactions.height > 0 and interactions["timestamp"].null_count() == 0
+    n_pairs = interactions.select("user_id", "item_id").n_unique()
     times = interactions["timestamp"].cast(pl.Datetime("ms"))
     return {
         "items": n_items,
         "items_with_interactions": n_watched,
         "users": n_users,
         "interactions": interactions.height,
-        "repeated_interactions": interactions.height
-        - interactions.select("user_id", "item_id").n_unique(),
-        "density": interactions.height / (n_users * n_items) if n_users and n_items else 0.0,
+        "repeated_interactions": interactions.height - n_pairs,
+        "density": n_pairs / (n_users * n_items) if n_users and n_items else 0.0,
         "history_length": {
             "mean": round(float(np.mean(lengths.to_numpy())), 3) if n_users else 0.0,
             **{f"q{round(100 * q)}": lengths.quantile(q, "nearest") for q in _QUANTILES},

@@ -31,6 +31,7 @@ REASONS: dict[str, str] = {
     "too_many_pixels": "more pixels than ingest.max_cover_pixels",
     "too_many_bytes": "more bytes than ingest.max_cover_bytes",
     "outside_folder": "a link or path leads out of the covers folder",
+    "hidden_file": "files and folders whose names begin with a dot count for nothing",
     "not_a_file": "the path is a folder or a device",
     "unreadable_file": "the operating system refuses to read it",
 }

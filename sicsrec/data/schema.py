@@ -66,10 +66,6 @@ PAIRS: Schema = {
 """``positive_id`` is null when the judge said that no candidate is similar; ``source`` names the
 judge."""
 
-VECTORS_KEY = ("item_id", "item_index")
-"""Vector tables have these columns and ``vector``, a fixed-size list of float32, one row per item
-that has the modality; an item without it has no row."""
-
 
 def check_schema(frame: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
     """Return ``frame`` with exactly the schema's columns, in its order.

@@ -39,7 +39,7 @@ class Histories:
     """
 
     user_ids: pl.Series
-    """User ids, sorted; a user without items may occur and has an empty history."""
+    """User ids, each once; a user without items may occur and has an empty history."""
     offsets: NDArray[np.int64]
     items: NDArray[np.int32]
 

@@ -78,6 +78,13 @@ def load_pretrained(config: OpenClipEncoderConfig) -> tuple[nn.Module, dict[str,
         model_config = open_clip.get_model_config(name)
         if model_config is None:
             raise EncoderError(f"open_clip knows no model {name!r}; open_clip.list_models() does")
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if ":" not in name and config.pretrained not in tags:
+            # open_clip would take it for a file, of which no key knows.
+            raise EncoderError(
+                f"open_clip has no weights {config.pretrained!r} of {name!r}, it has {tags}; for "
+                "others give local-dir:<folder> as model"
+            )
         model = open_clip.create_model(name, pretrained=config.pretrained, require_pretrained=True)
     except (OSError, RuntimeError, ValueError) as err:
         raise EncoderError(

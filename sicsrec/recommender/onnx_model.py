@@ -4,6 +4,7 @@ It is the model's own score, not a blend's: a blend counts transitions, which ar
 network.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def write_onnx(model: SequenceModel, path: Path) -> None:
         }
     }
     program = torch.onnx.export(
-        HistoryScorer(model.cpu()).eval(),
+        HistoryScorer(copy.deepcopy(model).cpu()).eval(),
         (example,),
         input_names=["items"],
         output_names=["scores"],

@@ -95,7 +95,7 @@ def _sections(files: RunFiles, score: str, device: str) -> Iterator[Section]:
         asked = files.held_out("test")
         made.append(people(files, scorer, asked, seed=seed, remove_seen=True))
         made += [cohorts(files), towers(files, models, seed)]
-        made.append(habits(files, models, asked, remove_seen=True))
+        made.append(habits(files, models, asked, seed, remove_seen=True))
     made.append(curves(files))
     if models is not None and files.has("encode_items/vectors"):
         matrices = item_matrices(files, models)

@@ -23,7 +23,7 @@ _WATCHED, _NEXT = "watched in training", "watched next"
 
 
 def habits(
-    files: RunFiles, models: RunModels, asked: RankingSet, *, remove_seen: bool
+    files: RunFiles, models: RunModels, asked: RankingSet, seed: int, *, remove_seen: bool
 ) -> Section | None:
     """Return how popular, varied and novel the recommendations of every model are.
 
@@ -33,9 +33,10 @@ def habits(
         files: of the run.
         models: of the run.
         asked: users with what came before their test target.
+        seed: picks the users where there are many.
         remove_seen: whether watched items are left out of the recommendations.
     """
-    rows = np.arange(len(asked))[:_MOST_USERS]
+    rows = np.sort(np.random.default_rng(seed).permutation(len(asked))[:_MOST_USERS])
     asked = RankingSet(asked.histories.take(rows), asked.targets[rows])
     counts = files.train_counts
     lists: dict[str, NDArray[np.int32]] = {_WATCHED: files.train.items, _NEXT: asked.targets}

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sicsrec.artifacts import digest_file, digest_folder, digest_json, visible_files
+from sicsrec.artifacts import (
+    digest_file,
+    digest_folder,
+    digest_json,
+    linked_folders,
+    visible_files,
+)
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.videos import VIDEO_SUFFIXES
@@ -106,7 +112,7 @@ def _digest(name: str, path: Path) -> str:
 
 def _digest_raw_data(root: Path) -> str:
     """Digest tables by content; images and videos, which may be millions or terabytes, by size and
-    time of change.
+    time of change. Where links to folders lead counts too.
 
     Hidden files and folders are no data: a home there, ``.sicsrec``, changes with every run.
     """
@@ -118,4 +124,4 @@ def _digest_raw_data(root: Path) -> str:
         else:
             mark = digest_file(path)
         entries.append((path.relative_to(root).as_posix(), mark))
-    return digest_json(entries)
+    return digest_json([*entries, *linked_folders(root)])

@@ -37,7 +37,8 @@ class ConfigurationResults:
     """8 hex digits of everything it depends on but the seed."""
     seeds: tuple[int, ...]
     differs_in: tuple[str, ...]
-    """``step.key=value`` wherever configurations of the data set differ."""
+    """``step.key=value`` wherever configurations of the data set differ, versions of a step and
+    digests of what it read included."""
     models: Mapping[str, Mapping[str, MeanOfSeeds]]
     """Model to metric to value, on the test part."""
 
@@ -61,8 +62,7 @@ def gather_results(store: ArtifactStore, dataset: str) -> list[ConfigurationResu
             # What it was made of was removed, so nothing says which configuration it was.
             continue
         values_here = _flat_config(steps)
-        identity = canonical_json([values_here, {s: m.step_version for s, m in steps.items()}])
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(canonical_json(values_here).encode()).hexdigest()[:8]
         values[digest] = values_here
         # Taken out first, so that the newest configuration comes last.
         runs[digest] = {**runs.pop(digest, {}), manifest.seed or 0: manifest}
@@ -82,6 +82,7 @@ def _flat_config(steps: Mapping[str, Manifest]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for step, manifest in steps.items():
         flat |= flatten(manifest.config, f"{step}.")
+        flat[f"{step} version"] = manifest.step_version
         external = manifest.external_inputs.items()
         flat |= {f"{step}.{name} digest": digest[:_DIGITS] for name, digest in external}
     return flat

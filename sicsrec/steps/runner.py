@@ -32,6 +32,7 @@ from sicsrec.errors import (
     ArtifactError,
     ArtifactMissingError,
     ConfigError,
+    DataError,
     LeakageError,
 )
 from sicsrec.progress import NoProgress, Progress
@@ -133,6 +134,12 @@ def find_reusable(
 ) -> tuple[str, Manifest | None]:
     """Return the step's key and its verified commit, or None when it has to run."""
     key = make_key(step_identity(step, config, inputs))
+    return key, _find_intact(step, config, key, store)
+
+
+def _find_intact(
+    step: Step, config: PipelineConfig, key: str, store: ArtifactStore
+) -> Manifest | None:
     try:
         manifest = store.find(config.dataset, step.name, key)
         if manifest is not None:
@@ -140,7 +147,7 @@ def find_reusable(
     except (ArtifactCorruptError, ArtifactMissingError) as err:
         logger.warning("%s; the step runs again", err)
         manifest = None
-    return key, manifest
+    return manifest
 
 
 def run_step(
@@ -191,11 +198,13 @@ def run_step(
     Raises:
         LeakageError: if an input has seen held-out interactions the step must not see.
         ArtifactError: if an input is missing or an output was not written.
+        DataError: if data outside the store changed while the step read them.
         DiskFullError: if the store cannot take what the step writes.
     """
     started = time.monotonic()
     step = get_step(name)
-    key = make_key(step_identity(step, config, inputs))
+    identity = step_identity(step, config, inputs)
+    key = make_key(identity)
     check_leaks(step, config, inputs)
     used = {entry.name: inputs[entry.name] for entry in inputs_of(step, config)}
     with (
@@ -203,7 +212,7 @@ def run_step(
         RunRegister(store.root, config.dataset).using(),
         store.lock(config.dataset, step.name, key),
     ):
-        manifest = None if refresh else find_reusable(step, config, inputs, store)[1]
+        manifest = None if refresh else _find_intact(step, config, key, store)
         was_reused, fetched_from = manifest is not None, ""
         if manifest is None and shared is not None and not refresh:
             manifest = shared.fetch(store, config.dataset, step.name, key, used, progress)
@@ -222,7 +231,7 @@ def run_step(
             on_accelerator = device != "cpu" and step.uses_accelerator(config)
             with hold_accelerator() if on_accelerator else nullcontext():
                 manifest = _run_and_commit(
-                    step, key, config, used, store, open_tracker, prepare, device, code or {}
+                    step, identity, config, used, store, open_tracker, prepare, device, code or {}
                 )
         store.clear_leftovers(config.dataset, step.name, key)
         if shared is not None and not fetched_from:
@@ -234,7 +243,7 @@ def run_step(
 
 def _run_and_commit(
     step: Step,
-    key: str,
+    identity: Mapping[str, Any],
     config: PipelineConfig,
     used: Mapping[str, ArtifactRef],
     store: ArtifactStore,
@@ -244,7 +253,7 @@ def _run_and_commit(
     code: Mapping[str, str],
 ) -> Manifest:
     started_at, started = datetime.now(UTC), time.monotonic()
-    identity = step_identity(step, config, used)
+    key = make_key(identity)
     readers = {entry: store.open(ref) for entry, ref in used.items()}
     pending = store.begin(config.dataset, step.name, key)
     tracking = open_tracker(step, key) if open_tracker else nullcontext(NullTracker())
@@ -253,6 +262,7 @@ def _run_and_commit(
         keep_torch_to_usable_cores()
         context = prepare(inputs=readers, pending=pending, tracker=tracker, device=device)
         report: StepReport = run(context)
+        _check_unchanged(step, config, identity["external_inputs"])
         manifest = Manifest(
             dataset=config.dataset,
             step=step.name,
@@ -276,6 +286,21 @@ def _run_and_commit(
         )
 
 
+def _check_unchanged(step: Step, config: PipelineConfig, external: Mapping[str, str]) -> None:
+    """Refuse to keep under a key what was made of other data than the key names.
+
+    Raises:
+        DataError: naming what changed since the key was made.
+    """
+    now = external_inputs(step.name, config)
+    changed = sorted(name for name in external if now.get(name) != external[name])
+    if changed:
+        raise DataError(
+            f"{step.name}: {', '.join(changed)} changed while the step waited or read; nothing is "
+            "kept of it. Run it again once they are in place"
+        )
+
+
 def _find_device() -> str:
     import torch
 
@@ -287,13 +312,19 @@ def _checked(device: str) -> str:
     """Return the device.
 
     Raises:
-        ConfigError: if torch does not find it.
+        ConfigError: if torch does not know or find it.
     """
     if device == "cpu":
         return device
     import torch
 
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as err:
+        raise ConfigError(
+            f"the device {device!r} is none that torch knows; give auto, cpu, cuda, or one of "
+            "several GPUs, such as cuda:1"
+        ) from err
     n_apple = int(torch.backends.mps.is_available())
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": n_apple}
     n_found = counts.get(wanted.type, 0)

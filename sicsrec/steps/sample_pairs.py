@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 
 from sicsrec.cluster import Cluster
@@ -166,7 +167,8 @@ def _describe(
 ) -> dict[str, Any]:
     positive = pairs.filter(pl.col("positive_id").is_not_null())
     covered = pl.concat([positive["anchor_id"], positive["positive_id"]]).n_unique()
-    in_degree = positive["positive_id"].value_counts()["count"]
+    named = positive["positive_id"].value_counts()["count"].to_numpy()
+    times = np.concatenate([named, np.zeros(catalog.n_items - len(named), dtype=named.dtype)])
     lengths = pairs["negative_ids"].list.len()
     not_asked = dict(questions.skipped)
     if tally.n_not_asked:
@@ -185,9 +187,9 @@ def _describe(
         "share_of_items_in_a_pair": round(covered / catalog.n_items, 6),
         "distinct_positives": positive["positive_id"].n_unique(),
         "times_an_item_is_positive": {
-            "mean": _number(in_degree.mean()),
-            "median": _number(in_degree.median()),
-            "max": _number(in_degree.max()),
+            "mean": round(float(times.mean()), 4),
+            "median": float(np.median(times)),
+            "max": int(times.max()),
         },
         "negatives_per_answer": _number(lengths.mean()),
     }

@@ -31,9 +31,6 @@ from sicsrec.training.pair_batches import Batches, Pairs
 from sicsrec.training.repeatable import repeatable
 from sicsrec.training.tower import Tower
 
-HELD_ASIDE_SHARE = 0.05
-"""Share of the pairs, and of the items with text and image, that are kept to measure with."""
-
 
 @dataclass(frozen=True)
 class AlignmentResult:
@@ -99,7 +96,7 @@ def align(
     progress, tracker = progress or NoProgress(), tracker or NullTracker()
     with _seeded(seed, encoders):
         towers = _make_towers(encoders, contents, config, n_items, work, progress)
-        material = _hold_aside(pairs, _with_both(towers), seed)
+        material = _hold_aside(pairs, _with_both(towers), config.held_aside_share, seed)
         before = measure_quality(
             towers, material.pairs_aside, material.both, material.both_aside, seed
         )
@@ -212,10 +209,10 @@ def _with_both(towers: Mapping[str, Tower]) -> NDArray[np.int32]:
     return np.flatnonzero(np.logical_and.reduce(masks)).astype(np.int32)
 
 
-def _hold_aside(pairs: Pairs, both: NDArray[np.int32], seed: int) -> _Material:
+def _hold_aside(pairs: Pairs, both: NDArray[np.int32], share: float, seed: int) -> _Material:
     rng = np.random.default_rng(seed)
-    kept, aside = pairs.hold_aside(HELD_ASIDE_SHARE, rng)
-    both_aside = np.sort(rng.permutation(both)[: int(len(both) * HELD_ASIDE_SHARE)])
+    kept, aside = pairs.hold_aside(share, rng)
+    both_aside = np.sort(rng.permutation(both)[: int(len(both) * share)])
     return _Material(kept, aside, both, both_aside)
 
 

@@ -59,6 +59,9 @@ def measure_quality(
     * ``adapted_text_uniformity``, ``adapted_image_uniformity``: as above;
     * ``modality_gap``: distance of the two mean vectors.
 
+    As in the losses, an item whose text or cover is that of anchor or target is nobody's rival:
+    nothing could tell the two apart.
+
     Alignment and uniformity are those of Wang and Isola (arXiv 2005.10242).
 
     Args:
@@ -79,7 +82,7 @@ def measure_quality(
             tower.encoder.eval()
             some = items[tower.has_modality[items]]
             vectors = _encode(tower, some)
-            numbers |= _pair_quality(PAIR_TERMS[modality], vectors, some, asked)
+            numbers |= _pair_quality(PAIR_TERMS[modality], vectors, some, asked, tower)
             if len(some) > 1:
                 unit = F.normalize(vectors, dim=-1)
                 numbers[f"{modality}_uniformity"] = _uniformity(unit)
@@ -89,7 +92,7 @@ def measure_quality(
     if len(adapted) < 2 or not len(shown):
         return Quality(numbers, nothing, nothing, items[:0])
     text, image = adapted["text"], adapted["image"]
-    numbers |= _cross_modal(text, image, np.isin(shown, both_aside))
+    numbers |= _cross_modal(text, image, np.isin(shown, both_aside), _twins(towers, shown))
     return Quality(numbers, text.cpu().numpy(), image.cpu().numpy(), shown)
 
 
@@ -126,6 +129,7 @@ def _pair_quality(
     vectors: Float[Tensor, "items width"],
     items: NDArray[np.int32],
     asked: Pairs,
+    tower: Tower,
 ) -> dict[str, float | int]:
     usable = np.isin(asked.anchors, items) & np.isin(asked.positives, items)
     if not usable.any():
@@ -135,11 +139,11 @@ def _pair_quality(
     positives = torch.from_numpy(np.searchsorted(items, asked.positives[usable])).to(device)
     unit = F.normalize(vectors, dim=-1)
     scores = unit[anchors] @ unit.T
-    is_anchor = torch.zeros_like(scores, dtype=torch.bool)
-    is_anchor[torch.arange(len(anchors), device=device), anchors] = True
+    content = torch.from_numpy(tower.content_of[items]).to(device)
+    is_left_out = (content == content[anchors, None]) | (content == content[positives, None])
     distance = (unit[anchors] - unit[positives]).square().sum(dim=1).mean()
     return {
-        **_recalls(term, scores, positives, is_anchor),
+        **_recalls(term, scores, positives, is_left_out),
         f"{term}_alignment": round(float(distance), 6),
     }
 
@@ -154,13 +158,13 @@ def _cross_modal(
     text: Float[Tensor, "items width"],
     image: Float[Tensor, "items width"],
     is_aside: NDArray[np.bool_],
+    twins: Bool[Tensor, "items items"],
 ) -> dict[str, float | int]:
     own = torch.arange(len(text), device=text.device)
-    nobody = torch.zeros(len(text), len(text), dtype=torch.bool, device=text.device)
     scores = text @ image.T
     quality: dict[str, float | int] = {
-        **_recalls("t2v", scores, own, nobody),
-        **_recalls("v2t", scores.T, own, nobody),
+        **_recalls("t2v", scores, own, twins),
+        **_recalls("v2t", scores.T, own, twins),
         "t2v_alignment": round(float((text - image).square().sum(dim=1).mean()), 6),
         "modality_gap": round(float((text.mean(dim=0) - image.mean(dim=0)).norm()), 6),
     }
@@ -170,8 +174,17 @@ def _cross_modal(
     if is_aside.any():
         rows = torch.from_numpy(np.flatnonzero(is_aside)).to(text.device)
         for term, values in (("t2v", scores), ("v2t", scores.T)):
-            quality |= _recalls(f"held_out_{term}", values[rows], own[rows], nobody[rows])
+            quality |= _recalls(f"held_out_{term}", values[rows], own[rows], twins[rows])
     return quality
+
+
+def _twins(towers: Mapping[str, Tower], items: NDArray[np.int32]) -> Bool[Tensor, "items items"]:
+    """Return which items have the same text or the same cover; an item is its own twin."""
+    same = torch.zeros(len(items), len(items), dtype=torch.bool)
+    for tower in towers.values():
+        content = torch.from_numpy(tower.content_of[items])
+        same |= content[:, None] == content
+    return same.to(next(iter(towers.values())).device)
 
 
 def _recalls(

@@ -215,10 +215,13 @@ def join_trainings(folder: Path, host: int, tell: Callable[[str], None]) -> None
 
 
 def _beat_of(path: Path) -> int | None:
-    """Return when an announcement was touched, by the clock of who keeps the files; None: gone."""
+    """Return when an announcement was touched, by the clock of who keeps the files.
+
+    None where it is gone, or the folder that all hosts see answers with an error for a moment.
+    """
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

@@ -13,6 +13,7 @@ from sicsrec.artifacts import ArtifactRef, ArtifactStore, make_key
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import Section
 from sicsrec.data.demo import write_demo
+from sicsrec.errors import DataError
 from sicsrec.steps import STEPS, Step, get_step, inputs_of, runner
 from sicsrec.steps.context import StepContext
 from sicsrec.steps.runner import run_step, step_identity
@@ -123,3 +124,38 @@ def test_data_that_changed_are_in_the_key(tmp_path: Path) -> None:
     with (tmp_path / "interactions.csv").open("a") as log:
         log.write("\n")
     assert key_of(step, config) != key
+
+
+def test_a_link_that_is_set_anew_is_in_the_key(tmp_path: Path) -> None:
+    """Nightly deliveries are often a folder per night and a link to the last."""
+    for night in ("1", "2"):
+        (tmp_path / night).mkdir()
+        write_demo(tmp_path / night, n_items=4, n_users=6, seed=3)
+    keys = set()
+    for night in ("1", "2"):
+        (tmp_path / "latest").symlink_to(night)
+        keys.add(key_of(get_step("ingest"), configuration(tmp_path)))
+        (tmp_path / "latest").unlink()
+    assert len(keys) == 2
+
+
+def test_data_that_change_while_they_are_read_are_kept_under_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_demo(data, n_items=40, n_users=60, seed=3)
+    config, store = configuration(data), ArtifactStore(tmp_path / "store")
+
+    def changing(*args: Any, **kwargs: Any) -> StepContext:
+        with (data / "items.csv").open("a") as items:
+            items.write("\n")
+        return StepContext(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "StepContext", changing)
+        with pytest.raises(DataError, match="ingest: raw_data changed while"):
+            run_step("ingest", config, {}, store)
+    assert list(store.manifests(config.dataset, "ingest")) == []
+    result = run_step("ingest", config, {}, store)
+    assert result.manifest.key == key_of(get_step("ingest"), config)

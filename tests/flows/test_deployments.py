@@ -19,7 +19,6 @@ from prefect.utilities.schema_tools import ValidationError, validate
 from flows.configuration import preset_names
 from flows.deployments import (
     DEPLOYMENTS,
-    ENTRYPOINT,
     FLOW_NAME,
     Deployment,
     limit_gpu_work,
@@ -33,6 +32,7 @@ from sicsrec.steps import STEP_NAMES
 from tasks._run import hold_gpu
 from tasks.settings import GPU_LIMIT
 
+ENTRYPOINT = "flows.pipeline.sicsrec"
 FILE = Path(__file__).parents[2] / "docker" / "prefect.yaml"
 SCHEMA: dict[str, Any] = parameter_schema(sicsrec).model_dump()
 

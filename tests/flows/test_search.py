@@ -19,9 +19,9 @@ from flows.search import (
     load_ranges,
     plan_search,
     print_search,
-    range_names,
     run_search,
 )
+from flows.shipped import shipped_names
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, NotApplicableError
 from sicsrec.steps import get_step
@@ -161,7 +161,7 @@ def test_a_killed_search_goes_on_sees_no_test_target_and_leaves_a_preset(
     assert "trial " not in text.split("2 trials")[0]
 
 
-@pytest.mark.parametrize("ranges", range_names())
+@pytest.mark.parametrize("ranges", shipped_names("ranges"))
 def test_no_trial_declares_an_input_that_has_seen_the_test_part(
     home: Path, request_: SearchRequest, ranges: str
 ) -> None:
@@ -174,7 +174,7 @@ def test_no_trial_declares_an_input_that_has_seen_the_test_part(
 
 
 @pytest.mark.parametrize("preset", ["demo", "bili_food", "movielens-100k"])
-@pytest.mark.parametrize("ranges", range_names())
+@pytest.mark.parametrize("ranges", shipped_names("ranges"))
 def test_shipped_ranges_hold_the_values_of_shipped_presets(preset: str, ranges: str) -> None:
     own = {
         path: value

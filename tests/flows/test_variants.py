@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.variants import load_variants, plan_variants, set_names
+from flows.shipped import shipped_names
+from flows.variants import load_variants, plan_variants
 from sicsrec.errors import ConfigError, NotApplicableError
 
 GIVEN = ["encode_items.source={kind: given, text: text.npy}"]
@@ -16,7 +17,7 @@ def plan(variants, *overrides, preset="demo"):
 
 
 def test_shipped_sets() -> None:
-    assert set_names() == ("ablation", "pair-sources")
+    assert shipped_names("variants") == ("ablation", "pair-sources")
 
 
 def test_ablation_of_the_demo_runs_all_but_what_the_preset_does_already() -> None:
@@ -52,6 +53,27 @@ def test_with_given_vectors_there_is_no_stage_one_to_leave_out() -> None:
 def test_a_variant_cannot_be_a_seed(variants: dict[str, list[str]]) -> None:
     with pytest.raises(ConfigError, match=r"variant '[ab]': it sets the seed.*--seeds"):
         plan(variants)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluate.remove_seen=true", "ingest.filters.item_core=5", "split.strategy=global_time"],
+)
+def test_variants_that_rank_by_another_protocol_are_refused(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"variant 'other' sets .* cannot be compared"):
+        plan({"full": [], "other": [change]})
+    both = plan({"full": [], "other": ["train_sicsrec.alpha=0"]}, change)
+    assert list(both.overrides) == ["full", "other"]
+
+
+def test_shipped_sets_suit_every_rule_of_scoring() -> None:
+    for name in shipped_names("variants"):
+        planned = plan(
+            load_variants(name),
+            "train_sicsrec.item_scoring=id_and_content",
+            "train_sicsrec.scoring=normalised",
+        )
+        assert len(planned.overrides) > 1
 
 
 def test_pair_sources_differ_in_the_judge_alone() -> None:

@@ -66,9 +66,19 @@ def test_a_run_that_did_not_get_that_far_registers_nothing(home: Path) -> None:
         for name in needed
     }
     assert register_model(config_with(5), refs, NOBODY).startswith("not registered")
-    for missing in needed:
-        there = {name: ref for name, ref in refs.items() if name != missing}
-        assert register_model(config_with(5), there, NOBODY) == ""
+    there = {name: ref for name, ref in refs.items() if name != "export/model"}
+    assert register_model(config_with(5), there, NOBODY) == ""
+
+
+def test_a_run_without_evaluation_says_that_it_registers_nothing(home: Path) -> None:
+    """A deployment of ``export`` alone ends so; silence would look like a registered model."""
+    refs = {
+        name: ArtifactRef("tiny", name.split("/")[0], "0" * 16, name.split("/")[1], "0", ())
+        for name in ("export/model", "ingest/interactions")
+    }
+    line = register_model(config_with(5), refs, NOBODY)
+    assert line.startswith("not registered")
+    assert line.endswith("it is judged by evaluate/per_user, which is no part of this run")
 
 
 def test_a_refused_upload_leaves_no_password_in_the_log(

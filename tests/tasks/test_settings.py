@@ -169,7 +169,11 @@ def test_the_database_under_the_home_is_no_other_place_also_when_it_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     named = {"SICSREC_HOME": "home"}
-    for own in (f"sqlite:///{tmp_path}/home/mlflow/mlflow.db", "sqlite:///home/mlflow/mlflow.db"):
+    for own in (
+        f"sqlite:///{tmp_path}/home/mlflow/mlflow.db",
+        f"sqlite+pysqlite:///{tmp_path}/home/mlflow/mlflow.db?timeout=30",
+        "sqlite:///home/mlflow/mlflow.db",
+    ):
         found = Settings.from_environment(named | {"MLFLOW_TRACKING_URI": own})
         assert found == Settings.from_environment(named)
     for other in ("sqlite:///mlflow.db", f"file:///{tmp_path}/home/mlflow/mlflow.db"):

@@ -68,9 +68,10 @@ def test_tables_may_be_of_other_libraries(trained: Recommender, kind: str, tmp_p
         None,
         FAST,
     )
-    assert pl.read_parquet(tmp_path / "interactions.parquet").equals(plays)
-    assert pl.read_parquet(tmp_path / "items.parquet").equals(items)
-    assert pl.read_parquet(tmp_path / "text.parquet")["vector"].to_list() == matrix.tolist()
+    assert pl.read_parquet(tmp_path / "tables" / "interactions.parquet").equals(plays)
+    assert pl.read_parquet(tmp_path / "tables" / "items.parquet").equals(items)
+    written = pl.read_parquet(tmp_path / "vectors" / "text.parquet")
+    assert written["vector"].to_list() == matrix.tolist()
     assert configured.dataset == "own"
     table = plays.select("user_id", "item_id")
     [expected] = trained.recommend_many(table, k=2)
@@ -124,9 +125,9 @@ def test_covers_are_read_from_any_folder_and_known_the_next_time(tmp_path: Path)
     for name in items["item_id"].head(5):
         Image.new("RGB", (32, 32), "teal").save(covers / f"{name}.png")
 
-    def train() -> list[Path]:
+    def train(vectors: np.ndarray = matrix) -> list[Path]:
         sicsrec.train(
-            plays, items, {"text": matrix}, folder=tmp_path / "own", covers=covers, config=FAST
+            plays, items, {"text": vectors}, folder=tmp_path / "own", covers=covers, config=FAST
         )
         return sorted((tmp_path / "own/artifacts/own/ingest").rglob("items.parquet"))
 
@@ -134,6 +135,7 @@ def test_covers_are_read_from_any_folder_and_known_the_next_time(tmp_path: Path)
     statuses = pl.read_parquet(catalog).group_by("image_status").len().sort("len")
     assert statuses.rows() == [("ok", 5), ("missing", 15)]
     assert train() == [catalog]
+    assert train(matrix + 1) == [catalog], "other vectors are no reason to read covers again"
     with pytest.raises(DataError, match="there is no folder"):
         sicsrec.train(plays, items, {"text": matrix}, folder=tmp_path, covers=tmp_path / "none")
 
@@ -149,6 +151,12 @@ def test_sections_are_merged_at_any_depth_and_objects_nobody_needs_are_left_out(
     odd = items.with_columns(title=pl.Series([object()] * N_ITEMS, dtype=pl.Object))
     with pytest.raises(DataError, match=r"items: \['title'\] hold Python objects; make them text"):
         sicsrec.train(plays, odd, {"text": matrix}, folder=tmp_path)
+    late = plays.with_columns(timestamp=pl.Series([object()] * 200, dtype=pl.Object))
+    with pytest.raises(DataError, match=r"interactions: \['timestamp'\] hold Python objects"):
+        sicsrec.train(late, items, {"text": matrix}, folder=tmp_path)
+    frame = items.select("item_id", vector=pl.Series([object()] * N_ITEMS, dtype=pl.Object))
+    with pytest.raises(DataError, match=r"vectors\['text'\]: \['vector'\] hold Python objects"):
+        sicsrec.train(plays, items, {"text": frame}, folder=tmp_path)
 
 
 def test_another_kind_of_section_takes_the_place_of_the_whole(tmp_path: Path) -> None:

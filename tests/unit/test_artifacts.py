@@ -86,6 +86,19 @@ def test_digest_of_a_folder_below_a_hidden_one_follows_its_contents(tmp_path):
     assert digest_folder(folder) != before
 
 
+def test_digest_of_a_folder_follows_where_links_to_folders_lead(tmp_path):
+    for day in ("1", "2"):
+        (tmp_path / "data" / day).mkdir(parents=True)
+        (tmp_path / "data" / day / "items.csv").write_text(day)
+    link = tmp_path / "data" / "today"
+    digests = {digest_folder(tmp_path / "data")}
+    for day in ("1", "2"):
+        link.symlink_to(day)
+        digests.add(digest_folder(tmp_path / "data"))
+        link.unlink()
+    assert len(digests) == 3
+
+
 def test_path_that_leaves_its_root_is_refused(tmp_path):
     root = tmp_path / "root"
     root.mkdir()

@@ -61,8 +61,15 @@ def inside(root: Path, relative: str, key: str) -> Path:
         key: the configuration key, for the message.
 
     Raises:
-        DataError: if it lies outside of ``root`` or does not exist.
+        DataError: if it lies outside of ``root``, does not exist, or is hidden: hidden files count
+            for nothing, so a change of one would go unnoticed.
     """
+    hidden = [part for part in PurePosixPath(relative).parts if _is_hidden(part) and part != ".."]
+    if hidden:
+        raise DataError(
+            f"{key}: {relative!r} is hidden, and hidden files of the data folder count for "
+            f"nothing; rename {hidden[0]!r}, or make its folder the data folder"
+        )
     try:
         exists = resolve_inside(root, relative).exists()
     except ArtifactError as err:

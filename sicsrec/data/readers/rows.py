@@ -185,7 +185,8 @@ def item_rows(
 def split_topics(column: str) -> pl.Expr:
     """Return the topics of a column that separates them by ``|``; empty ones are dropped."""
     parts = pl.col(column).fill_null("").str.split("|")
-    return parts.list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
+    stripped = parts.list.eval(pl.element().str.strip_chars())
+    return stripped.list.eval(pl.element().filter(pl.element() != ""))
 
 
 def interaction_rows(

@@ -1,6 +1,8 @@
 """A judge that runs a causal language model of the transformers library, here or in a cluster."""
 
+import json
 import logging
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -234,7 +236,8 @@ class SpreadModel:
 
     def complete(self, requests: Iterable[Request | None]) -> Iterator[tuple[Request, Reply]]:
         """See :meth:`sicsrec.sampling.language_model.LanguageModel.complete`."""
-        call = partial(answer_requests, self._config.model_dump_json(), self._device)
+        identity = json.dumps(self.identity, sort_keys=True)
+        call = partial(answer_requests, self._config.model_dump_json(), self._device, identity)
         batches = _batches(requests, self._config.batch_size)
         for batch, replies in self._cluster.spread(call, batches):
             yield from zip(batch, replies, strict=True)
@@ -254,15 +257,31 @@ def _batches(requests: Iterable[Request | None], size: int) -> Iterator[tuple[Re
         yield tuple(batch)
 
 
-def answer_requests(config: str, device: str, batch: Sequence[Request]) -> list[Reply]:
+def answer_requests(
+    config: str, device: str, identity: str, batch: Sequence[Request]
+) -> list[Reply]:
     """Answer a batch in its order; what a worker is asked to do."""
-    replies = {request.key: reply for request, reply in _model(config, device).complete(batch)}
+    model = _model(config, device, identity)
+    replies = {request.key: reply for request, reply in model.complete(batch)}
     return [replies[request.key] for request in batch]
 
 
 @lru_cache(maxsize=1)
-def _model(config: str, device: str) -> LocalModel:
-    return LocalModel(TransformersJudgeConfig.model_validate_json(config), device)
+def _model(config: str, device: str, identity: str) -> LocalModel:
+    """Return the model, loaded once while it is the same.
+
+    A worker outlives runs, and what a folder holds may have changed in between.
+
+    Raises:
+        ConfigError: if the folder holds another model here than where is asked.
+    """
+    model = LocalModel(TransformersJudgeConfig.model_validate_json(config), device)
+    if json.dumps(model.identity, sort_keys=True) != identity:
+        raise ConfigError(
+            f"judge: the folder {model.name.partition(':')[2]} on {socket.gethostname()} holds "
+            "another model than where the run was started; copy it there, and start the run again"
+        )
+    return model
 
 
 def build_local_judge(

@@ -147,6 +147,16 @@ def test_link_that_leaves_the_folder_is_refused(data, tmp_path):
     assert refused["reason"].to_list() == ["outside_folder"]
 
 
+def test_hidden_covers_count_for_nothing(data, tmp_path):
+    """Their changes would be in no key, so they are no data at all."""
+    hidden = data / "covers" / ".thumbs"
+    hidden.mkdir()
+    (hidden / "1.png").write_bytes((data / "covers" / "1.png").read_bytes())
+    outcome, refused = store(data, [CoverFile("i", "covers/.thumbs/1.png")], tmp_path / "out")
+    assert outcome.status == {"i": "broken"}
+    assert refused["reason"].to_list() == ["hidden_file"]
+
+
 def test_link_in_a_circle_is_refused(data, tmp_path):
     (data / "covers" / "a.png").symlink_to(data / "covers" / "b.png")
     (data / "covers" / "b.png").symlink_to(data / "covers" / "a.png")

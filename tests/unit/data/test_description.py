@@ -4,7 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sicsrec.data.description import draw_popularity, whole_number_bins
+from sicsrec.data.description import (
+    describe_interactions,
+    draw_popularity,
+    whole_number_bins,
+)
+from sicsrec.data.schema import INTERACTIONS
 
 
 @pytest.mark.parametrize("n_most", [1, 3, 40])
@@ -28,3 +33,14 @@ def test_lengths_that_all_occur_leave_no_gap_in_the_picture() -> None:
 
 def test_an_empty_log_can_be_drawn() -> None:
     draw_popularity(pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String}))
+
+
+def test_density_counts_a_pair_once() -> None:
+    frame = pl.DataFrame(
+        [("u", "a", None, n) for n in range(3)] + [("v", "b", None, 3)],
+        schema=dict(INTERACTIONS),
+        orient="row",
+    )
+    described = describe_interactions(frame, n_items=4)
+    assert described["density"] == 2 / (2 * 4)
+    assert described["repeated_interactions"] == 2

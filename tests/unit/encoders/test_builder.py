@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, CLIPModel, RobertaConfig, RobertaModel
 
@@ -178,6 +179,17 @@ def test_open_clip_names_without_weights_are_refused():
 def test_open_clip_weights_that_cannot_be_had_say_what_to_do():
     config = OpenClipEncoderConfig(model="ViT-B-32", pretrained="no-such-tag")
     with pytest.raises(EncoderError, match="local-dir:"):
+        build_encoder(config, "image", seed=0)
+
+
+def test_weights_of_open_clip_are_a_tag_and_no_file(tmp_path, monkeypatch):
+    """A file would be read without anything of it in the key."""
+    with pytest.raises(ValidationError, match="pretrained"):
+        OpenClipEncoderConfig(model="ViT-B-32", pretrained=str(tmp_path / "weights.pt"))
+    (tmp_path / "weights").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    config = OpenClipEncoderConfig(model="ViT-B-32", pretrained="weights")
+    with pytest.raises(EncoderError, match=r"no weights 'weights' of 'ViT-B-32', it has .*openai"):
         build_encoder(config, "image", seed=0)
 
 

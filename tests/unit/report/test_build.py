@@ -134,8 +134,8 @@ def test_nothing_is_said_of_recommendations_where_everybody_has_watched_everythi
     history = Histories(pl.Series(["u"]), np.array([0, len(everything)]), everything)
     asked = RankingSet(history, everything[:1])
     models = RunModels(files, "cpu")
-    assert habits(files, models, asked, remove_seen=True) is None
-    assert habits(files, models, asked, remove_seen=False) is not None
+    assert habits(files, models, asked, 0, remove_seen=True) is None
+    assert habits(files, models, asked, 0, remove_seen=False) is not None
 
 
 def test_page_is_built_once(small_run: SmallRun) -> None:

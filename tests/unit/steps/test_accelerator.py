@@ -69,3 +69,9 @@ def test_a_device_that_is_not_there_is_told_before_the_step_begins(
     with pytest.raises(ConfigError, match=f"{device} cannot be used: torch finds .* of its kind"):
         world.run("pretrain_id", device=device)
     assert world.run("pretrain_id", device="cpu") is not None
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:-1"])
+def test_a_device_that_torch_does_not_know_is_named(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"the device '{device}' is none that torch knows"):
+        StageTwoWorld(tmp_path).run("pretrain_id", device=device)

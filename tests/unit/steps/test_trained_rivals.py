@@ -18,8 +18,8 @@ from sicsrec.training.checkpoint import CHECKPOINT
 from tests.unit.steps.tiny_store import MemoryTracker, TinyStore, folder_of, make_config
 from tests.unit.steps.tiny_store import make_tiny_store as make_store
 
-OWN = RivalConfig(max_epochs=3, width=8, inner_width=8, n_layers=1)
-OWN_CONTENT = ContentRivalConfig(**OWN.model_dump())
+OWN = RivalConfig(max_epochs=3, width=8, n_layers=1)
+OWN_CONTENT = ContentRivalConfig(**OWN.model_dump(), inner_width=8)
 ALL = EvaluateConfig(
     n_bootstrap=10,
     rivals=tuple(NAMES),
@@ -137,6 +137,13 @@ def test_keys_hold_what_the_named_rivals_depend_on(tiny: TinyStore) -> None:
     assert key(one) != key(one, dropout=0.1)
     assert key(one) != key(EvaluateConfig(rivals=("gru4rec",), gru4rec=OWN))
     assert key(one) == key(EvaluateConfig(rivals=("gru4rec",), frozen_features=OWN_CONTENT))
+
+
+def test_a_gru_has_no_heads_that_its_width_must_suit() -> None:
+    odd = EvaluateConfig(rivals=("gru4rec",), gru4rec=RivalConfig(width=65))
+    assert make_config(evaluate=odd).rival_settings("gru4rec").width == 65
+    with pytest.raises(ValidationError, match="n_heads"):
+        EvaluateConfig.model_validate({"gru4rec": {"n_heads": 5}})
 
 
 def test_values_of_their_own_win_over_those_of_the_id_encoder() -> None:

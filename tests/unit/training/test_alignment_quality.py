@@ -107,6 +107,38 @@ def test_a_positive_is_looked_for_among_all_items_but_the_anchor():
     assert measure(towers).numbers["t2t_recall_at_1"] == 0.0
 
 
+def test_twins_are_nobodys_rivals():
+    """Items that look the same to an encoder cannot be told apart, and the losses do not try."""
+    towers = make_towers()
+    for tower in towers.values():
+        tower.content_of[[3, 4]] = tower.content_of[[1, 2]]
+    text = towers["text"].inputs.vectors
+    text[[1, 2]] = torch.randn(text.shape[1], generator=torch.Generator().manual_seed(5))
+    text[[3, 4]] = text[[1, 2]]
+    # The anchor's twin is as near as the positive, and so is the positive's.
+    assert measure(towers).numbers["t2t_recall_at_1"] >= 0.5
+    for tower in towers.values():
+        tower.content_of[:] = np.arange(9)
+    assert measure(towers).numbers["t2t_recall_at_1"] == 0.0
+
+
+def test_recall_across_modalities_leaves_twins_out():
+    towers = make_towers()
+    both = [1, 2, 4, 5, 6, 8]
+    for tower in towers.values():
+        tower.content_of[2] = tower.content_of[1]
+    quality = measure(towers)
+    scores = quality.text @ quality.image.T
+    found = []
+    for row, item in enumerate(both):
+        rivals = [
+            column for column, other in enumerate(both)
+            if column != row and {item, other} != {1, 2}
+        ]  # fmt: skip
+        found.append(all(scores[row, column] < scores[row, row] for column in rivals))
+    assert quality.numbers["t2v_recall_at_1"] == pytest.approx(np.mean(found), abs=1e-5)
+
+
 def test_items_held_out_are_asked_about_apart():
     towers = make_towers()
     quality = measure(towers, both_aside=(4, 8))

@@ -255,6 +255,26 @@ def test_tables_of_every_kind_say_the_same(tmp_path, suffix):
     assert raw.quarantine.frame().height == 0
 
 
+def test_topics_are_stripped_and_empty_ones_dropped(tmp_path):
+    topics = ["a| |b", "  ", " x | ", "||", ""]
+    records = [RECORDS[0] | {"id": str(row), "tags": text} for row, text in enumerate(topics)]
+    write_table(tmp_path / "videos.csv", records)
+    write_table(tmp_path / "log.csv", LOG)
+    reader = TablesReaderConfig(items="videos.csv", interactions="log.csv", **MAPPING)
+    raw = read(tmp_path, reader)
+    assert raw.items["topics"].to_list() == [["a", "b"], [], ["x"], [], []]
+
+
+@pytest.mark.parametrize("place", [".raw/videos.csv", ".videos.csv", "a/.b/../../.raw/videos.csv"])
+def test_hidden_tables_are_refused(tmp_path, place):
+    (tmp_path / ".raw").mkdir()
+    write_table(tmp_path / ".raw" / "videos.csv", RECORDS)
+    write_table(tmp_path / "log.csv", LOG)
+    reader = TablesReaderConfig(items=place, interactions="log.csv", **MAPPING)
+    with pytest.raises(DataError, match=r"ingest.reader.items: .* is hidden"):
+        read(tmp_path, reader)
+
+
 def test_items_without_titles(tmp_path):
     write_table(tmp_path / "videos.csv", [{"id": "1"}, {"id": "2"}])
     write_table(tmp_path / "log.csv", LOG)
