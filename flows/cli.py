@@ -52,6 +52,9 @@ Dataset = Annotated[
 ExportKey = Annotated[
     str | None, typer.Option("--export", help="An older export, by its key.", metavar="KEY")
 ]
+Port = Annotated[
+    int | None, typer.Option("--port", min=1, max=65535, help="Another port of 127.0.0.1.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every step that is random.")]
 
 
@@ -421,7 +424,7 @@ def ui(
     prefect: Annotated[
         bool, typer.Option("--prefect", help="Show Prefect's page in place of MLflow's.")
     ] = False,
-    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+    port: Port = None,
 ) -> None:
     """Show past runs in the browser: MLflow, or Prefect."""
     console, settings = Console(), _settings(writes=True)
@@ -454,7 +457,13 @@ def doctor(
 
 @app.command()
 def serve(
-    port: Annotated[int | None, typer.Option(help="Another port of 127.0.0.1.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Argument(help="What runs take by default, as a schedule does: a preset or a file."),
+    ] = None,
+    data: Data = None,
+    overrides: Overrides = None,
+    port: Port = None,
     cron: Annotated[
         list[str] | None,
         typer.Option(
@@ -463,6 +472,9 @@ def serve(
             metavar="DEPLOYMENT=CRON",
         ),
     ] = None,
+    timezone: Annotated[
+        str, typer.Option("--timezone", help="Of the schedules, such as Europe/Berlin.")
+    ] = "UTC",
     n_at_once: Annotated[
         int, typer.Option("--at-once", min=1, help="Runs carried out at the same time.")
     ] = 1,
@@ -473,16 +485,27 @@ def serve(
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
     settings = _settings(writes=True)
     with _clear_errors(console):
-        from flows.deployments import parse_schedules, serve_deployments
+        from flows.deployments import (
+            check_timezone,
+            default_parameters,
+            parse_schedules,
+            serve_deployments,
+        )
         from flows.server import standing_prefect_server
         from flows.service import deployments_table, print_how_to_run
 
         schedules = parse_schedules(cron or ())
+        check_timezone(timezone)
+        parameters = default_parameters(preset, data, overrides or ())
         with standing_prefect_server(settings, port) as api_url:
-            console.print(deployments_table(schedules))
+            console.print(deployments_table(schedules, timezone))
             page = settings.prefect_page
             serve_deployments(
-                schedules, n_at_once, lambda: print_how_to_run(api_url, page, console)
+                schedules,
+                n_at_once,
+                lambda: print_how_to_run(api_url, page, console),
+                timezone=timezone,
+                parameters=parameters,
             )
 
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 import types
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -116,11 +116,11 @@ def resolve_config(
     _expand_home(values)
     unknown = list(_unknown_keys(values, PipelineConfig, ""))
     if unknown:
-        raise ConfigError(_listed(f"configuration {preset!r}", unknown))
+        raise ConfigError(_listed(f"configuration {preset!r}", _with_origin(unknown, origins)))
     try:
         config = PipelineConfig.model_validate(values)
     except ValidationError as err:
-        problems = list(_problems(err, values))
+        problems = _with_origin(_problems(err, values), origins)
         # Without the cause, which repeats what was refused, a key perhaps, in every traceback.
         if {fault["type"] for fault in err.errors()} == {NOT_FOR_THIS_DATA}:
             raise NotApplicableError("\n".join(problems)) from None
@@ -359,6 +359,14 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
             case "string_pattern_mismatch" if path == ["dataset"]:
                 message = "a name is made of small letters, digits, - and _"
         yield f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _with_origin(problems: Iterable[str], origins: Origins) -> list[str]:
+    """Say of problems, which begin with a key, when no file is to blame."""
+    return [
+        f"{text} (--set)" if origins.get(text.partition(":")[0]) == "--set" else text
+        for text in problems
+    ]
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:

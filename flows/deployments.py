@@ -5,21 +5,36 @@ imported, and ``sicsrec serve`` knows that only once its server runs.
 """
 
 import asyncio
-import warnings
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
+import psutil
 from pydantic import ValidationError
 
+from flows.configuration import preset_names, resolve_config
 from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES
+from sicsrec.steps.external import check_places
 from tasks.settings import GPU_LIMIT
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.runner import Runner
 
 FLOW_NAME = "sicsrec"
 _POLL_SECONDS = 2.0
 """How often a run that is due is looked for."""
+_OF_A_PRESET = ("preset", "data", "overrides", "seed")
+"""Parameters that say what a run is about."""
+_SECONDS_TO_END_BY_ITSELF = 5.0
+"""For a run that the terminal has told to end, too, before it is told again."""
+_SECONDS_TO_END = 20.0
+"""For a run that was told to end, to say so to its records."""
 _CRON_FIELDS = 5
 _CRON_FORM = "Five fields are expected: minute, hour, day of the month, month, day of the week"
 
@@ -113,22 +128,78 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     return schedules
 
 
+def check_timezone(name: str) -> None:
+    """Refuse what is no time zone.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as err:
+        raise ConfigError(
+            f"--timezone {name!r}: there is no such time zone; give one like Europe/Berlin, or UTC"
+        ) from err
+
+
+def default_parameters(
+    preset: str | None, data: str | None, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Return what runs are given that are asked for nothing else, such as those of a schedule.
+
+    Args:
+        preset: name of a shipped one or path of a file; None: ``demo``, or what was there before.
+        data: folder of the raw data.
+        overrides: changes to the preset.
+
+    Raises:
+        ConfigError: if no run could use them.
+        DataError: if the data are not there.
+    """
+    if preset is None:
+        if data is not None or overrides:
+            raise ConfigError("--data and --set belong to a preset; name it too")
+        return {}
+    resolved = resolve_config(preset, data=data, overrides=overrides)
+    check_places(STEP_NAMES, resolved.config)
+    # Whoever carries out a run may be in another folder.
+    parameters: dict[str, Any] = {
+        "preset": preset if preset in preset_names() else str(Path(preset).resolve())
+    }
+    if data is not None:
+        parameters["data"] = resolved.config.ingest.path
+    if overrides:
+        parameters["overrides"] = list(overrides)
+    return parameters
+
+
 def serve_deployments(
-    schedules: Mapping[str, str], n_at_once: int, say_ready: Callable[[], None]
+    schedules: Mapping[str, str],
+    n_at_once: int,
+    say_ready: Callable[[], None],
+    *,
+    timezone: str = "UTC",
+    parameters: Mapping[str, Any] | None = None,
 ) -> None:
     """Register all deployments with the Prefect server in use and carry out their runs.
 
+    What somebody gave a deployment on the server, schedules and default parameters, stays: only
+    what is given here takes the place of what is there. At SIGINT and SIGTERM runs under way are
+    told to end, and say so to their records, before this returns.
+
     Args:
-        schedules: name of a deployment to its schedule as cron has it; the others keep the
-            schedules that they have on the server.
+        schedules: name of a deployment to its schedule as cron has it, in place of those that it
+            has on the server; the others keep theirs.
         n_at_once: runs carried out at the same time; more wait.
         say_ready: called when all are registered and before the first run: until then the server
             does not know them.
+        timezone: that the schedules given here are in.
+        parameters: defaults of all deployments, beside their own; what is not among them stays as
+            it is on the server.
 
     Raises:
         ConfigError: if a schedule is none.
     """
-    from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
@@ -136,31 +207,107 @@ def serve_deployments(
     from tasks.tracebacks import keep_passwords_out_of_prefect
 
     keep_passwords_out_of_prefect()
+    on_server = _read_deployments()
     registered: list[Any] = []
     for entry in DEPLOYMENTS:
-        cron = schedules.get(entry.name)
-        try:
-            registered.append(
-                sicsrec.to_deployment(
-                    entry.name,
-                    description=entry.description,
-                    tags=list(entry.tags),
-                    parameters=dict(entry.parameters),
-                    cron=cron,
-                    entrypoint_type=EntrypointType.MODULE_PATH,
-                )
+        known = on_server.get(entry.name)
+        kept = dict(known.parameters) if known else {}
+        if parameters:
+            # They belong together: no folder of other data comes with another preset.
+            kept = {name: value for name, value in kept.items() if name not in _OF_A_PRESET}
+        registered.append(
+            sicsrec.to_deployment(
+                entry.name,
+                description=entry.description,
+                tags=list(entry.tags),
+                parameters={**kept, **(parameters or {}), **entry.parameters},
+                entrypoint_type=EntrypointType.MODULE_PATH,
             )
-        except ValidationError as err:
-            raise ConfigError(f"--cron {entry.name}={cron!r} is no schedule. {_CRON_FORM}") from err
+        )
+        registered[-1].schedules = _schedules(entry.name, schedules, timezone, known)
     runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
     for deployment in registered:
         runner.add_deployment(deployment)
     limit_gpu_work()
     say_ready()
-    with suppress(KeyboardInterrupt, TerminationSignal), warnings.catch_warnings():
-        # At SIGTERM the runner calls its own method in a way that it warns of; it stops in order.
-        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)
-        asyncio.run(runner.start())
+    asyncio.run(_carry_out(runner))
+
+
+def _read_deployments() -> "dict[str, DeploymentResponse]":
+    """Return what the server knows of the flow's deployments, by name."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    mine = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
+    with get_client(sync_client=True) as client:
+        return {entry.name: entry for entry in client.read_deployments(flow_filter=mine)}
+
+
+def _schedules(
+    name: str,
+    given: Mapping[str, str],
+    timezone: str,
+    known: "DeploymentResponse | None",
+) -> list[Any]:
+    """Return the schedules of a deployment: the one given, or those on the server as they are.
+
+    Raises:
+        ConfigError: if the one given is none.
+    """
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    if name in given:
+        try:
+            cron = CronSchedule(cron=given[name], timezone=timezone)
+        except ValidationError as err:
+            why = err.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(
+                f"--cron {name}={given[name]!r} is no schedule: {why}. {_CRON_FORM}"
+            ) from err
+        return [DeploymentScheduleCreate(schedule=cron)]
+    return [
+        DeploymentScheduleCreate(
+            **entry.model_dump(include=set(DeploymentScheduleCreate.model_fields))
+        )
+        for entry in (known.schedules if known else ())
+    ]
+
+
+async def _carry_out(runner: "Runner") -> None:
+    """Carry out runs until SIGINT or SIGTERM, then end what is under way."""
+    loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+    work = asyncio.create_task(runner.start())
+    # The runner begins by taking SIGTERM, at which it would leave its runs as they are.
+    await asyncio.sleep(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, is_over.set)
+    over = asyncio.create_task(is_over.wait())
+    await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+    if is_over.is_set():
+        # The loop goes on meanwhile: it passes on what the runs still print.
+        await asyncio.to_thread(_end_runs)
+        work.cancel()
+    over.cancel()
+    with suppress(asyncio.CancelledError):
+        await work
+
+
+def _end_runs() -> None:
+    """Let every run under way end in order, which a terminal may have told it already."""
+    runs = [child for child in psutil.Process().children() if _is_run(child)]
+    _, left = psutil.wait_procs(runs, timeout=_SECONDS_TO_END_BY_ITSELF if runs else 0)
+    for run in left:
+        with suppress(psutil.NoSuchProcess):
+            run.terminate()
+    psutil.wait_procs(left, timeout=_SECONDS_TO_END)
+
+
+def _is_run(process: psutil.Process) -> bool:
+    try:
+        return any(word.startswith("prefect.") for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def limit_gpu_work() -> dict[str, Any]:

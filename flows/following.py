@@ -31,6 +31,8 @@ def start_following(
 ) -> subprocess.Popen[bytes]:
     """Start a command that ends when this process does.
 
+    It has a session of its own: Ctrl-C is for this process, which may still need the server.
+
     Args:
         command: what to run.
         environment: its variables.
@@ -43,14 +45,12 @@ def start_following(
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
+        start_new_session=True,
     )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a server to end, and kill it when it does not or nobody wants to wait for it.
-
-    A terminal's Ctrl-C has told it already; a signal that came to this process alone has not.
-    """
+    """Tell a server to end, and kill it when it does not or nobody wants to wait for it."""
     process.terminate()
     try:
         process.wait(timeout=_END_SECONDS)

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from flows.terminal import new_table
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.errors import DataError
+from sicsrec.errors import ArtifactMissingError
 from sicsrec.steps.results import METRICS, ConfigurationResults, gather_results
 from tasks.settings import Settings
 
@@ -18,14 +18,14 @@ def results_views(settings: Settings, dataset: str) -> Iterator[RenderableType]:
     """Yield a table per configuration that was evaluated, the newest last.
 
     Raises:
-        DataError: if there is none, naming the data sets there are.
+        ArtifactMissingError: if there is none, naming the data sets there are.
     """
     store = ArtifactStore(settings.store_root)
     found = gather_results(store, dataset)
     if not found:
         names = store.datasets("evaluate")
         known = f"; there are such runs of {', '.join(names)}" if names else ""
-        raise DataError(f"no run of {dataset} was evaluated{known}")
+        raise ArtifactMissingError(f"no run of {dataset} was evaluated{known}")
     for entry in found:
         yield from _views(dataset, entry)
 

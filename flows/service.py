@@ -11,11 +11,12 @@ from flows.terminal import new_table
 from sicsrec.addresses import without_password
 
 
-def deployments_table(schedules: Mapping[str, str]) -> Table:
+def deployments_table(schedules: Mapping[str, str], timezone: str) -> Table:
     """Return what each deployment does, and when.
 
     Args:
         schedules: name of a deployment to its cron schedule.
+        timezone: of the schedules.
     """
     table = new_table()
     table.add_column("deployment", no_wrap=True)
@@ -23,7 +24,7 @@ def deployments_table(schedules: Mapping[str, str]) -> Table:
     for entry in DEPLOYMENTS:
         words = Text(entry.summary)
         if entry.name in schedules:
-            words.append(f" At {schedules[entry.name]}.", style="cyan")
+            words.append(f" At {schedules[entry.name]} ({timezone}).", style="cyan")
         table.add_row(entry.full_name, words)
     return table
 

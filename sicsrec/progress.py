@@ -66,7 +66,7 @@ class LogProgress:
         started = last = time.monotonic()
         done = 0
         time_left = None if total is None else TimeLeft(total)
-        logger.info("%s: started (%s)", description, "?" if total is None else total)
+        logger.info("%s: started%s", description, "" if total is None else f" ({total})")
 
         def advance(n: int = 1, note: str = "") -> None:
             nonlocal done, last
@@ -79,7 +79,8 @@ class LogProgress:
                 logger.info("%s: %d of %s%s %s", description, done, total or "?", left, note)
 
         yield advance
-        logger.info("%s: done, %d in %.1f s", description, done, time.monotonic() - started)
+        counted = f", {done}" if done else ""
+        logger.info("%s: done%s in %.1f s", description, counted, time.monotonic() - started)
 
 
 class NoProgress:

@@ -26,6 +26,11 @@ logger = logging.getLogger("sicsrec.tasks")
 
 _PAGE = 100
 _MESSAGE = "The process was killed; run the same again, what was finished is reused."
+_OPEN_TASKS = TaskRunFilter(
+    state=TaskRunFilterState(
+        type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    )
+)
 
 
 def sign_flow_run() -> None:
@@ -42,6 +47,8 @@ def crash_abandoned_flow_runs() -> list[str]:
         found = abandoned_flow_runs(client)
         for run in found:
             _crash(client, run)
+        for run in _ended_without_their_tasks(client):
+            _crash_tasks(client, run)
     names = [run.name for run in found]
     for name in names:
         logger.info("marked the Prefect run %s of a killed process as crashed", name)
@@ -69,13 +76,31 @@ def _open_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
     return runs
 
 
+def _ended_without_their_tasks(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return runs that whoever carried them out has marked as ended, but not their tasks.
+
+    ``sicsrec serve`` and workers do so when the process of a run is gone.
+    """
+    task_runs = client.read_task_runs(task_run_filter=_OPEN_TASKS)
+    ids = list({task.flow_run_id for task in task_runs if task.flow_run_id is not None})
+    if not ids:
+        return []
+    runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+    return [
+        run
+        for run in runs
+        if run.state is not None
+        and run.state.is_final()
+        and is_abandoned({name: str(value) for name, value in run.labels.items()})
+    ]
+
+
 def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-    states = TaskRunFilterState(
-        type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
-    )
-    for task in client.read_task_runs(
-        flow_run_filter=mine, task_run_filter=TaskRunFilter(state=states)
-    ):
-        client.set_task_run_state(task.id, Crashed(message=_MESSAGE), force=True)
+    _crash_tasks(client, run)
     client.set_flow_run_state(run.id, Crashed(message=_MESSAGE), force=True)
+
+
+def _crash_tasks(client: SyncPrefectClient, run: FlowRun) -> None:
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=_OPEN_TASKS):
+        client.set_task_run_state(task.id, Crashed(message=_MESSAGE), force=True)

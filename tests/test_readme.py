@@ -47,13 +47,13 @@ def test_command_is_taken(
         (tmp_path / (name[1] if name else "my.yaml")).write_text(text)
     command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
     given = command.make_context(words[0], words[1:]).params
-    if "preset" not in given:
+    if given.get("preset") is None:
         return
     config = resolve_config(
         given["preset"],
         data=given["data"],
         overrides=given["overrides"] or (),
-        seed=given["seed"],
+        seed=given.get("seed"),
     ).config
     assert select_steps(config, given.get("until"), given.get("refresh") or ())
 

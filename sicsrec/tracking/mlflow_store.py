@@ -39,6 +39,7 @@ from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import TrackingError
 from sicsrec.figures import draw
 from sicsrec.liveness import HOST_TAG, is_abandoned, process_tags
+from sicsrec.tracking.moved_home import follow_home
 from sicsrec.tracking.outbox import Outbox, first_line
 from sicsrec.tracking.sampling import sampled
 
@@ -113,6 +114,8 @@ class MlflowStore:
         self.check()
         with _first_touch(home / "mlflow", guarded=uri is None):
             self.client = self._connect()
+            if self._artifacts is not None:
+                follow_home(home / "mlflow" / "mlflow.db", self._artifacts)
         self.outbox = Outbox(lambda: self.client.search_experiments(max_results=1), _ERRORS)
         self._children: dict[tuple[str, str], _RunHandle] = {}
 

@@ -21,12 +21,16 @@ from flows.deployments import (
     DEPLOYMENTS,
     FLOW_NAME,
     Deployment,
+    _schedules,
+    check_timezone,
+    default_parameters,
     limit_gpu_work,
     parse_schedules,
 )
 from flows.parameters import StepName
 from flows.pipeline import sicsrec
 from sicsrec.config import PipelineConfig
+from sicsrec.data.demo import write_demo
 from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES
 from tasks._run import hold_gpu
@@ -156,6 +160,41 @@ def test_schedules_are_read_before_prefect_is_told_its_server() -> None:
 def test_wrong_schedules_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_schedules([text])
+
+
+@pytest.mark.parametrize("name", ["Europe/Atlantis", "", "../etc", "berlin time"])
+def test_a_time_zone_that_there_is_not_is_refused(name: str) -> None:
+    check_timezone("Europe/Berlin")
+    with pytest.raises(ConfigError, match="there is no such time zone"):
+        check_timezone(name)
+
+
+def test_scheduled_runs_take_what_serve_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert default_parameters(None, None, ()) == {}
+    monkeypatch.chdir(tmp_path)
+    write_demo(tmp_path, n_items=4, n_users=6, seed=3)
+    Path("my.yaml").write_text(
+        "dataset: mine\n"
+        "ingest: {reader: {kind: tables, items: items.csv, interactions: interactions.csv}}\n"
+        "align_encoders: {text_encoder: {library: open_clip, architecture: {}}}\n"
+    )
+    assert default_parameters("my.yaml", ".", ["seed=7"]) == {
+        "preset": str(tmp_path / "my.yaml"),
+        "data": str(tmp_path),
+        "overrides": ["seed=7"],
+    }
+    with pytest.raises(ConfigError, match="belong to a preset"):
+        default_parameters(None, ".", ())
+    with pytest.raises(ConfigError, match=r"pretrain_id.nix: no such key.*\(--set\)"):
+        default_parameters("my.yaml", ".", ["pretrain_id.nix=7"])
+
+
+@pytest.mark.parametrize("cron", ["61 3 * * *", "0 3 * * * * * *"])
+def test_a_schedule_that_prefect_does_not_take_is_refused(cron: str) -> None:
+    with pytest.raises(ConfigError, match=r"--cron features='.*' is no schedule"):
+        _schedules("features", {"features": cron}, "UTC", None)
 
 
 def test_gpu_is_held_under_the_limit_of_the_server(prefect_server: None) -> None:

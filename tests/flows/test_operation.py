@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sicsrec.artifacts import ArtifactStore
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tasks.settings import GPU_LIMIT
+from tests.flows.conftest import SMALL
 from tests.flows.operation import BIN, Finished, Operation, operation
 
 
@@ -152,3 +154,59 @@ def test_worker_runs_reuses_refreshes_and_runs_one_step(with_worker: Operation) 
 
     single = with_worker.run("pretrain_id", seed=11)
     assert single.states == {"ingest": "Cached", "split": "Cached", "pretrain_id": "Completed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_serve_keeps_what_the_server_has_and_ends_its_runs_in_order(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    """As a system manager restarts a service: SIGTERM, while a run is under way."""
+    home = tmp_path / "home"
+    shutil.copytree(empty_database, home / "mlflow")
+
+    def serve(started: Operation, *options: str) -> subprocess.Popen[bytes]:
+        port = ("--port", str(started.port))
+        process = started.start(BIN / "sicsrec", "serve", *port, *options, with_server=False)
+        how = "prefect deployment run sicsrec/full-pipeline"
+        started.wait_for(lambda: how in started.logs(), "it says how to start a run")
+        return process
+
+    def stop(started: Operation, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        assert process.wait(timeout=120) == 0
+        started.processes.remove(process)
+        assert "Traceback" not in started.logs()
+
+    with operation(home, tmp_path / "prefect") as started:
+        cron = ("--cron", "features=0 3 * * *", "--timezone", "Europe/Berlin")
+        process = serve(started, "demo", "--set", "seed=7", *cron)
+        words = ("schedule", "create", "sicsrec/full-pipeline", "--cron", "0 5 * * *")
+        assert started.prefect("deployment", *words).returncode == 0
+        long = [*SMALL, "pretrain_id.max_epochs=100000", "pretrain_id.patience=100000"]
+        run = started.begin("pretrain_id", long)
+        begun = "train id_encoder: started"
+        started.wait_for(lambda: begun in started.logs(), "the run trains")
+        stop(started, process)
+
+        process = serve(started)
+        deployments = started.deployments()
+        found = {
+            name: [(entry.schedule.cron, entry.schedule.timezone) for entry in it.schedules]
+            for name, it in deployments.items()
+            if it.schedules
+        }
+        assert found == {
+            "features": [("0 3 * * *", "Europe/Berlin")],
+            "full-pipeline": [("0 5 * * *", None)],
+        }
+        assert deployments["features"].parameters == {
+            "preset": "demo",
+            "overrides": ["seed=7"],
+            "steps": ["encode_items"],
+        }
+        assert started.state_of(run) == "Crashed"
+        client = MlflowClient(database_uri(home))
+        ids = [entry.experiment_id for entry in client.search_experiments()]
+        assert {entry.info.status for entry in client.search_runs(ids)} == {"KILLED", "FINISHED"}
+        stop(started, process)
