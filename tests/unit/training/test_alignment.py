@@ -191,8 +191,7 @@ def test_items_held_aside_take_no_part_in_the_term_that_is_measured_with_them(
         return original(towers, pairs_aside, both, both_aside, seed)
 
     monkeypatch.setattr(alignment, "measure_quality", measure)
-    monkeypatch.setattr(alignment, "HELD_ASIDE_SHARE", 0.4)
-    result = World(tmp_path).align()
+    result = World(tmp_path).align(held_aside_share=0.4)
     assert result.report["items_held_aside"] == 2
     for both, both_aside in aside:
         assert len(both_aside) == 2
