@@ -23,6 +23,7 @@ from sicsrec.steps.external import check_places
 from tasks.settings import GPU_LIMIT
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.runner import Runner
 
@@ -200,6 +201,7 @@ def serve_deployments(
     Raises:
         ConfigError: if a schedule is none.
     """
+    from prefect.client.orchestration import get_client
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
@@ -207,7 +209,8 @@ def serve_deployments(
     from tasks.tracebacks import keep_passwords_out_of_prefect
 
     keep_passwords_out_of_prefect()
-    on_server = _read_deployments()
+    with get_client(sync_client=True) as client:
+        on_server = read_deployments(client)
     registered: list[Any] = []
     for entry in DEPLOYMENTS:
         known = on_server.get(entry.name)
@@ -215,16 +218,15 @@ def serve_deployments(
         if parameters:
             # They belong together: no folder of other data comes with another preset.
             kept = {name: value for name, value in kept.items() if name not in _OF_A_PRESET}
-        registered.append(
-            sicsrec.to_deployment(
-                entry.name,
-                description=entry.description,
-                tags=list(entry.tags),
-                parameters={**kept, **(parameters or {}), **entry.parameters},
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+        deployment: Any = sicsrec.to_deployment(
+            entry.name,
+            description=entry.description,
+            tags=list(entry.tags),
+            parameters={**kept, **(parameters or {}), **entry.parameters},
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        registered[-1].schedules = _schedules(entry.name, schedules, timezone, known)
+        deployment.schedules = _schedules(entry.name, schedules, timezone, known)
+        registered.append(deployment)
     runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
     for deployment in registered:
         runner.add_deployment(deployment)
@@ -233,14 +235,12 @@ def serve_deployments(
     asyncio.run(_carry_out(runner))
 
 
-def _read_deployments() -> "dict[str, DeploymentResponse]":
-    """Return what the server knows of the flow's deployments, by name."""
-    from prefect.client.orchestration import get_client
+def read_deployments(client: "SyncPrefectClient") -> "dict[str, DeploymentResponse]":
+    """Return what a server knows of the flow's deployments, by name."""
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
     mine = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
-    with get_client(sync_client=True) as client:
-        return {entry.name: entry for entry in client.read_deployments(flow_filter=mine)}
+    return {entry.name: entry for entry in client.read_deployments(flow_filter=mine)}
 
 
 def _schedules(
@@ -296,7 +296,7 @@ async def _carry_out(runner: "Runner") -> None:
 def _end_runs() -> None:
     """Let every run under way end in order, which a terminal may have told it already."""
     runs = [child for child in psutil.Process().children() if _is_run(child)]
-    _, left = psutil.wait_procs(runs, timeout=_SECONDS_TO_END_BY_ITSELF if runs else 0)
+    _, left = psutil.wait_procs(runs, timeout=_SECONDS_TO_END_BY_ITSELF)
     for run in left:
         with suppress(psutil.NoSuchProcess):
             run.terminate()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from flows.deployments import DEPLOYMENTS, FLOW_NAME
+from flows.deployments import DEPLOYMENTS, read_deployments
 from flows.server import PREFECT_URL, is_answering
 from flows.terminal import format_bytes, new_table
 from sicsrec.addresses import without_password, without_passwords
@@ -285,10 +285,7 @@ def _server(client: "SyncPrefectClient") -> Check:
 
 def _worker(client: "SyncPrefectClient") -> Check:
     """Look for whoever would carry out a scheduled run of each deployment."""
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-
-    mine = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
-    registered = {entry.name: entry for entry in client.read_deployments(flow_filter=mine)}
+    registered = read_deployments(client)
     missing = [entry.name for entry in DEPLOYMENTS if entry.name not in registered]
     how = "sicsrec serve, or prefect deploy and prefect worker start (docker/prefect.yaml)"
     if missing:

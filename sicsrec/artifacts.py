@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -176,34 +176,46 @@ def digest_folder(folder: Path) -> str:
 
     Hidden ones are no content: downloads keep times there, and desktops their settings.
     """
-    files = _describe_files(folder, sorted(visible_files(folder)))
-    return digest_json([*((f.path, f.sha256) for f in files), *linked_folders(folder)])
+    return digest_visible(folder, digest_file)
 
 
-def linked_folders(root: Path) -> list[tuple[str, str]]:
-    """Return where links to folders below a folder are and where they lead, sorted.
+def digest_visible(root: Path, mark: Callable[[Path], str]) -> str:
+    """Return a SHA-256 over the visible files below a folder, and where its links lead.
 
-    What a step reads through such a link becomes other data when the link is set anew, although no
-    file below the folder changes. Hidden ones are left out, as by :func:`visible_files`.
+    What is read through a link to a folder becomes other data when the link is set anew, although
+    no file changes.
+
+    Args:
+        root: the folder.
+        mark: gives what stands for the content of a file.
     """
-    links = []
-    for folder, below, _ in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        paths = (Path(folder, name) for name in below)
-        links += [
-            (path.relative_to(root).as_posix(), path.readlink().as_posix())
-            for path in paths
-            if path.is_symlink()
-        ]
-    return sorted(links)
+    entries = [
+        (
+            path.relative_to(root).as_posix(),
+            path.readlink().as_posix() if path.is_dir() else mark(path),
+        )
+        for path in sorted(_walk_visible(root))
+    ]
+    return digest_json(entries)
 
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Yield the files below a folder but hidden ones and those of hidden folders, in no order."""
+    return (path for path in _walk_visible(root) if path.is_file())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name counts for nothing where data are read."""
+    return name.startswith(".")
+
+
+def _walk_visible(root: Path) -> Iterator[Path]:
+    """Yield visible files and, as they are not walked into, links to folders."""
     for folder, below, names in os.walk(root):
         # Not even looked into: a home may hold more files than the data.
-        below[:] = [name for name in below if not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        below[:] = [name for name in below if not is_hidden(name)]
+        yield from (path for name in below if (path := Path(folder, name)).is_symlink())
+        paths = (Path(folder, name) for name in names if not is_hidden(name))
         yield from (path for path in paths if path.is_file())
 
 
@@ -213,10 +225,7 @@ def make_key(identity: Mapping[str, object]) -> str:
 
 
 def _list_files(folder: Path) -> tuple[FileEntry, ...]:
-    return _describe_files(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
-
-
-def _describe_files(folder: Path, paths: Iterable[Path]) -> tuple[FileEntry, ...]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple(
         FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest_file(path))
         for path in paths

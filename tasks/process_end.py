@@ -5,6 +5,7 @@ A flow run carries labels with host, process and start of the process, see
 """
 
 import logging
+from collections.abc import Iterable
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -16,7 +17,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
@@ -57,23 +58,7 @@ def crash_abandoned_flow_runs() -> list[str]:
 
 def abandoned_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Return the flow runs that count as running and whose process of this host is gone."""
-    return [
-        run
-        for run in _open_flow_runs(client)
-        if is_abandoned({name: str(value) for name, value in run.labels.items()})
-    ]
-
-
-def _open_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    states = FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
-    )
-    runs: list[FlowRun] = []
-    while page := client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=states), limit=_PAGE, offset=len(runs)
-    ):
-        runs += page
-    return runs
+    return _of_gone_processes(client, [StateType.RUNNING, StateType.CANCELLING])
 
 
 def _ended_without_their_tasks(client: SyncPrefectClient) -> list[FlowRun]:
@@ -81,17 +66,27 @@ def _ended_without_their_tasks(client: SyncPrefectClient) -> list[FlowRun]:
 
     ``sicsrec serve`` and workers do so when the process of a run is gone.
     """
-    task_runs = client.read_task_runs(task_run_filter=_OPEN_TASKS)
-    ids = list({task.flow_run_id for task in task_runs if task.flow_run_id is not None})
-    if not ids:
-        return []
-    runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+    return _of_gone_processes(client, TERMINAL_STATES, _OPEN_TASKS)
+
+
+def _of_gone_processes(
+    client: SyncPrefectClient,
+    states: Iterable[StateType],
+    task_filter: TaskRunFilter | None = None,
+) -> list[FlowRun]:
+    """Return flow runs in one of these states, with such tasks, whose process here is gone."""
+    of_states = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
+    )
+    runs: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_run_filter=of_states, task_run_filter=task_filter, limit=_PAGE, offset=len(runs)
+    ):
+        runs += page
     return [
         run
         for run in runs
-        if run.state is not None
-        and run.state.is_final()
-        and is_abandoned({name: str(value) for name, value in run.labels.items()})
+        if is_abandoned({name: str(value) for name, value in run.labels.items()})
     ]
 
 

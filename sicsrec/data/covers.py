@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sicsrec.artifacts import is_hidden
 from sicsrec.cores import usable_cores
 from sicsrec.data.images import (
     CoverError,
@@ -276,7 +277,7 @@ def _read_cover(root: Path, real_root: Path, relative: str, limits: CoverLimits)
         raise CoverError("unreadable_file", f"{type(err).__name__}: {err}") from err
     if not path.is_relative_to(real_root):
         raise CoverError("outside_folder", f"{relative!r} leads out of the covers folder")
-    if any(part.startswith(".") for part in path.relative_to(real_root).parts):
+    if any(map(is_hidden, path.relative_to(real_root).parts)):
         raise CoverError("hidden_file", f"{relative!r} is hidden")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         try:

@@ -4,13 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sicsrec.artifacts import (
-    digest_file,
-    digest_folder,
-    digest_json,
-    linked_folders,
-    visible_files,
-)
+from sicsrec.artifacts import digest_file, digest_folder, digest_visible
 from sicsrec.config import PipelineConfig
 from sicsrec.data.images import IMAGE_SUFFIXES
 from sicsrec.data.videos import VIDEO_SUFFIXES
@@ -116,12 +110,11 @@ def _digest_raw_data(root: Path) -> str:
 
     Hidden files and folders are no data: a home there, ``.sicsrec``, changes with every run.
     """
-    entries = []
-    for path in sorted(visible_files(root)):
-        if path.suffix.lower() in _LARGE_SUFFIXES:
-            stat = path.stat()
-            mark = f"{stat.st_size}:{stat.st_mtime_ns}"
-        else:
-            mark = digest_file(path)
-        entries.append((path.relative_to(root).as_posix(), mark))
-    return digest_json([*entries, *linked_folders(root)])
+    return digest_visible(root, _mark)
+
+
+def _mark(path: Path) -> str:
+    if path.suffix.lower() not in _LARGE_SUFFIXES:
+        return digest_file(path)
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"

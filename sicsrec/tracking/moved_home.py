@@ -57,8 +57,8 @@ def _former_places(connection: sqlite3.Connection, now: str) -> set[str]:
         return set()
     places = set()
     for name, location in connection.execute("SELECT name, artifact_location FROM experiments"):
-        folder, slash, last = str(location).rpartition("/")
+        folder, _, last = str(location).rpartition("/")
         is_ours = folder.startswith("file:///") and folder.endswith("/mlflow/artifacts")
-        if is_ours and slash and last == name and folder != now:
+        if is_ours and last == name and folder != now:
             places.add(folder)
     return places

@@ -92,7 +92,8 @@ def measure_quality(
     if len(adapted) < 2 or not len(shown):
         return Quality(numbers, nothing, nothing, items[:0])
     text, image = adapted["text"], adapted["image"]
-    numbers |= _cross_modal(text, image, np.isin(shown, both_aside), _twins(towers, shown))
+    twins = torch.stack([tower.twins(shown, shown) for tower in towers.values()]).any(dim=0)
+    numbers |= _cross_modal(text, image, np.isin(shown, both_aside), twins)
     return Quality(numbers, text.cpu().numpy(), image.cpu().numpy(), shown)
 
 
@@ -139,8 +140,8 @@ def _pair_quality(
     positives = torch.from_numpy(np.searchsorted(items, asked.positives[usable])).to(device)
     unit = F.normalize(vectors, dim=-1)
     scores = unit[anchors] @ unit.T
-    content = torch.from_numpy(tower.content_of[items]).to(device)
-    is_left_out = (content == content[anchors, None]) | (content == content[positives, None])
+    is_left_out = tower.twins(asked.anchors[usable], items)
+    is_left_out |= tower.twins(asked.positives[usable], items)
     distance = (unit[anchors] - unit[positives]).square().sum(dim=1).mean()
     return {
         **_recalls(term, scores, positives, is_left_out),
@@ -176,15 +177,6 @@ def _cross_modal(
         for term, values in (("t2v", scores), ("v2t", scores.T)):
             quality |= _recalls(f"held_out_{term}", values[rows], own[rows], twins[rows])
     return quality
-
-
-def _twins(towers: Mapping[str, Tower], items: NDArray[np.int32]) -> Bool[Tensor, "items items"]:
-    """Return which items have the same text or the same cover; an item is its own twin."""
-    same = torch.zeros(len(items), len(items), dtype=torch.bool)
-    for tower in towers.values():
-        content = torch.from_numpy(tower.content_of[items])
-        same |= content[:, None] == content
-    return same.to(next(iter(towers.values())).device)
 
 
 def _recalls(

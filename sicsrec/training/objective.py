@@ -125,7 +125,7 @@ class Objective:
                 batch.anchors, batch.positives, batch.own_negatives, batch.known_positives
             )
         )  # fmt: skip
-        twins = self._twins(name, batch.items, batch.items)
+        twins = tower.twins(batch.items, batch.items)
         negatives = batch_negatives(anchors, positives, own_negatives, known, twins)
         return pair_contrast(
             vectors, anchors, positives, negatives, tower.present(batch.items), self._temperature,
@@ -137,7 +137,7 @@ class Objective:
         present = torch.from_numpy(self._takes_part[items]).to(device)
         for tower in self._towers.values():
             present = present & tower.present(items)
-        same = self._twins("text", items, items) | self._twins("image", items, items)
+        same = self._alike(items, items)
         remembered = (self._remembered_by_items(items, "text"),
                       self._remembered_by_items(items, "image"))  # fmt: skip
         is_used = bool(len(remembered[0].vectors) or len(remembered[1].vectors))
@@ -145,13 +145,12 @@ class Objective:
             text, image, same, present, self._temperature, remembered if is_used else None
         )
 
-    def _twins(
-        self, name: str, rows: NDArray[np.integer], columns: NDArray[np.integer]
+    def _alike(
+        self, rows: NDArray[np.integer], columns: NDArray[np.integer]
     ) -> Bool[Tensor, "rows columns"]:
-        """Return which items have the same content; an item has the same as itself."""
-        tower = self._towers[name]
-        is_same = tower.content_of[rows][:, None] == tower.content_of[columns]
-        return torch.from_numpy(is_same).to(tower.device)
+        """Return which items have the same text or the same cover."""
+        twins = [tower.twins(rows, columns) for tower in self._towers.values()]
+        return torch.stack(twins).any(dim=0)
 
     def _remembered_by_pairs(self, batch: Batch, name: str) -> Remembered | None:
         bank, tower = self._banks[name], self._towers[name]
@@ -159,7 +158,7 @@ class Objective:
             return None
         is_new = torch.from_numpy(~np.isin(bank.items, batch.items)).to(tower.device)
         known = torch.from_numpy(mark_items(bank.items, batch.known)).to(tower.device)
-        alike = self._twins(name, batch.items, bank.items)
+        alike = tower.twins(batch.items, bank.items)
         anchors, positives = batch.anchors, batch.positives
         negatives = is_new & ~known & ~(alike[anchors] | alike[positives])
         return Remembered(bank.vectors, negatives)
@@ -169,5 +168,5 @@ class Objective:
         counts = ~np.isin(bank.items, items) & self._takes_part[bank.items]
         for tower in self._towers.values():
             counts &= tower.has_modality[bank.items]
-        alike = self._twins("text", items, bank.items) | self._twins("image", items, bank.items)
+        alike = self._alike(items, bank.items)
         return Remembered(bank.vectors, torch.from_numpy(counts).to(device) & ~alike)

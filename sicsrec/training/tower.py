@@ -39,6 +39,13 @@ class Tower:
         """Return which of some items have the modality."""
         return torch.from_numpy(self.has_modality[items]).to(self.device)
 
+    def twins(
+        self, rows: NDArray[np.integer], columns: NDArray[np.integer]
+    ) -> Bool[Tensor, "rows columns"]:
+        """Return which items have the same content; an item has the same as itself."""
+        is_same = self.content_of[rows][:, None] == self.content_of[columns]
+        return torch.from_numpy(is_same).to(self.device)
+
     def chunks(self, items: NDArray[np.int32]) -> list[NDArray[np.intp]]:
         """Return rows of ``items`` that are encoded together; absent items are in none."""
         rows = np.flatnonzero(self.has_modality[items])

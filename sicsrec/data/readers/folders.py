@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from sicsrec.artifacts import resolve_inside
+from sicsrec.artifacts import is_hidden, resolve_inside
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.ids import text_id
 from sicsrec.data.images import IMAGE_SUFFIXES
@@ -26,7 +26,7 @@ def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
     found = find_optional(root, patterns, what)
     if found is None:
         present = sorted(
-            printable(path.name) for path in root.iterdir() if not _is_hidden(path.name)
+            printable(path.name) for path in root.iterdir() if not is_hidden(path.name)
         )
         more = ", ..." if len(present) > _SHOWN_NAMES else ""
         raise DataError(
@@ -43,7 +43,7 @@ def find_optional(root: Path, patterns: Sequence[str], what: str) -> Path | None
         DataError: if several files fit one pattern, or the one is a link that leaves ``root``.
     """
     for pattern in patterns:
-        found = sorted(path for path in root.glob(pattern) if not _is_hidden(path.name))
+        found = sorted(path for path in root.glob(pattern) if not is_hidden(path.name))
         if len(found) > 1:
             names = ", ".join(printable(path.name) for path in found[:_SHOWN_NAMES])
             raise DataError(f"{root} has several files that may be the {what}: {names}; keep one")
@@ -64,7 +64,7 @@ def inside(root: Path, relative: str, key: str) -> Path:
         DataError: if it lies outside of ``root``, does not exist, or is hidden: hidden files count
             for nothing, so a change of one would go unnoticed.
     """
-    hidden = [part for part in PurePosixPath(relative).parts if _is_hidden(part) and part != ".."]
+    hidden = [part for part in PurePosixPath(relative).parts if is_hidden(part) and part != ".."]
     if hidden:
         raise DataError(
             f"{key}: {relative!r} is hidden, and hidden files of the data folder count for "
@@ -108,7 +108,7 @@ def list_covers(
     chosen: dict[str, str] = {}
     n_ignored = 0
     with os.scandir(folder) as entries:
-        visible = [entry.name for entry in entries if not _is_hidden(entry.name)]
+        visible = [entry.name for entry in entries if not is_hidden(entry.name)]
     names = sorted(visible, key=lambda name: (_is_video(name), name))
     for name in names:
         item_id, suffix = text_id(Path(name).stem), Path(name).suffix.lower()
@@ -124,10 +124,6 @@ def list_covers(
             chosen[item_id] = name
     prefix = folder.relative_to(data_root).as_posix()
     return [CoverFile(item_id, f"{prefix}/{name}") for item_id, name in chosen.items()], n_ignored
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
 
 
 def _is_video(name: str) -> bool:
