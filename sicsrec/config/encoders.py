@@ -1,8 +1,9 @@
 """Text and image encoders, and how ``align_encoders`` tunes them."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sicsrec.config.base import PositiveInt, Rate, Section
 
@@ -52,11 +53,21 @@ class OpenClipEncoderConfig(Section):
     library: Literal["open_clip"] = "open_clip"
     model: str | None = None
     """Architecture name, ``hf-hub:<id>`` or ``local-dir:<folder>``."""
-    pretrained: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
+    pretrained: str | None = None
     """Weights tag of ``model``, as open_clip lists it; weights of your own are a folder, see
     ``model``."""
     architecture: OpenClipArchitectureConfig | None = None
     """In place of ``model``: a small model with random weights."""
+
+    @field_validator("pretrained")
+    @classmethod
+    def _tag(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w-]+", value):
+            raise ValueError(
+                "is the tag of weights that open_clip lists, such as laion2b_s34b_b79k; weights of "
+                "your own are a folder: give local-dir:<folder> as model"
+            )
+        return value
 
     @model_validator(mode="after")
     def _model_or_architecture(self) -> "OpenClipEncoderConfig":
