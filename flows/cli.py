@@ -342,9 +342,10 @@ def status(
         from tasks.shared_store import open_shared_store
 
         config = _resolve(preset, data, overrides, seed).config
-        close_what_was_killed(settings, settings.prefect_api_url)
         shared = open_shared_store(settings.shared_store)
         console.print(status_table(config, settings.store_root, shared))
+        # Last: the table needs no database, which may be away, or on a full disk.
+        close_what_was_killed(settings, settings.prefect_api_url)
 
 
 @app.command()

@@ -64,7 +64,8 @@ def naming_full_disk(folder: Path, what: str) -> Iterator[None]:
             f"no more can be written to {folder} ({what}): the disk is full or a quota is reached, "
             f"{_free_bytes(folder) / 1e6:,.1f} MB are free. What was finished is kept. Free space "
             "there (`sicsrec gc` lists what can go) or move the folder to a larger disk and set "
-            f"SICSREC_HOME, then run the same command again. Cause: {type(err).__name__}: {err}"
+            f"SICSREC_HOME, then run the same command again. Cause: {type(err).__name__}: "
+            f"{str(err).partition(chr(10))[0]}"
         ) from err
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import MemoryFullError, SicsrecError, TrackingError
 from sicsrec.tracking import is_tracking_failure
@@ -29,6 +30,7 @@ def explained(step: str, config: PipelineConfig) -> Iterator[None]:
     Raises:
         MemoryFullError: if the memory of the accelerator or of the machine is full.
         TrackingError: if the MLflow server does not take a record.
+        SicsrecError: in place of an error whose words hold the password of a server.
     """
     try:
         yield
@@ -56,6 +58,10 @@ def _explain(error: Exception, step: str, config: PipelineConfig) -> SicsrecErro
             f"{step}: MLflow did not take a record: {first_line(error)}. Look after the "
             "server that MLFLOW_TRACKING_URI names; what is finished is kept, run again to go on"
         )
+    hidden = without_passwords(str(error))
+    if hidden != str(error):
+        # Prefect repeats an error's words in the state of what failed.
+        return SicsrecError(f"{step}: {type(error).__name__}: {hidden}")
     return None
 
 

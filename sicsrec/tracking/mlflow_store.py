@@ -259,9 +259,11 @@ class MlflowStore:
 
         Raises:
             TrackingError: if the store cannot be reached: nothing is under way yet.
+            DiskFullError: if the own database cannot take it.
         """
         try:
-            self._close_all_abandoned()
+            with self._naming_full_disk():
+                self._close_all_abandoned()
         except _ERRORS as err:
             raise self._away(err) from err
 

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.flows.dying import Death
 from tests.flows.runs import OVERRIDES, Launcher, artifacts_of, left_behind, new_home
 
 EARLY = ("run", *OVERRIDES, "--until", "split")
@@ -63,3 +65,23 @@ def test_full_disk_is_named_and_the_next_run_makes_up_for_it(
     undisturbed = launcher.start(whole, *EARLY)
     assert undisturbed.wait() == 0, undisturbed.said()
     assert artifacts_of(home) == artifacts_of(whole)
+
+
+def test_status_shows_the_steps_and_then_names_a_full_disk(
+    launcher: Launcher, small_disk: Path, empty_database: Path, tmp_path: Path
+) -> None:
+    home = new_home(small_disk / "home", empty_database)
+    in_ingest = Death(str(home), r"open .*ingest/.*/report\.json")
+    killed = launcher.start(home, *EARLY, death=in_ingest, output=tmp_path / "killed.txt")
+    assert killed.wait() == -signal.SIGKILL, killed.said()
+    ballast = fill(small_disk, 4_096)
+    status = launcher.start(home, "status", *OVERRIDES, output=tmp_path / "said.txt")
+    assert status.wait() == 1
+    said = " ".join(status.said().replace("│", " ").split())
+    assert "train_sicsrec to do" in said
+    assert "The disk is full" in said
+    assert "Traceback" not in said
+    ballast.unlink()
+    again = launcher.start(home, "status", *OVERRIDES, output=tmp_path / "said again.txt")
+    assert again.wait() == 0, again.said()
+    assert "disk" not in again.said()

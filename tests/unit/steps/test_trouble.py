@@ -3,7 +3,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from flows.configuration import resolve_config
-from sicsrec.errors import DataError, MemoryFullError, TrackingError
+from sicsrec.errors import DataError, MemoryFullError, SicsrecError, TrackingError
 from sicsrec.steps import STEP_NAMES
 from sicsrec.steps.trouble import explained
 
@@ -69,3 +69,13 @@ def test_other_errors_pass_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explained("ingest", CONFIG):
         raise error
     assert caught.value is error
+
+
+def test_a_password_in_the_words_of_an_unknown_error_is_not_repeated() -> None:
+    first = OSError("413 for url http://me:s3cret@host/api")
+    with (
+        pytest.raises(SicsrecError, match="export: OSError: 413 for url http://host/api") as caught,
+        explained("export", CONFIG),
+    ):
+        raise first
+    assert caught.value.__cause__ is first
