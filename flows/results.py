@@ -38,7 +38,7 @@ def _views(dataset: str, entry: ConfigurationResults) -> Iterator[RenderableType
     for metric in METRICS:
         table.add_column(metric.replace("_at_", "@").upper(), justify="right", no_wrap=True)
     over = "seeds" if several else "users"
-    table.add_column(f"NDCG@10 interval, {over}", justify="right")
+    table.add_column(f"NDCG@10, {entry.confidence:.0%} over {over}", justify="right")
     for model, metrics in entry.models.items():
         last = metrics.get("ndcg_at_10")
         table.add_row(

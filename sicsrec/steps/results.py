@@ -14,7 +14,6 @@ from sicsrec.errors import ArtifactMissingError
 from sicsrec.steps.lineage import trace_lineage
 
 METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10")
-_CONFIDENCE = 0.95
 _DIGITS = 12
 
 
@@ -39,6 +38,8 @@ class ConfigurationResults:
     differs_in: tuple[str, ...]
     """``step.key=value`` wherever configurations of the data set differ, versions of a step and
     digests of what it read included."""
+    confidence: float
+    """Coverage of the intervals, ``evaluate.confidence``."""
     models: Mapping[str, Mapping[str, MeanOfSeeds]]
     """Model to metric to value, on the test part."""
 
@@ -72,7 +73,11 @@ def gather_results(store: ArtifactStore, dataset: str) -> list[ConfigurationResu
             digest,
             tuple(sorted(seeds)),
             tuple(f"{name}={value}" for name, value in values[digest].items() if name in several),
-            _means([_test_rows(store, seeds[seed]) for seed in sorted(seeds)]),
+            values[digest]["evaluate.confidence"],
+            _means(
+                [_test_rows(store, seeds[seed]) for seed in sorted(seeds)],
+                values[digest]["evaluate.confidence"],
+            ),
         )
         for digest, seeds in runs.items()
     ]
@@ -102,11 +107,11 @@ def _test_rows(store: ArtifactStore, manifest: Manifest) -> dict[str, Mapping[st
 
 
 def _means(
-    seeds: Sequence[Mapping[str, Mapping[str, Any]]],
+    seeds: Sequence[Mapping[str, Mapping[str, Any]]], confidence: float
 ) -> dict[str, dict[str, MeanOfSeeds]]:
     return {
         model: {
-            metric: _mean([rows[model] for rows in seeds], metric)
+            metric: _mean([rows[model] for rows in seeds], metric, confidence)
             for metric in METRICS
             if all(rows[model].get(metric) is not None for rows in seeds)
         }
@@ -115,11 +120,11 @@ def _means(
     }
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], metric: str) -> MeanOfSeeds:
+def _mean(rows: Sequence[Mapping[str, Any]], metric: str, confidence: float) -> MeanOfSeeds:
     if len(rows) == 1:
         row = rows[0]
         return MeanOfSeeds(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
     values = np.array([row[metric] for row in rows])
     mean = float(values.mean())
-    reach = stats.t.ppf(0.5 + _CONFIDENCE / 2, len(values) - 1) * stats.sem(values)
+    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
     return MeanOfSeeds(mean, mean - float(reach), mean + float(reach))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,15 @@ def test_seeds_of_one_configuration_are_gathered(tiny: TinyStore) -> None:
     assert second.differs_in == ("evaluate.remove_seen=True",)
 
 
-def test_interval_over_seeds_is_students(tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("confidence", "t"), [(0.95, 4.302653), (0.9, 2.919986)])
+def test_interval_over_seeds_is_students(
+    tiny: TinyStore, monkeypatch: pytest.MonkeyPatch, confidence: float, t: float
+) -> None:
+    manifests = [
+        replace(manifest, config=manifest.config | {"confidence": confidence})
+        for manifest in tiny.store.manifests("tiny", "evaluate")
+    ]
+    monkeypatch.setattr(tiny.store, "manifests", lambda *_: manifests)
     values = iter((0.1, 0.2, 0.6))
     read = tiny.store.report
 
@@ -42,8 +52,8 @@ def test_interval_over_seeds_is_students(tiny: TinyStore, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tiny.store, "report", with_other_values)
     found = gather_results(tiny.store, "tiny")[0].models["SICSRec"]["ndcg_at_10"]
-    # t(0.975, 2 degrees of freedom) = 4.302653; the standard error of the mean is s / sqrt(3).
-    reach = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
+    # t is its quantile with 2 degrees of freedom; the standard error of the mean is s / sqrt(3).
+    reach = t * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
     assert found.mean == pytest.approx(0.3)
     assert (found.low, found.high) == pytest.approx((0.3 - reach, 0.3 + reach), rel=1e-6)
 
