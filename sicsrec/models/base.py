@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
@@ -122,6 +122,14 @@ class SequenceModel(nn.Module, ABC):
     def own_weights(self) -> dict[str, float]:
         """Return the weights of :meth:`score_parts` by which a sum of them ranks as the model."""
         return {self.kind: 1.0}
+
+    def unread_rows(self, train: Histories) -> list[tuple[Tensor, Bool[Tensor, " rows"]]]:
+        """Return tables that do not start at random numbers, and their rows that no batch reads.
+
+        Whatever training does to such a row it has not learned from these histories.
+        """
+        del train
+        return []
 
     @property
     def device(self) -> torch.device:

@@ -2,11 +2,13 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sicsrec.data.sequences import Histories
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
@@ -209,6 +211,21 @@ class SICSRec(SequenceModel):
             "item_scoring": self.item_scoring.name,
             "content_weight": self.content_weight,
         }
+
+    def unread_rows(self, train: Histories) -> list[tuple[Tensor, Bool[Tensor, " rows"]]]:
+        """See :meth:`SequenceModel.unread_rows`: rows of items that training never meets.
+
+        Content is read of what was watched before a target and, for L_con, of the target. That
+        ``item_scoring: id_and_content`` compares with all items teaches the others nothing but
+        that nobody watched them, which is no reason for other content.
+        """
+        met = train.take((train.lengths > 1).nonzero()[0])
+        items = met.items if self.alpha else np.delete(met.items, met.offsets[1:] - 1)
+        unread = np.bincount(items, minlength=self.n_items + 1) == 0
+        # That of padding stays 0 by itself.
+        unread[0] = False
+        rows = torch.from_numpy(unread).to(self.device)
+        return [(table.weight, rows) for table in self.content_embedding.tables()]
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""

@@ -250,7 +250,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=6,
+        version=7,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),

@@ -72,8 +72,13 @@ def fit(
 ) -> FitState:
     """Train ``model`` in place and leave it with the weights of its best epoch.
 
+    Note:
+        Content vectors of items that the histories never read stay as they were given. All the
+        gradient they get is that of λ‖table‖, however small, and Adam, which divides it by its own
+        size, takes steps of the whole learning rate with it: they would soon be 0, and all alike.
+
     Args:
-        model: on its device; parameters that need no gradient stay as they are.
+        model: as it was made, on its device; parameters that need no gradient stay as they are.
         train: training histories; those of one item have no target and are passed over.
         validate: called after every epoch; None: every epoch counts as the best so far, so all
             ``max_epochs`` are trained and the last weights stay.
@@ -103,6 +108,9 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
     model.peers = peers
+    untaught = [
+        (table, rows, table.detach()[rows].clone()) for table, rows in model.unread_rows(train)
+    ]
     checkpoint = Checkpoint(work / CHECKPOINT, model, optimiser)
     state = checkpoint.resume()
     check_same_start(state, peers, work / CHECKPOINT)
@@ -131,6 +139,9 @@ def fit(
                 found = f"{settings.selection_metric} {value:.4f}, best {state.best_value:.4f}"
             advance(1, found)
     model.load_state_dict(checkpoint.best_weights, strict=True)
+    with torch.no_grad():
+        for table, rows, vectors in untaught:
+            table[rows] = vectors
     logger.info(
         "%s: epoch %d of %d kept, %s", model.kind, state.best_epoch, state.epoch,
         f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",

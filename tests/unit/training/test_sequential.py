@@ -14,6 +14,7 @@ from sicsrec.models.base import TokenBatch
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.peers import Peers
+from sicsrec.models.sicsrec import SICSRec
 from sicsrec.progress import NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
@@ -55,6 +56,19 @@ def make_histories(length: int = 8) -> Histories:
     items = ((starts + np.arange(length)) % 9 + 1).astype(np.int32).ravel()
     users = pl.Series("user_id", [f"{n:02}" for n in range(12)])
     return Histories(users, np.arange(0, 12 * length + 1, length), items)
+
+
+def make_sicsrec(alpha: float) -> tuple[SICSRec, torch.Tensor]:
+    """Return a model of step 2 over 12 items, of which histories hold nine, and their vectors."""
+    torch.manual_seed(0)
+    model = SICSRec(
+        n_items=12, width=8, inner_width=8, n_layers=1, n_heads=2, dropout=0.0,
+        max_history_length=5, vector_widths={"text": 6}, fusion_dropout=0.0, adapter_rank=2,
+        alpha=alpha, temperature=0.1, table_penalty=0.01, item_dropout=0.0, scoring="raw",
+    )  # fmt: skip
+    vectors = torch.randn(12, 6)
+    model.content_embedding.load_vectors("text", vectors, torch.ones(12, dtype=torch.bool))
+    return model, vectors
 
 
 class Validation:
@@ -100,6 +114,48 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(value, validation.weights[1][name])
     assert [record["epoch"] for record in state.log] == [1, 2, 3, 4, 5]
+
+
+def fit_sicsrec(alpha, histories, work, validate=None):
+    """Return how far training moved the text vector of each item, [12]."""
+    model, vectors = make_sicsrec(alpha)
+    fit(
+        model,
+        histories,
+        validate,
+        SETTINGS,
+        work=work,
+        tracker=NullTracker(),
+        progress=NoProgress(),
+    )
+    after = model.content_embedding.tables()[0].weight.detach()[1:]
+    return (after - vectors).abs().amax(dim=1)
+
+
+def test_content_of_items_that_training_never_meets_stays_as_the_encoders_gave_it(tmp_path):
+    moved = fit_sicsrec(0.2, make_histories(), tmp_path)
+    assert moved[9:].tolist() == [0.0, 0.0, 0.0]
+    assert moved[:9].min() > 0.001
+
+
+def test_content_of_unread_items_survives_a_kill(tmp_path):
+    killed = Validation([0.1, 0.5, 0.4], killed_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit_sicsrec(0.2, make_histories(), tmp_path, killed)
+    assert not torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"][
+        "content_embedding.adapters.text.table.weight"
+    ][10:].equal(make_sicsrec(0.2)[1][9:])
+    moved = fit_sicsrec(0.2, make_histories(), tmp_path, Validation([0.4, 0.3, 0.2, 0.1]))
+    assert moved[9:].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("alpha", "stays"), [(0.0, [2, 3]), (0.2, [3])])
+def test_what_is_only_watched_last_is_read_by_the_contrast_alone(tmp_path, alpha, stays):
+    """Items 1 to 3, of which nobody watches anything after the third; item 4 is watched alone."""
+    items = np.array([1, 2, 3, 2, 1, 3, 4], dtype=np.int32)
+    histories = Histories(pl.Series("user_id", ["a", "b", "c"]), np.array([0, 3, 6, 7]), items)
+    moved = fit_sicsrec(alpha, histories, tmp_path)
+    assert moved[:4].eq(0).nonzero().flatten().tolist() == stays
 
 
 def test_of_equally_good_epochs_the_first_is_kept(tmp_path):
