@@ -5,7 +5,7 @@ macOS takes "é" apart in names of files. Inside, ids are in NFC, whatever form 
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from numbers import Integral
 
 import polars as pl
@@ -48,6 +48,24 @@ def text_ids(values: object, what: str) -> list[str]:
     if isinstance(values, bytes) or not isinstance(values, Iterable):
         raise DataError(f"{what} must be a sequence of item ids, got {values!r}")
     return [value if type(value) is str and value.isascii() else text_id(value) for value in values]
+
+
+def text_ids_in_order(values: object, what: str) -> list[str]:
+    """Return a sequence of ids whose order counts as strings.
+
+    Args:
+        values: the ids, in time order.
+        what: their name in messages.
+
+    Raises:
+        DataError: if they have no order, or see :func:`text_ids`.
+    """
+    if isinstance(values, Set | Mapping):
+        raise DataError(
+            f"{what} must be a sequence of item ids in time order; a {type(values).__name__} has "
+            "no such order"
+        )
+    return text_ids(values, what)
 
 
 def text_id_column(column: pl.Series) -> pl.Series:

@@ -224,7 +224,7 @@ def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 def _find_changes(image: Image.Image, limits: CoverLimits) -> tuple[str, ...]:
     mode = image.mode
     is_deep = mode.startswith(("I", "F")) or any(
-        "16" in str(tile[3]) for tile in getattr(image, "tile", ())
+        "16" in _mode_in_file(tile[3]) for tile in getattr(image, "tile", ())
     )
     found = {
         "cmyk": mode == "CMYK",
@@ -240,6 +240,15 @@ def _find_changes(image: Image.Image, limits: CoverLimits) -> tuple[str, ...]:
     if not changes and (image.mode != "RGB" or image.format not in _PLAIN_FORMATS):
         return ("other_format",)
     return changes
+
+
+def _mode_in_file(arguments: object) -> str:
+    """Return the mode of a tile's pixels as they lie in the file, of what its decoder is given.
+
+    That is the mode alone or first; what may follow, such as the bytes of a row, are numbers.
+    """
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

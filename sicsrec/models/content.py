@@ -126,6 +126,11 @@ class ContentEmbedding(nn.Module):
         )
         return vectors
 
+    def has_any(self) -> Bool[Tensor, " items"]:
+        """Return whether an item has any of the modalities; row r is item index r + 1."""
+        present = [cast(ContentAdapter, adapter).present for adapter in self.adapters.values()]
+        return torch.stack(present)[:, 1:].any(dim=0)
+
     def tables(self) -> list[ItemTable]:
         """Return the modalities' tables."""
         return [cast(ContentAdapter, adapter).table for adapter in self.adapters.values()]

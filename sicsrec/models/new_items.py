@@ -42,10 +42,12 @@ Basis = Literal["blend", "id_and_content", "content"]
 class NewItemVectors:
     """The encoders' vectors of M items that are not in the catalogue.
 
-    Ids that are whole numbers become strings.
+    Ids that are whole numbers become strings, matrices float32.
 
     Raises:
-        DataError: if an id is neither a string nor a whole number.
+        DataError: if there is no item; if an id is neither a string nor a whole number, or there
+            twice; if a modality has a matrix or a mask alone; or if one of these has not one row
+            per item, or a matrix a value that is not finite.
     """
 
     item_ids: tuple[str, ...]
@@ -57,8 +59,29 @@ class NewItemVectors:
     """Modality to [M]."""
 
     def __post_init__(self) -> None:
-        """Turn the ids into strings."""
-        object.__setattr__(self, "item_ids", tuple(text_ids(self.item_ids, "new items")))
+        """Turn ids into strings and matrices into float32, and check that they fit together."""
+        ids = tuple(text_ids(self.item_ids, "new items"))
+        if not ids or len(set(ids)) != len(ids):
+            raise DataError(f"new items need a list of different ids, got {self.item_ids!r}")
+        if set(self.matrices) != set(self.present):
+            raise DataError(
+                "new items need a matrix and what is present of the same modalities, got "
+                f"matrices of {sorted(self.matrices)} and present of {sorted(self.present)}"
+            )
+        matrices = {name: np.asarray(m, dtype=np.float32) for name, m in self.matrices.items()}
+        present = {name: np.asarray(mask, dtype=np.bool_) for name, mask in self.present.items()}
+        for name, matrix in matrices.items():
+            if matrix.ndim != 2 or len(matrix) != len(ids) or present[name].shape != (len(ids),):
+                raise DataError(
+                    f"{len(ids)} new items need {name} vectors of the shape ({len(ids)}, width) "
+                    f"and as many marks of what is present, got {matrix.shape} and "
+                    f"{present[name].shape}"
+                )
+            if not np.isfinite(matrix).all():
+                raise DataError(f"{name} vectors of new items hold values that are not finite")
+        object.__setattr__(self, "item_ids", ids)
+        object.__setattr__(self, "matrices", matrices)
+        object.__setattr__(self, "present", present)
 
     def __len__(self) -> int:
         """Return M."""

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sicsrec.data.ids import text_ids
-from sicsrec.data.images import CoverError, CoverLimits, open_cover, prepare_cover, prepare_image
+from sicsrec.data.images import (
+    CoverError,
+    CoverLimits,
+    only_own_limit,
+    open_cover,
+    prepare_cover,
+    prepare_image,
+)
 from sicsrec.data.validation import normalised_text
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.encoders.base import ItemEncoder, Modality
@@ -175,16 +182,17 @@ class ItemEncoders:
                 f"{type(cover).__name__}"
             )
         try:
-            if isinstance(cover, Image.Image):
-                return prepare_image(cover, self._limits)
-            if isinstance(cover, Path) and cover.stat().st_size > self._limits.max_bytes:
-                raise DataError(
-                    f"the cover of {item_id!r}, {cover}, has more than the {self._limits.max_bytes}"
-                    " bytes that ingest.max_cover_bytes allows"
-                )
-            content = cover.read_bytes() if isinstance(cover, Path) else cover
-            suffix = cover.suffix if isinstance(cover, Path) else ""
-            return open_cover(prepare_cover(content, suffix, self._limits).image)
+            with only_own_limit():
+                if isinstance(cover, Image.Image):
+                    return prepare_image(cover, self._limits)
+                if isinstance(cover, Path) and cover.stat().st_size > self._limits.max_bytes:
+                    raise DataError(
+                        f"the cover of {item_id!r}, {cover}, has more than the "
+                        f"{self._limits.max_bytes} bytes that ingest.max_cover_bytes allows"
+                    )
+                content = cover.read_bytes() if isinstance(cover, Path) else cover
+                suffix = cover.suffix if isinstance(cover, Path) else ""
+                return open_cover(prepare_cover(content, suffix, self._limits).image)
         except (OSError, CoverError) as err:
             raise DataError(f"the cover of {item_id!r} cannot be used: {err}") from err
 

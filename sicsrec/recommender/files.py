@@ -179,7 +179,7 @@ def _write_vectors(
     users = np.lib.format.open_memmap(
         folder / "users.npy", mode="w+", dtype=np.float32, shape=(len(histories), items.shape[1])
     )
-    start, user_ids = 0, []
+    start, user_ids = 0, [pl.Series("user_id", [], dtype=pl.String)]
     with progress.stage("user vectors", len(histories)) as advance:
         for chunk in histories.chunks(chunk_users):
             users[start : start + len(chunk)] = model.user_vectors(chunk).float().cpu().numpy()

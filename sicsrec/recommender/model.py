@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sicsrec.cores import keep_torch_to_usable_cores
 from sicsrec.data.given_tables import Table, as_table, is_table
-from sicsrec.data.ids import composed_ids, text_id, text_id_column, text_ids
+from sicsrec.data.ids import composed_ids, text_id, text_id_column, text_ids, text_ids_in_order
 from sicsrec.data.sequences import Histories, offsets_of
 from sicsrec.errors import ArtifactError, ConfigError, DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
@@ -198,8 +198,9 @@ class Recommender:
         history with a logged warning.
 
         Args:
-            history: item ids in time order, oldest first; only the most recent
-                ``model.max_history_length`` known ones are read.
+            history: item ids in time order, oldest first. The models read the most recent
+                ``model.max_history_length`` known ones, a blend's own features and
+                ``remove_seen`` all of them.
             k: most items to return.
             remove_seen: leave out the items of the history.
             only: ids of the items that may be recommended, new ones included; None: all.
@@ -211,13 +212,13 @@ class Recommender:
             items are left.
 
         Raises:
-            DataError: if the history is a single string, or holds no item the model knows: such a
-                history says nothing about the user; if an id is neither a string nor a whole
-                number; if ``only`` holds an id of neither kind; or if a new item has the id of a
-                known one, or k is no whole number from 1 on.
+            DataError: if the history is a single string or has no order; if it holds no item the
+                model knows: such a history says nothing about the user; if an id is neither a
+                string nor a whole number; if ``only`` holds an id of neither kind; or if a new
+                item has the id of a known one, or k is no whole number from 1 on.
         """
         require_at_least_one(k, "k")
-        ids = text_ids(history, "history")
+        ids = text_ids_in_order(history, "history")
         known = self._known(ids)
         if not len(known):
             raise DataError(
@@ -250,9 +251,9 @@ class Recommender:
         Memory holds one chunk, however many users there are, when ``histories`` is a generator.
 
         Args:
-            histories: user id to item ids in time order; or a table with the columns user_id and
-                item_id, every user's rows in time order, of polars, pandas or another library that
-                speaks Arrow.
+            histories: user id to item ids in time order, each user once; or a table with the
+                columns user_id and item_id, every user's rows in time order, of polars, pandas or
+                another library that speaks Arrow.
             k: most items per user.
             remove_seen: see :meth:`recommend`.
             only: see :meth:`recommend`.
@@ -414,11 +415,13 @@ class Recommender:
             DataError: if the model has no content side or k is below 1; see :meth:`scorer_with`.
         """
         require_at_least_one(k, "k")
-        model, content = content_of_new_items(self.model, new)
-        with torch.no_grad():
-            similarities = content @ model.content_vectors().T
+        _, content = content_of_new_items(self.model, new)
+        known = self.unit_vectors("content")
+        has_content = known.any(dim=1)
+        similarities = (content @ known.T).masked_fill(~has_content, -torch.inf)
+        k = min(k, int(has_content.sum()))
         return pl.concat(
-            self._nearest(row, min(k, len(row))).select(pl.lit(name).alias("new_item_id"), pl.all())
+            self._nearest(row, k).select(pl.lit(name).alias("new_item_id"), pl.all())
             for name, row in zip(new.item_ids, similarities, strict=True)
         )
 
@@ -426,7 +429,7 @@ class Recommender:
     def unit_vectors(self, by: str | None = None) -> torch.Tensor:
         """Return one vector of unit length per item, [N, D]; see :meth:`neighbours`.
 
-        An item without the modality has a vector of zeros.
+        An item without the modality, or by content one without any, has a vector of zeros.
 
         Raises:
             DataError: if the model has no such vectors.
@@ -434,8 +437,13 @@ class Recommender:
         model = self.model
         makers: dict[str, Any] = {"id": lambda: _id_table(model)}
         if isinstance(model, SICSRec):
-            makers = {"content": model.content_vectors, **makers}
-            for modality, adapter in model.content_embedding.adapters.items():
+            content = model.content_embedding
+            # All that have nothing share one c, made of placeholders: it says nothing of them.
+            makers = {
+                "content": lambda: content.of_all() * content.has_any()[:, None],
+                **makers,
+            }
+            for modality, adapter in content.adapters.items():
                 makers[modality] = lambda a=adapter: a.table.weight[1:] * a.present[1:, None]
         name = by or next(iter(makers))
         if name not in makers:
@@ -510,7 +518,7 @@ def _pairs(histories: HistoriesById | Table) -> Iterator[tuple[str, Sequence[str
             raise DataError(f"histories must be {_HISTORIES}; among them is {pair!r}")
         user, history = pair
         user_id = text_id(user)
-        yield user_id, text_ids(history, f"the history of user {user_id!r}")
+        yield user_id, text_ids_in_order(history, f"the history of user {user_id!r}")
 
 
 def _histories(known: Sequence[tuple[str, NDArray[np.int32]]]) -> Histories:

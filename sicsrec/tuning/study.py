@@ -92,7 +92,8 @@ class Study:
         is_own = number == 1 and fault is None
         if fault is not None:
             logger.info("the configuration's own values are not tried: %s", fault)
-        if is_own:
+        # A process that was killed right here before has left it waiting.
+        if is_own and all(trial.state.name != "WAITING" for trial in self._study.get_trials()):
             self._study.enqueue_trial({r.name: _to_study(r, own[r.paths[0]]) for r in self._ranges})
         self._study.sampler = self._optuna.samplers.TPESampler(seed=self._seed + number)
         trial = self._study.ask()

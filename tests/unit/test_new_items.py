@@ -1,9 +1,11 @@
 """Items that came after training: vectors, scores, neighbours, audience."""
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,17 @@ def test_new_items_are_ranked_among_the_others_and_may_be_all_that_is_asked(
     assert only["item_id"].to_list() == order
 
 
+def test_what_a_user_has_watched_does_not_stand_before_a_new_item(blended: Recommender) -> None:
+    """A blend that knows nothing but that watched items come first."""
+    blend = blended.scorer
+    assert isinstance(blend, Blend)
+    watching = copy(blended)
+    watching.scorer = Blend(blend.models, blend.facts, {"watched": 5.0, "cold": 1.0})
+    audience = find_audience(watching, new_items(1), blended.histories({"u": HISTORY}), k=1)
+    n_cold = int((blend.facts.counts == 0).sum())
+    assert audience.users["rank"].to_list() == [1 + n_cold]
+
+
 def test_audience_counts_as_ranking_every_user_does(blended: Recommender) -> None:
     new = new_items(1)
     histories = blended.histories(histories_by_user())
@@ -156,6 +169,43 @@ def test_vectors_that_do_not_fit_are_refused(plain: Recommender) -> None:
         plain.recommend(HISTORY, new=known)
     with pytest.raises(DataError, match="holds no encoders"):
         plain.encode(["n"], ["a film"])
+
+
+ONES = np.ones((2, 4), dtype=np.float32)
+BOTH = np.ones(2, dtype=np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("ids", "matrices", "present", "words"),
+    [
+        ((), {}, {}, "list of different ids"),
+        (("a", "a"), {"text": ONES}, {"text": BOTH}, "list of different ids"),
+        (("a", "b"), {"text": ONES}, {}, r"matrices of \['text'\] and present of \[\]"),
+        (("a", "b"), {}, {"text": BOTH}, r"matrices of \[\] and present of \['text'\]"),
+        (("a", "b"), {"text": ONES[:1]}, {"text": BOTH}, r"shape \(2, width\).*got \(1, 4\)"),
+        (("a",), {"text": ONES}, {"text": BOTH}, r"shape \(1, width\).*got \(2, 4\)"),
+        (("a", "b"), {"text": ONES}, {"text": BOTH[:1]}, r"got \(2, 4\) and \(1,\)"),
+        (("a", "b"), {"text": ONES[0]}, {"text": BOTH}, r"got \(4,\)"),
+        (("a", "b"), {"text": ONES * np.nan}, {"text": BOTH}, "not finite"),
+    ],
+)
+def test_new_items_that_do_not_fit_together_are_refused(ids, matrices, present, words) -> None:
+    with pytest.raises(DataError, match=words):
+        NewItemVectors(ids, matrices, present)
+
+
+def test_vectors_of_ones_own_may_have_any_type_of_numbers(
+    plain: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    new = new_items()
+    doubles = NewItemVectors(
+        new.item_ids,
+        {"text": new.matrices["text"].astype(np.float64)},
+        {"text": [1, 1]},  # type: ignore[dict-item]
+    )
+    found = plain.recommend(HISTORY, 50, new=doubles)
+    assert found.equals(plain.recommend(HISTORY, 50, new=new))
 
 
 @pytest.fixture(scope="module")

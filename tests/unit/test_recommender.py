@@ -9,6 +9,7 @@ import jaxtyping
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError, ConfigError, DataError
@@ -196,6 +197,24 @@ def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
             recommender.neighbours("v02", k=k)
 
 
+def test_items_without_any_content_are_near_nothing_by_content(folder: Path) -> None:
+    recommender = Recommender.load(folder)
+    assert isinstance(recommender.model, SICSRec)
+    adapter = recommender.model.content_embedding.adapters["text"]
+    adapter.present[1] = 0
+    adapter.present[4] = 0
+    # With two hidden units many an item has none of them switched on, and c of 0.
+    torch.nn.init.ones_(adapter.outer.bias)
+    with pytest.raises(DataError, match="'v01' has no vector by content"):
+        recommender.neighbours("v01")
+    near = recommender.neighbours("v02", k=N_ITEMS)
+    assert near.height == N_ITEMS - 3
+    assert not {"v01", "v02", "v04"} & set(near["item_id"])
+    of_new = recommender.neighbours_of_new(new_items(1), k=N_ITEMS)
+    assert of_new.height == N_ITEMS - 2
+    assert not {"v01", "v04"} & set(of_new["item_id"])
+
+
 @pytest.mark.parametrize("given", [5, "v03", {"v03": 1}])
 def test_requests_need_lists(folder: Path, given: object) -> None:
     service = RankingService(Recommender.load(folder))
@@ -306,7 +325,7 @@ def test_tables_of_other_ids_are_refused(folder: Path, name: str, column: list[o
         list(Recommender.load(folder).recommend_many(table))
 
 
-@pytest.mark.parametrize("history", ["v03", 5, None])
+@pytest.mark.parametrize("history", ["v03", 5, None, {"v03", "v04"}, {"v03": 1}])
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_sequence_is_no_history_of_many(folder: Path, history: Any) -> None:
     recommender = Recommender.load(folder)

@@ -14,10 +14,11 @@ import onnxruntime
 import polars as pl
 import pytest
 
+from sicsrec.data.logged_histories import LoggedHistories
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
-from sicsrec.recommender.files import _folder_within
+from sicsrec.recommender.files import _folder_within, write_files
 from sicsrec.steps.answers import Question, answer
 from sicsrec.steps.export_files import export_files
 from sicsrec.steps.finished import FinishedExport
@@ -141,13 +142,37 @@ def test_a_history_that_says_nothing_explains_nothing(finished, history: list[st
         explain(recommender, history, ["v01"])
 
 
+def means_of_parts(recommender: Recommender) -> dict[str, float]:
+    """Return the mean of every part of the scores of :data:`HISTORY` over all items."""
+    parts = [entry.parts for entry in explain(recommender, HISTORY, recommender.item_ids)]
+    return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+
+def test_an_item_is_not_what_it_is_near_itself(finished) -> None:
+    recommender = Recommender.load(finished[1].model_folder)
+    (explained,) = explain(recommender, HISTORY, HISTORY[:1])
+    assert {item for item, _ in explained.nearest} == set(HISTORY[1:])
+
+
+def test_no_known_user_is_no_rows(tmp_path: Path) -> None:
+    export = export_tiny(tmp_path / "artifacts", "sicsrec")[1]
+    recommender = Recommender.load(export.model_folder)
+    log = tmp_path / "log.parquet"
+    pl.DataFrame({"user_id": ["u"], "item_id": ["new"]}).write_parquet(log)
+    write_files(recommender, LoggedHistories(log, recommender.item_ids), "npy", tmp_path)
+    assert np.load(tmp_path / "users.npy").shape[0] == 0
+    assert pl.read_parquet(tmp_path / "user_ids.parquet").schema == {"user_id": pl.String}
+
+
 def test_parts_of_a_score_add_up_to_it(finished) -> None:
     recommender = Recommender.load(finished[1].model_folder)
     found = recommender.recommend(HISTORY, 4)
     explained = explain(recommender, HISTORY, found["item_id"].to_list())
     for row, entry in zip(found.to_dicts(), explained, strict=True):
         assert sum(entry.parts.values()) == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
-        assert entry.spoke in entry.parts
+        means = means_of_parts(recommender)
+        lift = {name: value - means[name] for name, value in entry.parts.items()}
+        assert entry.spoke == max(lift, key=lift.__getitem__)
         assert {item for item, _ in entry.nearest} == set(HISTORY)
         similarities = [similarity for _, similarity in entry.nearest]
         assert similarities == sorted(similarities, reverse=True)

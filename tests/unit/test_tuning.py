@@ -143,6 +143,16 @@ def test_a_study_killed_within_a_trial_proposes_what_an_undisturbed_one_does(
     assert carry_out(tmp_path / "two", 5) == undisturbed, "there is nothing left to do"
 
 
+def test_a_study_killed_before_its_first_trial_tries_the_own_values_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_study(tmp_path / "killed", "s", RANGES, seed=3) as study:
+        monkeypatch.setattr(study._study, "ask", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            study.propose(OWN)
+    assert carry_out(tmp_path / "killed", 3) == carry_out(tmp_path / "undisturbed", 3)
+
+
 def test_another_seed_proposes_other_values(tmp_path: Path) -> None:
     with open_study(tmp_path, "s", RANGES, seed=4) as study:
         study.tell(study.propose(OWN), 0.5)

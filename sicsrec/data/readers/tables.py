@@ -324,6 +324,8 @@ def as_text(name: str, schema: Schema) -> pl.Expr:
         schema: of the table.
     """
     column, dtype = pl.col(name), schema[name]
+    if isinstance(dtype, pl.Array):
+        return column.arr.to_list().cast(pl.List(pl.String)).list.join("|")
     if isinstance(dtype, pl.List):
         return column.cast(pl.List(pl.String)).list.join("|")
     if isinstance(dtype, pl.Datetime):

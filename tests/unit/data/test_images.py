@@ -101,6 +101,12 @@ def test_sixteen_bit_is_scaled_not_clipped(kind):
     assert np.abs(values[50, :, 0] - expected).max() < 6
 
 
+@pytest.mark.parametrize("width", [100, 720])
+def test_a_row_of_2160_bytes_is_not_sixteen_bits(width):
+    image = Image.fromarray(np.zeros((100, width, 3), dtype=np.uint8))
+    assert prepare_cover(encode(image, "BMP"), ".bmp", LIMITS).changes == ("other_format",)
+
+
 def test_sixteen_bit_colour_png_becomes_eight_bit():
     rows = b"".join(b"\0" + struct.pack(">HHH", 65535, 32768, 0) * 70 for _ in range(70))
 

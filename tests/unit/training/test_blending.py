@@ -37,6 +37,7 @@ def test_weights_behind_the_targets_are_found() -> None:
     for name, weight in truth.items():
         assert fit.weights[name] == pytest.approx(weight, abs=0.35), name
     assert fit.n_users == int((users.lengths > 0).sum())
+    assert fit.n_steps < 8, "Newton's steps, by the true Hessian, are few"
 
 
 def test_the_fit_is_a_minimum_by_autograd() -> None:

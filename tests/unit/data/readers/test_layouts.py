@@ -388,6 +388,19 @@ def test_parquet_types_become_the_same_strings(tmp_path):
     assert rows(raw.quarantine.frame(), "row", "reason") == [(3, "empty_id")]
 
 
+def test_lists_of_a_fixed_size_are_lists(tmp_path):
+    topics = pl.Series([["x", "y"], ["z", None]], dtype=pl.Array(pl.String, 2))
+    pl.DataFrame({"item_id": ["a", "b"], "topics": topics}).write_parquet(tmp_path / "i.parquet")
+    pl.DataFrame({"user_id": ["u"], "item_id": ["a"]}).write_parquet(tmp_path / "l.parquet")
+    config = TablesReaderConfig(
+        items="i.parquet", interactions="l.parquet", topics="topics", title=None, timestamp=None
+    )
+    assert rows(read(tmp_path, config).items, "item_id", "topics") == [
+        ("a", ["x", "y"]),
+        ("b", ["z"]),
+    ]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
