@@ -8,7 +8,7 @@ from rich.text import Text
 from flows.terminal import new_table
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ArtifactMissingError
-from sicsrec.steps.results import METRICS, ConfigurationResults, gather_results
+from sicsrec.steps.results import ConfigurationResults, gather_results
 from tasks.settings import Settings
 
 _MOST_DIFFERENCES = 6
@@ -35,7 +35,8 @@ def _views(dataset: str, entry: ConfigurationResults) -> Iterator[RenderableType
     word = "seeds" if several else "seed"
     table = new_table(f"{dataset} {entry.digest}, {word} {', '.join(map(str, entry.seeds))}")
     table.add_column("test", overflow="fold")
-    for metric in METRICS:
+    columns = [name for name in next(iter(entry.models.values()), {}) if name != "mrr"]
+    for metric in columns:
         table.add_column(metric.replace("_at_", "@").upper(), justify="right", no_wrap=True)
     over = "seeds" if several else "users"
     table.add_column(f"NDCG@10, {entry.confidence:.0%} over {over}", justify="right")
@@ -43,7 +44,7 @@ def _views(dataset: str, entry: ConfigurationResults) -> Iterator[RenderableType
         last = metrics.get("ndcg_at_10")
         table.add_row(
             Text(model),
-            *(_share(metrics[name].mean) if name in metrics else "" for name in METRICS),
+            *(_share(metrics[name].mean) if name in metrics else "" for name in columns),
             f"{_share(last.low)} - {_share(last.high)}" if last else "",
         )
     yield table

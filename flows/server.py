@@ -185,8 +185,9 @@ def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None
         say(f"Prefect: {settings.prefect_page or without_password(settings.prefect_api_url)}")
         return 0
     chosen = port or _default_port(PREFECT_URL)
-    say(f"Prefect: http://127.0.0.1:{chosen}/runs  (Ctrl-C stops it)")
-    return _run_until_stopped(_prefect_command(chosen), _prefect_environment(chosen))
+    return _run_until_stopped(
+        _prefect_command(chosen), _prefect_environment(chosen), chosen, "Prefect", "/runs", say
+    )
 
 
 def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
@@ -199,7 +200,6 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
     store = MlflowStore(settings.home, settings.mlflow_uri)
     store.close_abandoned()
     chosen = port or _default_port(MLFLOW_URL)
-    say(f"MLflow: http://127.0.0.1:{chosen}  (Ctrl-C stops it)")
     return _run_until_stopped(
         [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
@@ -208,6 +208,10 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
         ],
         # Not an argument: all users of a machine see those, and it may hold a password.
         os.environ | {"MLFLOW_BACKEND_STORE_URI": store.uri},
+        chosen,
+        "MLflow",
+        "",
+        say,
     )
 
 
@@ -279,15 +283,33 @@ def _prefect_environment(port: int) -> dict[str, str]:
     }
 
 
-def _run_until_stopped(command: list[str], environment: dict[str, str]) -> int:
+def _run_until_stopped(
+    command: list[str],
+    environment: dict[str, str],
+    port: int,
+    name: str,
+    page: str,
+    say: Callable[[str], None],
+) -> int:
+    """Serve a page until somebody stops it, and say where it is once it is there."""
     stop_on_sigterm()
+    say(f"{name} is starting  (Ctrl-C stops it)")
     process = start_following(command, environment, stdout=subprocess.DEVNULL)
     try:
+        while process.poll() is None and not _is_listening(port):
+            time.sleep(0.1)
+        if process.poll() is None:
+            say(f"{name}: http://127.0.0.1:{port}{page}")
         return process.wait()
     except KeyboardInterrupt:
         return 0
     finally:
         end(process)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _default_port(url: str) -> int:

@@ -20,11 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sicsrec.addresses import WithoutPasswords
+from sicsrec.evaluation.names import metrics_of
 from sicsrec.progress import Advance, LogProgress, Progress
 from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
 
-_METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
 _COMPARED = ("hr_at_10", "ndcg_at_5", "ndcg_at_10")
 _STATE_STYLES = {
     "ran": "green",
@@ -190,6 +190,7 @@ def results_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     tables = []
     for split in sorted({str(row["split"]) for row in results}):
         rows = [row for row in results if row["split"] == split]
+        shown = metrics_of(rows[0])
         # Models that were told the validation targets have an advantage; they stand apart.
         rows.sort(key=_was_told_valid)
         n_equal = [_was_told_valid(row) for row in rows].count(False)
@@ -197,18 +198,18 @@ def results_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
             name: max(
                 (row[name] for row in rows[:n_equal] if row.get(name) is not None), default=None
             )
-            for name in _METRICS
+            for name in shown
         }
         table = new_table(f"{split}, {rows[0].get('users', 0):,} users")
         table.add_column("model", overflow="fold")
-        for name in _METRICS:
+        for name in shown:
             label = name.replace("_at_", "@").upper()
             table.add_column(label, justify="right", no_wrap=True)
         table.add_column("NDCG@10 interval", justify="right", no_wrap=True)
         for number, row in enumerate(rows, start=1):
             table.add_row(
                 str(row["model"]),
-                *(_cell(row.get(name), best[name]) for name in _METRICS),
+                *(_cell(row.get(name), best[name]) for name in shown),
                 _interval(row.get("ndcg_at_10_low"), row.get("ndcg_at_10_high")),
                 end_section=number == n_equal,
             )

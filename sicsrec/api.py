@@ -42,6 +42,11 @@ from sicsrec.recommender import Recommender
 from sicsrec.steps import STEPS
 from sicsrec.steps.runner import run_step
 
+_WITH_A_TEXT = (
+    pl.String, pl.Categorical, pl.Enum, pl.Null, pl.Boolean, pl.Date, pl.Datetime,
+)  # fmt: skip
+"""Types whose values a CSV file has a text for."""
+
 Vectors = Mapping[str, NDArray[np.floating] | Sequence[Sequence[float]] | Table]
 """``text`` or ``image`` to a matrix [N, D], which may be nested lists, whose row r belongs to
 row r of the items, or to a table with the columns item_id and vector."""
@@ -101,12 +106,20 @@ def _configure(
     config: Mapping[str, Any],
 ) -> PipelineConfig:
     """Write the tables where the steps read them, and return the configuration."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            "config must be a mapping of sections, such as a YAML file holds, got "
+            f"{type(config).__name__}"
+        )
     tables = root / "tables"
     interactions, items = as_table(interactions, "interactions"), as_table(items, "items")
     _require(interactions, ("user_id", "item_id"), "interactions")
     _refuse_objects(interactions, ("timestamp",), "interactions")
     _require(items, ("item_id", "title"), "items")
-    tables.mkdir(parents=True, exist_ok=True)
+    try:
+        tables.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f"the folder {root} cannot be used: {err.strerror}") from err
     # Python objects have no place in Parquet; what needs none of them is not stopped by them.
     interactions.select(~cs.object()).write_parquet(tables / "interactions.parquet")
     items.select(~cs.object()).write_parquet(tables / "items.parquet")
@@ -168,9 +181,13 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
 
 
 def _refuse_objects(frame: pl.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    objects = [name for name in columns if frame.schema.get(name) == pl.Object]
-    if objects:
-        raise DataError(f"{what}: {objects} hold Python objects; make them text or numbers")
+    for name in columns:
+        dtype = frame.schema.get(name, pl.Null())
+        if dtype == pl.Object:
+            raise DataError(f"{what}: [{name!r}] hold Python objects; make them text or numbers")
+        # UUIDs of pandas come as bytes.
+        if not (dtype.is_numeric() or dtype in _WITH_A_TEXT or dtype.is_nested()):
+            raise DataError(f"{what}: {name!r} holds values of the type {dtype}; make them text")
 
 
 def _write_vectors(vectors: object, items: pl.DataFrame, folder: Path) -> dict[str, str]:
@@ -219,7 +236,7 @@ def _write_vectors(vectors: object, items: pl.DataFrame, folder: Path) -> dict[s
 def _as_matrix(values: object, modality: str) -> NDArray[np.float32]:
     try:
         return np.ascontiguousarray(cast(ArrayLike, values), dtype=np.float32)
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, RuntimeError) as err:
         raise DataError(
             f"vectors[{modality!r}] is no matrix of numbers, one row per item: {err}"
         ) from err

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run, task_run
 
 from sicsrec.artifacts import canonical_json, flatten
 from sicsrec.config import PipelineConfig
-from sicsrec.evaluation.names import tracked_metrics
+from sicsrec.evaluation.names import metrics_of, tracked_metrics
 from sicsrec.liveness import is_abandoned
 from sicsrec.report.place import Report
 from sicsrec.runs import RunRegister, registers
@@ -36,7 +36,6 @@ _CONTEXTS = {
 }
 """What the parts of the log are used for."""
 _TRAINING_STEPS = ("align_encoders", "pretrain_id", "train_sicsrec")
-_DESCRIBED = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10")
 KEEP_TAG = "sicsrec.keep"
 """Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
@@ -123,7 +122,7 @@ def describe_run(
         + (f", commit `{tags['git.commit'][:12]}`." if tags["git.commit"] else "."),
     ]
     if results:
-        names = [name for name in _DESCRIBED if results[0].get(name) is not None]
+        names = [name for name in metrics_of(results[0]) if name != "mrr"]
         titles = [name.replace("_at_", "@").upper() for name in names]
         lines += [
             "",

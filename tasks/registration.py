@@ -95,6 +95,7 @@ def _register(
                 key=key,
                 run_id=run.mlflow_run_id,
                 example=parts.example,
+                parameters=parts.parameters,
                 tags={
                     "dataset": config.dataset,
                     "ranks_by": config.export.score,

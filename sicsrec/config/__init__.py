@@ -6,6 +6,7 @@ works without a key, a server or much memory; what depends on the data has none.
 Config objects stop at the builders: modules of the models take plain keyword arguments.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
@@ -117,6 +118,34 @@ class FilterConfig(Section):
     """Drop users with fewer interactions, once, after all other filters."""
     drop_repeats: bool = False
     """Keep only the first interaction of a user with an item."""
+
+    @field_validator("since", "until")
+    @classmethod
+    def _is_moment(cls, value: str | None) -> str | None:
+        if value is not None:
+            _moment(value)
+        return value
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> "FilterConfig":
+        if self.since and self.until and _moment(self.since) >= _moment(self.until):
+            raise ValueError(f"since {self.since} is not before until {self.until}")
+        return self
+
+
+def _moment(text: str) -> datetime:
+    """Return the time that a text names; one without an offset is taken for UTC."""
+    try:
+        # Python takes 20210304 for a date; as a number it is a day of 1970.
+        moment = datetime.fromisoformat("" if text.strip().isdigit() else text)
+    except ValueError as err:
+        raise ValueError(
+            f"{text!r} is not an ISO 8601 time, e.g. 2021-03-04 or 2021-03-04T05:06:07Z"
+        ) from err
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment < datetime(1970, 1, 1, tzinfo=UTC):
+        raise ValueError(f"{text!r} is before 1970")
+    return moment
 
 
 class IngestConfig(Section):
@@ -453,7 +482,7 @@ class PipelineConfig(Section):
 
     dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     """Name of the dataset: a folder of the store and an MLflow experiment."""
-    seed: Annotated[int, Field(ge=0)] = 2024
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 2024
     """Seed of every step that draws random numbers."""
     refit: bool = True
     """Whether both steps of stage 2 train once more, on train + valid for the number of epochs that

@@ -7,7 +7,7 @@ import polars as pl
 
 from sicsrec.config import FilterConfig
 from sicsrec.data.readers.rows import parse_timestamps
-from sicsrec.errors import ConfigError, DataError
+from sicsrec.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def apply_filters(
         The interactions kept, in their order, and the counts of every filter that ran.
 
     Raises:
-        ConfigError: if a date is not ISO 8601.
         DataError: if a filter needs ratings or times that the data do not have.
     """
     counts: list[FilterCount] = []
@@ -60,7 +59,7 @@ def _active_filters(interactions: pl.DataFrame, config: FilterConfig) -> list[tu
     for name, text in (("since", config.since), ("until", config.until)):
         if text is not None:
             _need(interactions, "timestamp", name)
-            moment = _parse_date(name, text)
+            moment = parse_timestamps(pl.Series([text], dtype=pl.String)).item()
             is_since = pl.col("timestamp") >= moment
             active.append((name, _filter_by(is_since if name == "since" else ~is_since)))
     if config.drop_repeats:
@@ -76,24 +75,6 @@ def _active_filters(interactions: pl.DataFrame, config: FilterConfig) -> list[tu
 
 def _filter_by(condition: pl.Expr) -> Keep:
     return lambda frame: frame.filter(condition)
-
-
-def _parse_date(name: str, text: str) -> int:
-    moment = parse_timestamps(pl.Series([text], dtype=pl.String)).item()
-    if moment is None or _is_number(text):
-        raise ConfigError(
-            f"ingest.filters.{name}: {text!r} is not an ISO 8601 time after 1970, e.g. 2021-03-04 "
-            "or 2021-03-04T05:06:07Z"
-        )
-    return int(moment)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _need(interactions: pl.DataFrame, column: str, name: str) -> None:

@@ -48,4 +48,16 @@ def as_table(given: object, what: str) -> pl.DataFrame:
     try:
         return table.collect() if isinstance(given, pl.LazyFrame) else pl.DataFrame(table)
     except (pl.exceptions.PolarsError, OSError, TypeError, ValueError) as err:
-        raise DataError(f"{what}: the {kind} cannot be read: {err}") from err
+        culprit = _unreadable_column(table)
+        where = f"the column {culprit!r} of the {kind}" if culprit else f"the {kind}"
+        raise DataError(f"{what}: {where} cannot be read: {err}") from err
+
+
+def _unreadable_column(table: Any) -> str | None:
+    """Return the first column of a table, such as one of pandas, that stops it from being read."""
+    for name in getattr(table, "columns", ()):
+        try:
+            pl.DataFrame(table[[name]])
+        except (pl.exceptions.PolarsError, OSError, TypeError, ValueError, KeyError):
+            return str(name)
+    return None

@@ -36,6 +36,16 @@ def slug(model: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
 
 
+def metrics_of(row: Row) -> list[str]:
+    """Return the metrics that a row of results has, in its order.
+
+    Example:
+        >>> metrics_of({"model": "SICSRec", "users": 3, "hr_at_20": 0.5, "hr_at_20_low": 0.4})
+        ['hr_at_20']
+    """
+    return [name for name in row if re.fullmatch(r"(hr|ndcg)_at_\d+|mrr", name)]
+
+
 def tracked_metrics(results: Sequence[Row], cohorts: Sequence[Row] = ()) -> dict[str, float]:
     """Name the figures of the tables of an evaluation.
 

@@ -100,12 +100,13 @@ def judge_candidate(candidate: pl.DataFrame, champion: pl.DataFrame | None) -> V
     ]
     found = paired_difference(*values, n_resamples=N_RESAMPLES, confidence=CONFIDENCE, seed=SEED)
     promoted = found.low > 0.0
+    word = "better" if promoted else "worse" if found.high < 0.0 else "not better"
     return Verdict(
         promoted=promoted,
         reason=(
             f"validation NDCG@10 {found.difference:+.4f} against the champion "
             f"({CONFIDENCE:.0%} interval {found.low:+.4f} to {found.high:+.4f}, "
-            f"{shared.height} users): {'better' if promoted else 'not better'} beyond noise"
+            f"{shared.height} users): {word} beyond noise"
         ),
         n_users=shared.height,
         difference=found,

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 
 from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.vectors import MODALITIES, read_vectors, unit_rows
-from sicsrec.report.drawing import MARKERS, SERIES, add_legend, finish, new_figure
+from sicsrec.report.drawing import INK, MARKERS, SERIES, add_legend, finish, new_figure
 from sicsrec.report.models import RunModels
 from sicsrec.report.parts import Card, DataTable, Plot, Section, ShownItem, Strip
 from sicsrec.report.run_files import RunFiles
@@ -108,9 +108,11 @@ def _plot_places(
     after: Mapping[str, Any],
 ) -> Plot:
     figure, panels = new_figure(7.6, n_rows=2)
+    have_topics = False
     for axes, moment, numbers in zip(panels, ("before", "after"), (before, after), strict=True):
         place = places[moment]
         topics, colours = _topics(catalog, np.array(place["items"]))
+        have_topics |= len(colours) > 1
         for modality, marker in (("text", "o"), ("image", "^")):
             points = np.array(place[modality])
             for topic in colours:
@@ -128,7 +130,13 @@ def _plot_places(
         axes.set_aspect("equal", adjustable="datalim")
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(
-        handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
     )
     for text in legend.get_texts():
         # Topics are words of titles, which may hold dollar signs.
@@ -139,15 +147,17 @@ def _plot_places(
         f"own cover is among the nearest 10 before {before['t2v_recall_at_10']:.3f}, after "
         f"{after['t2v_recall_at_10']:.3f}"
     )
-    caption = "Circles are texts, triangles covers, colours the items' topics."
+    caption = "Circles are texts, triangles covers"
+    caption += ", colours the items' topics." if have_topics else "."
     return Plot("alignment", figure, alt, caption)
 
 
 def item_matrices(files: RunFiles, models: RunModels) -> dict[str, ItemMatrix]:
     """Return the vectors of all items: ``id``, the modalities there are, ``fused``."""
     n_items = files.catalog.n_items
-    everybody = np.ones(n_items, dtype=np.bool_)
     model = models.sicsrec
+    everybody = np.ones(n_items, dtype=np.bool_)
+    some = model.content_embedding.has_any().cpu().numpy()
     with torch.no_grad():
         by_id = model.id_encoder.item_vectors().float().cpu().numpy()
         items = torch.arange(1, n_items + 1, device=model.device)
@@ -157,7 +167,7 @@ def item_matrices(files: RunFiles, models: RunModels) -> dict[str, ItemMatrix]:
         vectors = read_vectors(files.path("encode_items/vectors"), modality, files.catalog)
         if vectors is not None:
             found[modality] = (unit_rows(vectors.matrix), vectors.present)
-    return found | {"fused": (unit_rows(fused), everybody)}
+    return found | {"fused": (unit_rows(fused), some)}
 
 
 SPACES = {

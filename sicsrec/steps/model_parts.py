@@ -25,6 +25,8 @@ class ModelParts:
     histories: Path
     validation: Path
     example: dict[str, Any]
+    parameters: dict[str, Any]
+    """What a request is answered with that does not say: as the export was made."""
 
 
 def make_model_parts(
@@ -61,4 +63,5 @@ def make_model_parts(
         work / "histories.parquet",
         work / "validation.parquet",
         {"history": item_ids[:_EXAMPLE_ITEMS]},
+        {"k": 10, "remove_seen": config.export.remove_seen},
     )

@@ -11,9 +11,9 @@ from scipy import stats
 
 from sicsrec.artifacts import ArtifactStore, Manifest, canonical_json, flatten
 from sicsrec.errors import ArtifactMissingError
+from sicsrec.evaluation.names import metrics_of
 from sicsrec.steps.lineage import trace_lineage
 
-METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10")
 _DIGITS = 12
 
 
@@ -112,7 +112,7 @@ def _means(
     return {
         model: {
             metric: _mean([rows[model] for rows in seeds], metric, confidence)
-            for metric in METRICS
+            for metric in metrics_of(seeds[-1][model])
             if all(rows[model].get(metric) is not None for rows in seeds)
         }
         for model in seeds[-1]

@@ -57,9 +57,6 @@ REQUIREMENTS = (
 )
 """Distributions that loading a model folder and encoding new items import."""
 
-DEFAULTS = {"k": 10, "remove_seen": True}
-"""Parameters of a request and their values where it does not say."""
-
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -125,6 +122,7 @@ class ModelRegistry:
         key: str,
         run_id: str,
         example: Mapping[str, object],
+        parameters: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> RegisteredModel:
         """Log a model under a run and register it with the alias ``candidate``.
@@ -137,6 +135,7 @@ class ModelRegistry:
             key: key of the export.
             run_id: the run that made it.
             example: a request.
+            parameters: k and remove_seen where a request does not say.
             tags: of the model and of its version.
 
         Raises:
@@ -154,7 +153,7 @@ class ModelRegistry:
         )
         try:
             with _as_default_store(self._store.uri):
-                self._log(files, work, logged.model_id, run_id, example)
+                self._log(files, work, logged.model_id, run_id, example, parameters)
         except BaseException:
             self._delete_files(logged)
             self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
@@ -227,6 +226,7 @@ class ModelRegistry:
         model_id: str,
         run_id: str,
         example: Mapping[str, object],
+        parameters: Mapping[str, object],
     ) -> None:
         with tempfile.TemporaryDirectory(prefix="model-", dir=work) as name:
             folder, parts = Path(name) / "model", Path(name) / _ARTIFACTS
@@ -245,7 +245,7 @@ class ModelRegistry:
                 artifacts={"card": str(parts / _CARD)},
                 code_paths=[str(_LIBRARY)],
                 # The signature comes from the types of served_model.py.
-                input_example=([dict(example)], DEFAULTS),
+                input_example=([dict(example)], dict(parameters)),
                 pip_requirements=pinned_requirements(),
                 mlflow_model=Model(model_id=model_id, run_id=run_id, model_uuid=model_id),
             )

@@ -60,7 +60,8 @@ class SicsrecModel(PythonModel):  # type: ignore[misc]
 
         Args:
             model_input: the requests.
-            params: ``k``, 10 by default, and ``remove_seen``, true by default.
+            params: ``k`` and ``remove_seen``; what is left out MLflow fills in from the signature,
+                10 and what the export does.
 
         Raises:
             MlflowException: if a request is malformed.

@@ -301,7 +301,7 @@ def test_the_database_is_no_argument_of_the_server_that_shows_it(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = Settings.from_environment()
     assert server.show_mlflow(settings, 1234, lambda _: None) == 0
-    ((command, environment),) = started
+    ((command, environment, *_),) = started
     uri = f"sqlite:///{home}/mlflow/mlflow.db"
     assert not any("mlflow.db" in part for part in command)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri

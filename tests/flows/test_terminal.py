@@ -68,6 +68,16 @@ def test_missing_numbers_leave_cells_empty() -> None:
     assert ".5000" in text_of(shown)
 
 
+def test_results_have_the_cut_offs_that_were_asked_for() -> None:
+    numbers = {"hr_at_10": 0.5, "hr_at_20": 0.6, "ndcg_at_10": 0.3, "ndcg_at_20": 0.4, "mrr": 0.2}
+    row = {"model": "popularity", "split": "test", "users": 1, **numbers, "hr_at_20_low": 0.55}
+    shown = console(is_terminal=False)
+    shown.print(results_tables([row])[0])
+    (head,) = [line for line in text_of(shown).splitlines() if "model" in line]
+    assert head.split()[1:6] == ["HR@10", "HR@20", "NDCG@10", "NDCG@20", "MRR"]
+    assert ".6000" in text_of(shown)
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_run_view_says_where_a_step_was_fetched_from(is_terminal: bool) -> None:
     shown = console(is_terminal=is_terminal)

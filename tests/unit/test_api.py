@@ -1,11 +1,14 @@
 """Training on tables of one's own, and new items on the folder that comes out."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 import sicsrec
@@ -210,6 +213,45 @@ def test_vectors_that_are_no_matrix_are_named(tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": ["1", "2"], "title": ["a", "b"]})
     with pytest.raises(DataError, match=r"vectors\['text'\] is no matrix of numbers"):
         _write_vectors({"text": [[0.0, 1.0], [1.0]]}, items, tmp_path)
+
+
+def test_a_tensor_that_wants_gradients_is_named(tmp_path: Path) -> None:
+    weight = torch.nn.Embedding(N_ITEMS, 3).weight
+    with pytest.raises(DataError, match=r"vectors\['text'\] is no matrix of numbers.*detach"):
+        _write_vectors({"text": weight}, make_tables()[1], tmp_path)
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_ids_that_have_no_text_are_named_by_their_type(tmp_path: Path, column: str) -> None:
+    plays, items, _ = make_tables()
+    values = [uuid.uuid4() for _ in range(plays.height)]
+    for odd in (as_pandas(plays).assign(**{column: values}), plays.with_columns(
+        pl.Series(column, [value.bytes for value in values])
+    )):  # fmt: skip
+        with pytest.raises(DataError, match=f"interactions: .*'{column}'.*make (them|it) text"):
+            _configure(odd, items, None, tmp_path, None, {})
+    late = plays.with_columns(timestamp=pl.duration(seconds=1))
+    with pytest.raises(DataError, match="'timestamp' holds values of the type Duration"):
+        _configure(late, items, None, tmp_path, None, {})
+
+
+def test_the_column_that_stops_a_table_of_pandas_is_named(tmp_path: Path) -> None:
+    plays, items, _ = make_tables()
+    mixed = as_pandas(plays).assign(note=[1, "a"] * (plays.height // 2))
+    with pytest.raises(DataError, match="interactions: the column 'note' of the pandas"):
+        _configure(mixed, items, None, tmp_path, None, {})
+
+
+def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    plays, items, _ = make_tables()
+    with pytest.raises(ConfigError, match=r"config must be a mapping of sections.*got str"):
+        _configure(plays, items, None, tmp_path, None, "my.yaml")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"seed: .*less than"):
+        _configure(plays, items, None, tmp_path, None, {"seed": 2**63})
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"the folder .*file cannot be used"):
+        _configure(plays, items, None, tmp_path / "file", None, {})
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -2,10 +2,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sicsrec.config import FilterConfig
 from sicsrec.data.filters import apply_filters, drop_repeats, keep_cores
-from sicsrec.errors import ConfigError, DataError
+from sicsrec.errors import DataError
 
 DAY = 86_400_000
 
@@ -133,8 +134,17 @@ def test_cores_hold_and_nothing_more_is_dropped(rows, user_core, item_core):
 
 @pytest.mark.parametrize("text", ["soon", "2021-02-30", "12345", "1.6e9", "20210304", "1600000600"])
 def test_date_that_is_none(text):
-    with pytest.raises(ConfigError, match=r"ingest\.filters\.since.*ISO 8601"):
-        apply_filters(LOG, FilterConfig(since=text))
+    with pytest.raises(ValidationError, match=r"since\n.*ISO 8601"):
+        FilterConfig(since=text)
+
+
+def test_times_that_leave_nothing_are_refused():
+    with pytest.raises(ValidationError, match="before 1970"):
+        FilterConfig(until="1969-12-31")
+    for until in ("2020-01-01", "2020-01-02", "2020-01-02T01:00:00+01:00"):
+        with pytest.raises(ValidationError, match="since 2020-01-02 is not before until"):
+            FilterConfig(since="2020-01-02", until=until)
+    FilterConfig(since="2020-01-02", until="2020-01-02T00:00:01Z")
 
 
 @pytest.mark.parametrize(

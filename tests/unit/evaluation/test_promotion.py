@@ -83,7 +83,13 @@ def test_the_same_ranks_do_not_take_the_place_of_the_champion() -> None:
     ranks = np.random.default_rng(2).integers(1, 20, 100)
     verdict = judge_candidate(ranks_of(ranks), ranks_of(ranks))
     assert not verdict.promoted
-    assert "not better" in verdict.reason
+    assert "not better beyond noise" in verdict.reason
+
+
+def test_a_clearly_worse_model_is_called_so() -> None:
+    verdict = judge_candidate(ranks_of(np.full(100, 8)), ranks_of(np.ones(100)))
+    assert not verdict.promoted
+    assert "users): worse beyond noise" in verdict.reason
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
             key="0" * 16,
             run_id=run.run_id,
             example=parts.example,
+            parameters=parts.parameters,
             tags={"dataset": "tiny"},
         )
         verdict = judge_files(files.validation, registry.champion_validation(root))
@@ -193,10 +194,17 @@ def test_a_second_model_becomes_champion_only_beyond_noise(logged: Logged, tmp_p
         key="2" * 16,
         run_id=logged.run_id,
         example={"history": ["v01"]},
+        parameters={"k": 10, "remove_seen": False},
         tags={},
     )
     assert os.environ["MLFLOW_TRACKING_URI"] == logged.store.uri
     assert client.get_model_version_by_alias("sicsrec-tiny", CANDIDATE).version == 2
+    keeping = mlflow.pyfunc.load_model("models:/sicsrec-tiny@candidate")
+    history = {"history": ["v01", "v02"]}
+    kept = keeping.predict([history], params={"k": 12})[0].item_ids
+    assert {"v01", "v02"} <= set(kept), "as an export that leaves in what was watched"
+    left_out = keeping.predict([history], params={"remove_seen": True})[0].item_ids
+    assert not {"v01", "v02"} & set(left_out)
     decided = registry.decide(second, promoted=equal.promoted, reason=equal.reason)
     assert "not better beyond noise" in decided.summary
     assert client.get_model_version_by_alias("sicsrec-tiny", CHAMPION).version == 1
@@ -223,6 +231,7 @@ def test_of_a_model_that_could_not_be_logged_no_files_stay(
             key="3" * 16,
             run_id=logged.run_id,
             example={"history": ["v01"]},
+            parameters={"k": 10, "remove_seen": False},
             tags={},
         )
     assert not places[0].exists()
