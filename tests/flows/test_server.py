@@ -225,7 +225,8 @@ from flows import following, server
 # Whoever runs the tests in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 following._END_SECONDS = 0.5
-sys.exit(server._run_until_stopped([sys.executable, "-c", *sys.argv[1:]], os.environ))
+command = [sys.executable, "-c", *sys.argv[1:]]
+sys.exit(server._run_until_stopped(command, os.environ, server.free_port(), "it", "", print))
 """
 
 
@@ -237,6 +238,7 @@ def started_server(
     sign = folder / "started"
     with subprocess.Popen([sys.executable, "-c", STARTER, program, str(sign)]) as starter:
         while not sign.exists():
+            assert starter.poll() is None, "it ended before its server began"
             time.sleep(0.05)
         started = psutil.Process(starter.pid).children(recursive=True)
         assert len(started) == 2, "who follows, and the server"
@@ -286,6 +288,7 @@ def test_sigterm_while_the_server_starts_leaves_none_behind(home: Path) -> None:
     environment = os.environ | {"SICSREC_HOME": str(home)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as starter:
         while not (children := psutil.Process(starter.pid).children()):
+            assert starter.poll() is None, "it ended before its server began"
             time.sleep(0.02)
         starter.terminate()
         assert starter.wait(timeout=60) != 0
