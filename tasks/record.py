@@ -122,7 +122,8 @@ def describe_run(
         + (f", commit `{tags['git.commit'][:12]}`." if tags["git.commit"] else "."),
     ]
     if results:
-        names = [name for name in metrics_of(results[0]) if name != "mrr"]
+        names = [name for name in metrics_of(results[0]) if results[0][name] is not None]
+        names = [name for name in names if name != "mrr"]
         titles = [name.replace("_at_", "@").upper() for name in names]
         lines += [
             "",

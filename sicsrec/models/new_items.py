@@ -60,9 +60,7 @@ class NewItemVectors:
 
     def __post_init__(self) -> None:
         """Turn ids into strings and matrices into float32, and check that they fit together."""
-        ids = tuple(text_ids(self.item_ids, "new items"))
-        if not ids or len(set(ids)) != len(ids):
-            raise DataError(f"new items need a list of different ids, got {self.item_ids!r}")
+        ids = ids_of_new_items(self.item_ids)
         if set(self.matrices) != set(self.present):
             raise DataError(
                 "new items need a matrix and what is present of the same modalities, got "
@@ -86,6 +84,18 @@ class NewItemVectors:
     def __len__(self) -> int:
         """Return M."""
         return len(self.item_ids)
+
+
+def ids_of_new_items(given: object) -> tuple[str, ...]:
+    """Return ids of new items as strings.
+
+    Raises:
+        DataError: if there is none, or one twice; or see :func:`sicsrec.data.ids.text_ids`.
+    """
+    ids = tuple(text_ids(given, "new items"))
+    if not ids or len(set(ids)) != len(ids):
+        raise DataError(f"new items need a list of different ids, got {given!r}")
+    return ids
 
 
 def content_of_new_items(

@@ -17,7 +17,6 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from sicsrec.data.ids import text_ids
 from sicsrec.data.images import (
     CoverError,
     CoverLimits,
@@ -33,7 +32,7 @@ from sicsrec.encoders.builder import FILE_NAME, load_encoder
 from sicsrec.encoders.content import ItemContent
 from sicsrec.encoders.encoding import encode_content
 from sicsrec.errors import ArtifactError, DataError
-from sicsrec.models.new_items import NewItemVectors
+from sicsrec.models.new_items import NewItemVectors, ids_of_new_items
 
 ENCODERS_FOLDER = "encoders"
 ENCODING_FILE = "encoding.json"
@@ -111,9 +110,7 @@ class ItemEncoders:
             DataError: if lengths differ, ids repeat, an item has neither, a text is no string,
                 a cover cannot be used, or there is no encoder of a modality that was given.
         """
-        ids = tuple(text_ids(item_ids, "new items"))
-        if not ids or len(set(ids)) != len(ids):
-            raise DataError(f"new items need a list of different ids, got {item_ids!r}")
+        ids = ids_of_new_items(item_ids)
         given: dict[str, Sequence[Any]] = {}
         both: tuple[tuple[Modality, Sequence[Any] | None], ...] = (
             ("text", texts),

@@ -157,7 +157,7 @@ def item_matrices(files: RunFiles, models: RunModels) -> dict[str, ItemMatrix]:
     n_items = files.catalog.n_items
     model = models.sicsrec
     everybody = np.ones(n_items, dtype=np.bool_)
-    some = model.content_embedding.has_any().cpu().numpy()
+    has_content = model.content_embedding.has_any().cpu().numpy()
     with torch.no_grad():
         by_id = model.id_encoder.item_vectors().float().cpu().numpy()
         items = torch.arange(1, n_items + 1, device=model.device)
@@ -167,7 +167,7 @@ def item_matrices(files: RunFiles, models: RunModels) -> dict[str, ItemMatrix]:
         vectors = read_vectors(files.path("encode_items/vectors"), modality, files.catalog)
         if vectors is not None:
             found[modality] = (unit_rows(vectors.matrix), vectors.present)
-    return found | {"fused": (unit_rows(fused), some)}
+    return found | {"fused": (unit_rows(fused), has_content)}
 
 
 SPACES = {

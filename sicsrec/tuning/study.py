@@ -93,7 +93,8 @@ class Study:
         if fault is not None:
             logger.info("the configuration's own values are not tried: %s", fault)
         # A process that was killed right here before has left it waiting.
-        if is_own and all(trial.state.name != "WAITING" for trial in self._study.get_trials()):
+        trials = self._study.get_trials(deepcopy=False)
+        if is_own and all(trial.state.name != "WAITING" for trial in trials):
             self._study.enqueue_trial({r.name: _to_study(r, own[r.paths[0]]) for r in self._ranges})
         self._study.sampler = self._optuna.samplers.TPESampler(seed=self._seed + number)
         trial = self._study.ask()

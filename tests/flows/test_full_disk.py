@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.dying import Death
-from tests.flows.runs import OVERRIDES, Launcher, artifacts_of, left_behind, new_home
+from tests.flows.runs import OVERRIDES, Launcher, Run, artifacts_of, left_behind, new_home
 
 EARLY = ("run", *OVERRIDES, "--until", "split")
 
@@ -41,6 +41,15 @@ def fill(folder: Path, free: int) -> Path:
     return ballast
 
 
+def words_of(failed: Run) -> str:
+    """Return what a run printed, out of its frames; it must have named the full disk."""
+    assert failed.wait() == 1
+    said = " ".join(failed.said().replace("│", " ").split())
+    assert "The disk is full" in said
+    assert "Traceback" not in said
+    return said
+
+
 @pytest.mark.parametrize("free", [
     pytest.param(n, marks=[] if n == 160_000 else pytest.mark.slow)
     for n in (4_096, 40_000, 100_000, 160_000, 200_000, 240_000)
@@ -51,11 +60,8 @@ def test_full_disk_is_named_and_the_next_run_makes_up_for_it(
     home = new_home(small_disk / "home", empty_database)
     ballast = fill(small_disk, free)
     failed = launcher.start(home, *EARLY, output=tmp_path / "said.txt")
-    assert failed.wait() == 1
-    said = " ".join(failed.said().replace("│", " ").split())
-    assert "The disk is full" in said
+    said = words_of(failed)
     assert "Free space there" in said
-    assert "Traceback" not in said
     ballast.unlink()
     again = launcher.start(home, *EARLY, output=tmp_path / "said again.txt")
     assert again.wait() == 0, again.said()
@@ -76,11 +82,8 @@ def test_status_shows_the_steps_and_then_names_a_full_disk(
     assert killed.wait() == -signal.SIGKILL, killed.said()
     ballast = fill(small_disk, 4_096)
     status = launcher.start(home, "status", *OVERRIDES, output=tmp_path / "said.txt")
-    assert status.wait() == 1
-    said = " ".join(status.said().replace("│", " ").split())
+    said = words_of(status)
     assert "train_sicsrec to do" in said
-    assert "The disk is full" in said
-    assert "Traceback" not in said
     ballast.unlink()
     again = launcher.start(home, "status", *OVERRIDES, output=tmp_path / "said again.txt")
     assert again.wait() == 0, again.said()

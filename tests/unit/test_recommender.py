@@ -180,12 +180,18 @@ def test_unknown_kinds_of_models_are_refused(folder: Path) -> None:
         Recommender.load(folder)
 
 
-def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
+def without_two_texts(folder: Path) -> tuple[Recommender, Any]:
+    """Return a recommender that has no texts of the items v01 and v04, and its text adapter."""
     recommender = Recommender.load(folder)
     assert isinstance(recommender.model, SICSRec)
     adapter = recommender.model.content_embedding.adapters["text"]
     adapter.present[1] = 0
     adapter.present[4] = 0
+    return recommender, adapter
+
+
+def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
+    recommender, _ = without_two_texts(folder)
     with pytest.raises(DataError, match="'v01' has no vector by text"):
         recommender.neighbours("v01", by="text")
     near = recommender.neighbours("v02", k=N_ITEMS, by="text")
@@ -198,11 +204,7 @@ def test_items_without_the_modality_are_near_nothing(folder: Path) -> None:
 
 
 def test_items_without_any_content_are_near_nothing_by_content(folder: Path) -> None:
-    recommender = Recommender.load(folder)
-    assert isinstance(recommender.model, SICSRec)
-    adapter = recommender.model.content_embedding.adapters["text"]
-    adapter.present[1] = 0
-    adapter.present[4] = 0
+    recommender, adapter = without_two_texts(folder)
     # With two hidden units many an item has none of them switched on, and c of 0.
     torch.nn.init.ones_(adapter.outer.bias)
     with pytest.raises(DataError, match="'v01' has no vector by content"):
