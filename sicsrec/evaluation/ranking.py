@@ -21,6 +21,9 @@ from sicsrec.errors import DataError, TrainingDivergedError
 
 BLOCK_USERS = 256
 """Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes, twice that of counts."""
+BLOCK_SCORES = 1 << 28
+"""Scores of a block on a GPU (1 GiB), which is idle with fewer users, where so few are more."""
+_MOST_USERS = 4096
 _COMPARED_AT_ONCE = 1 << 22
 """Scores compared at once; each takes 8 bytes while it is counted."""
 
@@ -78,7 +81,7 @@ def rank_targets(
     targets: NDArray[np.int32],
     *,
     remove_seen: bool,
-    block_users: int = BLOCK_USERS,
+    block_users: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
     """Rank each user's target among all N items.
@@ -91,7 +94,7 @@ def rank_targets(
         histories: context of U users.
         targets: [U], item indices in 1..N; row r belongs to row r of ``histories``.
         remove_seen: leave the items of a user's context, except the target, out of the ranking.
-        block_users: users scored at once.
+        block_users: users scored at once; None: as suits where the scorer computes.
         advance: told the number of users after every block.
 
     Returns:
@@ -101,9 +104,7 @@ def rank_targets(
         DataError: if there is not one target in 1..N per user.
         TrainingDivergedError: if a score is NaN or infinite; names the scorer.
     """
-    return rank_targets_both_ways(
-        scorer, histories, targets, block_users=block_users, advance=advance
-    )[remove_seen]
+    return _rank(scorer, histories, targets, (remove_seen,), block_users, advance)[remove_seen]
 
 
 def rank_targets_both_ways(
@@ -111,7 +112,7 @@ def rank_targets_both_ways(
     histories: Histories,
     targets: NDArray[np.int32],
     *,
-    block_users: int = BLOCK_USERS,
+    block_users: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[bool, NDArray[np.int64]]:
     """Rank with watched items kept and with watched items left out, scoring once.
@@ -120,7 +121,7 @@ def rank_targets_both_ways(
         scorer: what is judged.
         histories: context of U users.
         targets: [U], item indices in 1..N; row r belongs to row r of ``histories``.
-        block_users: users scored at once.
+        block_users: users scored at once; None: as suits where the scorer computes.
         advance: told the number of users after every block.
 
     Returns:
@@ -130,10 +131,22 @@ def rank_targets_both_ways(
         DataError: if there is not one target in 1..N per user.
         TrainingDivergedError: if a score is NaN or infinite; names the scorer.
     """
+    return _rank(scorer, histories, targets, (False, True), block_users, advance)
+
+
+def _rank(
+    scorer: Scorer,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    ways: tuple[bool, ...],
+    block_users: int | None,
+    advance: Callable[[int], None] | None,
+) -> dict[bool, NDArray[np.int64]]:
+    """Return the ranks by whether watched items are left out, for the ways that are asked for."""
     if len(targets) != len(histories):
         raise DataError(f"{len(histories)} users but {len(targets)} targets to rank")
-    ranks = {way: np.empty(len(histories), dtype=np.int64) for way in (False, True)}
-    for rows in _blocks(len(histories), block_users):
+    ranks = {way: np.empty(len(histories), dtype=np.int64) for way in ways}
+    for rows in _blocks(len(histories), block_users or _block_users(scorer)):
         block, block_targets = histories.take(rows), targets[rows]
         scores = _finite_scores(scorer, block)
         n_items = scores.shape[1]
@@ -143,14 +156,29 @@ def rank_targets_both_ways(
         target_scores = scores.gather(1, columns[:, None])
         # The target is not below itself, so counting it gives the 1 of the formula.
         block_ranks = count_where(torch.ge, scores, target_scores)
-        ranks[False][rows] = block_ranks.cpu().numpy()
-        seen_rows, seen_columns = _seen_entries(block, block_targets, scores.device)
-        above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
-        block_ranks.index_add_(0, seen_rows, -above.long())
-        ranks[True][rows] = block_ranks.cpu().numpy()
+        if False in ways:
+            ranks[False][rows] = block_ranks.cpu().numpy()
+        if True in ways:
+            ranks[True][rows] = _without_seen(
+                block_ranks, scores, target_scores, block, block_targets
+            )
         if advance is not None:
             advance(len(rows))
     return ranks
+
+
+def _without_seen(
+    ranks: Int[Tensor, " users"],
+    scores: Float[Tensor, "users items"],
+    target_scores: Float[Tensor, "users 1"],
+    histories: Histories,
+    targets: NDArray[np.int32],
+) -> NDArray[np.int64]:
+    """Return ranks among the items that a user has not watched, and the target."""
+    seen_rows, seen_columns = _seen_entries(histories, targets, scores.device)
+    above = scores[seen_rows, seen_columns] >= target_scores[seen_rows, 0]
+    found: NDArray[np.int64] = ranks.index_add(0, seen_rows, -above.long()).cpu().numpy()
+    return found
 
 
 def recommend(
@@ -160,7 +188,7 @@ def recommend(
     *,
     remove_seen: bool,
     only: NDArray[np.bool_] | None = None,
-    block_users: int = BLOCK_USERS,
+    block_users: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the k best items of every user, best first; of equal scores the lower index first.
@@ -171,7 +199,7 @@ def recommend(
         k: most items per user; more than there are is all of them.
         remove_seen: leave out what the user has watched.
         only: [N], the items that may be recommended; None: all.
-        block_users: users scored at once.
+        block_users: users scored at once; None: as suits where the scorer computes.
         advance: told the number of users after every block.
 
     Returns:
@@ -186,7 +214,7 @@ def recommend(
         raise DataError(f"k must be at least 1, got {k}")
     item_indices = np.zeros((0, 0), dtype=np.int32)
     best_scores = np.zeros((0, 0), dtype=np.float32)
-    for rows in _blocks(len(histories), block_users):
+    for rows in _blocks(len(histories), block_users or _block_users(scorer)):
         block = histories.take(rows)
         scores = _finite_scores(scorer, block)
         if remove_seen:
@@ -229,6 +257,15 @@ def count_where(
     return torch.cat([compare(some, own).sum(dim=1) for some, own in parts])
 
 
+def _block_users(scorer: Scorer) -> int:
+    """Return how many users are scored at once where nobody says so."""
+    device: torch.device | None = getattr(scorer, "device", None)
+    if device is None or device.type != "cuda":
+        return BLOCK_USERS
+    n_items = int(getattr(scorer, "n_items", BLOCK_SCORES))
+    return min(_MOST_USERS, max(BLOCK_USERS, BLOCK_SCORES // n_items))
+
+
 def _blocks(n_users: int, block_users: int) -> list[NDArray[np.int64]]:
     starts = range(0, n_users, block_users)
     return [np.arange(start, min(start + block_users, n_users)) for start in starts]
@@ -252,7 +289,10 @@ def _seen_entries(
     histories: Histories, targets: NDArray[np.int32] | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return row and column of every distinct item of every history, targets excepted."""
-    seen = np.unique(np.stack([histories.owners, histories.items.astype(np.int64)]), axis=1)
+    # Pairs as single numbers: those are sorted ten times as fast.
+    n_items = int(histories.items.max(initial=0)) + 1
+    pairs = np.unique(histories.owners * n_items + histories.items.astype(np.int64))
+    seen = np.stack(np.divmod(pairs, n_items))
     if targets is not None:
         seen = seen[:, targets[seen[0]] != seen[1]]
     return (

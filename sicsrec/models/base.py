@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sicsrec.data.packing import PackedBatch, history_windows, last_tokens, pack
@@ -29,16 +31,17 @@ class TokenBatch:
     positions: Int[Tensor, "rows length"]
     segments: Int[Tensor, "rows length"]
     targets: Int[Tensor, "rows length"]
+    scored: Int[Tensor, " targets"] | None = None
+    """Places of the tokens that have a target among all R · L, ascending. None: not looked up yet;
+    on a GPU that means to wait until all that was asked of it is done."""
 
     @classmethod
     def from_packed(cls, batch: PackedBatch, device: torch.device) -> "TokenBatch":
-        """Copy a packed batch to a device."""
-        return cls(
-            *(
-                torch.from_numpy(values).to(device)
-                for values in (batch.items, batch.positions, batch.segments, batch.targets)
-            )
-        )
+        """Copy a packed batch to a device; a GPU goes on computing in the meantime."""
+        columns = np.stack([batch.items, batch.positions, batch.segments, batch.targets])
+        items, positions, segments, targets = _copied(columns, device).unbind()
+        scored = _copied(np.flatnonzero(batch.targets), device)
+        return cls(items, positions, segments, targets, scored)
 
     def positions_in(self, order: PositionOrder) -> Int[Tensor, "rows length"]:
         """Return the position of every token in its own sequence."""
@@ -198,6 +201,16 @@ class FixedScorer:
         """Name of the model in messages."""
         return str(getattr(self.model, "name", type(self.model).__name__))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it scores."""
+        return self.item_vectors.device
+
+    @property
+    def n_items(self) -> int:
+        """Return N."""
+        return len(self.item_vectors)
+
     @torch.no_grad()
     def score(self, histories: Histories) -> Float[Tensor, "users items"]:
         """See :meth:`SequenceModel.score`."""
@@ -208,5 +221,15 @@ def scored_tokens(
     hidden: Float[Tensor, "rows length width"], batch: TokenBatch
 ) -> tuple[Float[Tensor, "targets width"], Int[Tensor, " targets"]]:
     """Return the vectors at all tokens that have a target, and these targets."""
-    has_target = batch.targets > 0
-    return hidden[has_target], batch.targets[has_target]
+    scored = batch.scored
+    if scored is None:
+        scored = batch.targets.flatten().nonzero()[:, 0]
+    return hidden.flatten(0, 1).index_select(0, scored), batch.targets.flatten()[scored]
+
+
+def _copied(values: NDArray[np.int64], device: torch.device) -> Tensor:
+    found = torch.from_numpy(values)
+    if device.type != "cuda":
+        return found.to(device)
+    # From memory that the system cannot move the GPU copies by itself, while this thread goes on.
+    return found.pin_memory().to(device, non_blocking=True)

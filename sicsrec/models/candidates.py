@@ -48,7 +48,8 @@ class CandidateSampler:
         drawn = torch.randperm(self.n_items, device=targets.device)[: self.n_sampled] + 1
         drawn = peers.same(drawn)
         items = torch.unique(torch.cat([drawn, targets]))
-        missed_by_batch = (len(targets) - 1) * self._log_miss.to(targets.device)[items - 1]
+        self._log_miss = self._log_miss.to(targets.device)
+        missed_by_batch = (len(targets) - 1) * self._log_miss[items - 1]
         missed = (1 - self.n_sampled / self.n_items) * torch.exp(missed_by_batch)
         return items, torch.log1p(-missed)
 

@@ -113,7 +113,13 @@ class ContentEmbedding(nn.Module):
         return norm2(torch.stack(adapted).sum(0))
 
     def of_each(self, items: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
-        """Return c for item indices of which many are the same, adapting each distinct one once."""
+        """Return c for item indices of which many are the same, adapting each distinct one once.
+
+        A GPU adapts them all: to find the distinct ones it would have to be waited for.
+        """
+        if items.is_cuda:
+            every: Float[Tensor, "*batch width"] = self(items)
+            return every
         distinct, where = torch.unique(items, return_inverse=True)
         vectors: Float[Tensor, "*batch width"] = self(distinct)[where]
         return vectors

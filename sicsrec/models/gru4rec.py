@@ -1,10 +1,12 @@
 """The rival GRU4Rec: a recurrent encoder over item embeddings (Hidasi et al., arXiv 1511.06939)."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from sicsrec.models.base import SequenceModel, TokenBatch
@@ -38,9 +40,7 @@ class Gru4Rec(SequenceModel):
         self.max_history_length = max_history_length
         self.item_embedding = nn.Embedding(n_items + 1, width, padding_idx=0)
         self.input_dropout = nn.Dropout(dropout)
-        # torch warns of dropout between layers where there is but one.
-        between = dropout if n_layers > 1 else 0.0
-        self.gru = nn.GRU(width, width, n_layers, batch_first=True, dropout=between)
+        self.layers = nn.ModuleList(nn.GRU(width, width, batch_first=True) for _ in range(n_layers))
         self.output = nn.Linear(width, width)
         self.apply(initialise)
         with torch.no_grad():
@@ -51,7 +51,7 @@ class Gru4Rec(SequenceModel):
         return {
             "n_items": self.n_items,
             "width": self.item_embedding.embedding_dim,
-            "n_layers": self.gru.num_layers,
+            "n_layers": len(self.layers),
             "dropout": self.input_dropout.p,
             "max_history_length": self.max_history_length,
         }
@@ -75,10 +75,27 @@ class Gru4Rec(SequenceModel):
         by_time: PackedSequence = pack_padded_sequence(
             apart, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
-        states, _ = pad_packed_sequence(self.gru(by_time)[0], batch_first=True)
+        states, _ = pad_packed_sequence(self._recur(by_time), batch_first=True)
         hidden = embedded.new_zeros(*batch.items.shape, embedded.shape[1])
         hidden[is_token] = self.output(states[sequence, place]).to(hidden.dtype)
         return hidden
+
+    def _recur(self, by_time: PackedSequence) -> PackedSequence:
+        """Return the states of the last layer.
+
+        Layer by layer: the dropout that cuDNN puts between its own layers follows no seed of torch.
+        """
+        # Under autocast a GRU on a GPU computes in float16, whatever it is told, and gradients that
+        # are too small for it become 0.
+        exact = torch.autocast("cuda", enabled=False) if by_time.data.is_cuda else nullcontext()
+        with exact:
+            for number, layer in enumerate(self.layers):
+                if number:
+                    rate = self.input_dropout.p
+                    dropped = F.dropout(by_time.data, rate, self.training)
+                    by_time = by_time._replace(data=dropped)
+                by_time, _ = layer(by_time)
+        return by_time
 
     def item_vectors(self) -> Float[Tensor, "items width"]:
         """Return the item embeddings without the padding row."""

@@ -47,7 +47,7 @@ class Peers:
         """Return what the first process gives; all give equally many."""
         return numbers
 
-    def average(self, values: Float[Tensor, " some"]) -> Float[Tensor, " some"]:
+    def average(self, values: Float[Tensor, "*some"]) -> Float[Tensor, "*some"]:
         """Return the mean over the processes."""
         return values
 

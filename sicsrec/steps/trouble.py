@@ -68,7 +68,11 @@ def _explain(error: Exception, step: str, config: PipelineConfig) -> SicsrecErro
 def _is_of_accelerator(error: Exception) -> bool:
     # A step that never loaded torch cannot have run out of its memory.
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is None:
+        return False
+    # Where another process has filled it, it is the driver that says so.
+    by_driver = isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or by_driver
 
 
 def _less_memory(step: str, config: PipelineConfig) -> str:

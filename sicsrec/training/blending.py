@@ -152,11 +152,15 @@ class _Blocks:
 def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
     features = torch.stack(
         [feature for _, feature in blend.features(valid.histories.take(rows))], dim=-1
-    ).cpu()
+    )
+    if features.device.type != "cuda":
+        # The sums below are of float64, which not every accelerator has.
+        features = features.cpu()
     # What all items share cancels out of the softmax. Left in, it would swamp in float32 what tells
     # them apart, and the covariances of cosines that all lie near 1 would be noise.
     features -= features.mean(dim=1, keepdim=True)
-    return _Block(features, torch.from_numpy(valid.targets[rows].astype(np.int64) - 1))
+    columns = torch.from_numpy(valid.targets[rows].astype(np.int64) - 1)
+    return _Block(features, columns.to(features.device))
 
 
 def _deviations(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
@@ -164,7 +168,7 @@ def _deviations(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
     total = torch.zeros(n_features, dtype=torch.float64)
     n_users = 0
     for block in blocks:
-        total += block.features.var(dim=1, correction=0).sum(dim=0).double()
+        total += block.features.var(dim=1, correction=0).sum(dim=0).double().cpu()
         n_users += len(block.columns)
     return (total / max(1, n_users)).sqrt()
 
@@ -176,7 +180,7 @@ def _loss(
 ) -> float:
     total = 0.5 * RIDGE * float((deviations * weights).square().sum())
     for block in blocks:
-        logits = block.features @ weights.float()
+        logits = block.features @ weights.float().to(block.features.device)
         own = logits.gather(1, block.columns[:, None])[:, 0]
         total += float((logits.logsumexp(dim=1) - own).double().sum())
     return total
@@ -193,12 +197,13 @@ def _derivatives(
     gradient = ridge * weights
     hessian = torch.diag(ridge)
     for block in blocks:
-        probabilities = (block.features @ weights.float()).softmax(dim=1)
+        logits = block.features @ weights.float().to(block.features.device)
+        probabilities = logits.softmax(dim=1)
         means = torch.einsum("un,unf->uf", probabilities, block.features)
-        rows = torch.arange(len(block.columns))
-        gradient += (means - block.features[rows, block.columns]).double().sum(dim=0)
+        rows = torch.arange(len(block.columns), device=block.columns.device)
+        gradient += (means - block.features[rows, block.columns]).double().sum(dim=0).cpu()
         weighted = (block.features * probabilities[:, :, None]).flatten(0, 1)
-        hessian += (weighted.T @ block.features.flatten(0, 1) - means.T @ means).double()
+        hessian += (weighted.T @ block.features.flatten(0, 1) - means.T @ means).double().cpu()
     return gradient, hessian
 
 

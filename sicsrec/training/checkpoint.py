@@ -119,7 +119,10 @@ class Checkpoint:
             logger.warning("%s: continuing with other dropout", self._model.kind)
             return
         torch.set_rng_state(self._random["cpu"][peers.rank].cpu())
-        if "cuda" in self._random:
+        if self._model.device.type == "cuda":
+            if "cuda" not in self._random:
+                logger.warning("%s: continuing with other dropout", self._model.kind)
+                return
             torch.cuda.set_rng_state(self._random["cuda"][peers.rank].cpu(), self._model.device)
 
 

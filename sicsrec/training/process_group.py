@@ -96,7 +96,7 @@ class GroupPeers(Peers):
         dist.broadcast(numbers, src=0, group=self._group)
         return numbers
 
-    def average(self, values: Float[Tensor, " some"]) -> Float[Tensor, " some"]:
+    def average(self, values: Float[Tensor, "*some"]) -> Float[Tensor, "*some"]:
         """See :meth:`Peers.average`."""
         values = values.detach().clone()
         dist.all_reduce(values, group=self._group)

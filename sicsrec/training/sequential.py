@@ -55,6 +55,8 @@ class FitSettings:
 Validate = Callable[[SequenceModel], dict[str, float]]
 """Returns validation metrics by name."""
 
+BATCHES_READ_AT_ONCE = 16
+"""Batches on a GPU after which their losses are looked at."""
 REFIT = "refit"
 """What the losses of a fit without validation are logged under, in place of ``train``."""
 
@@ -187,32 +189,48 @@ def _train_epoch(
     batches = training_batches(
         train, model.max_history_length, settings.batch_targets, rng, start=state.batch
     )
+    # Whoever reads a loss waits until a GPU has computed it, and asks nothing of it meanwhile.
+    n_at_once = 1 if model.device.type == "cpu" else BATCHES_READ_AT_ONCE
+    unread: list[dict[str, torch.Tensor]] = []
     for packed in batches:
         share = packed.share(peers.rank, peers.size)
         with computing_in(settings.precision, model.device):
             parts = loss(TokenBatch.from_packed(share, model.device))
-        values, is_due = _agree(parts, checkpoint.is_due, peers)
-        if not np.isfinite(values["loss"]):
-            found = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise TrainingDivergedError(
-                f"{model.kind}: the loss is not finite in epoch {epoch} ({found}); lower "
-                "learning_rate or raise temperature"
-            )
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(parts["loss"])
         optimiser.step()
-        for name, value in values.items():
-            state.sums[name] = state.sums.get(name, 0.0) + value
-        state.batch += 1
-        if is_due:
-            checkpoint.save(state)
+        unread.append({name: value.detach() for name, value in parts.items()})
+        if len(unread) == n_at_once:
+            is_due = _read(unread, model, state, is_due=checkpoint.is_due)
+            unread = []
+            if is_due:
+                checkpoint.save(state)
+    if unread:
+        _read(unread, model, state, is_due=False)
     return {name: total / state.batch for name, total in state.sums.items()}
 
 
-def _agree(
-    parts: dict[str, torch.Tensor], is_due: bool, peers: Peers
-) -> tuple[dict[str, float], bool]:
-    """Return the losses of the whole batch, and whether any process wants a checkpoint."""
-    wanted = parts["loss"].new_tensor(float(is_due))
-    values = peers.average(torch.stack([*parts.values(), wanted]).detach()).tolist()
-    return dict(zip(parts, values[:-1], strict=True)), values[-1] > 0.0
+def _read(
+    losses: list[dict[str, torch.Tensor]], model: SequenceModel, state: FitState, *, is_due: bool
+) -> bool:
+    """Add the losses of whole batches to the state; return if any process wants a checkpoint.
+
+    Raises:
+        TrainingDivergedError: if a loss is not finite.
+    """
+    peers = model.peers
+    wanted = losses[0]["loss"].new_tensor(float(is_due))
+    rows = torch.stack([torch.stack([*parts.values(), wanted]) for parts in losses])
+    for parts, row in zip(losses, peers.average(rows).tolist(), strict=True):
+        values = dict(zip(parts, row[:-1], strict=True))
+        if not np.isfinite(values["loss"]):
+            found = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise TrainingDivergedError(
+                f"{model.kind}: the loss is not finite in epoch {state.epoch + 1} ({found}); lower "
+                "learning_rate or raise temperature"
+            )
+        for name, value in values.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        state.batch += 1
+        is_due = row[-1] > 0.0
+    return is_due

@@ -97,9 +97,9 @@ def id_states(model: IdEncoder, items: list[int]) -> list[Tensor]:
 def gru_states(model: Gru4Rec, items: list[int]) -> list[Tensor]:
     """Cell by cell, every layer from an empty state."""
     x = [model.item_embedding.weight[item] for item in items]
-    for layer in range(model.gru.num_layers):
-        w_x, w_h, b_x, b_h = model.gru.all_weights[layer]
-        h, states = torch.zeros(model.gru.hidden_size), []
+    for layer in model.layers:
+        [(w_x, w_h, b_x, b_h)] = layer.all_weights
+        h, states = torch.zeros(layer.hidden_size), []
         for token in x:
             (xr, xz, xn), (hr, hz, hn) = (w_x @ token + b_x).chunk(3), (w_h @ h + b_h).chunk(3)
             reset, update = 1 / (1 + torch.exp(-(xr + hr))), 1 / (1 + torch.exp(-(xz + hz)))
