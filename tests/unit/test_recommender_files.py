@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -128,6 +129,27 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
         export_files(export, "jsonl", folder)
         assert {*folder.iterdir()} == {folder / "recommendations.jsonl", living.parent, mine}
     assert {*folder.iterdir()} == {folder / "recommendations.jsonl", mine}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_users_for_whom_nothing_is_left_are_counted(
+    kind: Literal["parquet", "jsonl"], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export = export_tiny(tmp_path / "artifacts", "sicsrec")[1]
+    recommender = Recommender.load(export.model_folder)
+    of_all = [("all-1", item) for item in recommender.item_ids]
+    of_all += [("all-2", item) for item in recommender.item_ids]
+    log = tmp_path / "log.parquet"
+    rows = [*of_all, *(("some", item) for item in HISTORY)]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_parquet(log)
+    histories = LoggedHistories(log, recommender.item_ids)
+    (path,) = write_files(recommender, histories, kind, tmp_path, k=2, chunk_users=1)
+    read = pl.read_parquet(path) if kind == "parquet" else pl.read_ndjson(path)
+    assert set(read["user_id"]) == {"some"}
+    assert "2 of 3 users get no recommendations" in caplog.text
+    caplog.clear()
+    write_files(recommender, histories, kind, tmp_path, k=2, remove_seen=False)
+    assert not caplog.records
 
 
 def test_an_unknown_format_is_named(finished, tmp_path: Path) -> None:
