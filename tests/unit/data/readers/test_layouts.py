@@ -402,6 +402,38 @@ def test_lists_of_a_fixed_size_are_lists(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "topics"),
+    [
+        (pl.List(pl.Float64), [[1.0, 2.5], [1e-5, 3e-7], [float("nan"), None], [1e20], [], None]),
+        (pl.Array(pl.Float64, 2), [[1.0, 2.5], [7.0, float("nan")]]),
+        (pl.List(pl.List(pl.Float64)), [[[1.0], [2.0, 0.5]], [[]]]),
+        (pl.List(pl.Int8), [[1, 2]]),
+    ],
+)
+def test_numbers_in_lists_have_one_name_in_parquet_and_json(tmp_path, dtype, topics):
+    ids = [f"i{row}" for row in range(len(topics))]
+    table = pl.DataFrame({"item_id": ids, "topics": pl.Series(topics, dtype=dtype)})
+    table.write_parquet(tmp_path / "i.parquet")
+    # As Python writes JSON, with NaN and all places of small numbers.
+    lines = [json.dumps({"item_id": i, "topics": t}) for i, t in zip(ids, topics, strict=True)]
+    put(tmp_path, "i.jsonl", "\n".join(lines))
+    put(tmp_path, "l.csv", "user_id,item_id\nu,i0\n")
+    found = [
+        read(
+            tmp_path,
+            TablesReaderConfig(
+                items=name, interactions="l.csv", topics="topics", title=None, timestamp=None
+            ),
+        )
+        .items["topics"]
+        .to_list()
+        for name in ("i.parquet", "i.jsonl")
+    ]
+    assert found[0] == found[1]
+    assert found[0][0][:2] in (["1", "2.5"], ["1", "2"])
+
+
+@pytest.mark.parametrize(
     "parts",
     [
         ("part-0.snappy.parquet", "part-1.snappy.parquet"),
