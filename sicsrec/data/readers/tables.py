@@ -302,12 +302,15 @@ def _partition_values(folders: Sequence[str]) -> dict[str, str | None]:
 def _parquet_parts(folder: Path) -> list[Path]:
     """Return the files of a table that is a folder, without what Spark and others put beside them:
     ``.part-0.parquet.crc``, ``_SUCCESS``, ``_delta_log``. Some write parts without an extension.
+    ``_day=1`` is a value of the column ``_day``, as for Spark.
     """
     return sorted(
         path
         for path in visible_files(folder)
         if path.suffix.lower() in ("", ".parquet")
-        and not any(part.startswith("_") for part in path.relative_to(folder).parts)
+        and not any(
+            part.startswith("_") and "=" not in part for part in path.relative_to(folder).parts
+        )
     )
 
 

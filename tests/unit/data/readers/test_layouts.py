@@ -433,6 +433,21 @@ def test_numbers_in_lists_have_one_name_in_parquet_and_json(tmp_path, dtype, top
     assert found[0][0][:2] in (["1", "2.5"], ["1", "2"])
 
 
+def test_columns_in_names_of_folders_may_begin_with_an_underscore(tmp_path):
+    parts = ["_day=1/_SUCCESS", "_day=1/part-0", "_day=2/_x=1/part-0.parquet"]
+    parts += ["_temporary/_day=3/part-0.parquet", "_part-0.parquet"]
+    for name in parts:
+        put(tmp_path, f"log.parquet/{name}", b"")
+        pl.DataFrame({"user_id": [name], "item_id": ["7"]}).write_parquet(
+            tmp_path / "log.parquet" / name
+        )
+    raw = read_log(tmp_path, rating="_day")
+    assert rows(raw.interactions, "user_id", "rating") == [
+        ("_day=1/part-0", 1.0),
+        ("_day=2/_x=1/part-0.parquet", 2.0),
+    ]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
