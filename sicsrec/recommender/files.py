@@ -17,6 +17,7 @@ from sicsrec.disk_space import is_disk_full, naming_full_disk
 from sicsrec.errors import ConfigError
 from sicsrec.evaluation.ranking import recommend
 from sicsrec.liveness import is_abandoned, process_tags
+from sicsrec.paths import check_utf8
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.recommender.model import CHUNK_USERS, Recommender
 from sicsrec.recommender.onnx_model import write_onnx
@@ -83,10 +84,11 @@ def write_files(
         The files.
 
     Raises:
-        ConfigError: if the folder cannot be made, or the extra that a format needs is not
-            installed.
+        ConfigError: if the folder cannot be made or is not named in UTF-8, or the extra that a
+            format needs is not installed.
         DiskFullError: if they do not fit.
     """
+    check_utf8(str(folder.absolute()), "the folder of the files")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:

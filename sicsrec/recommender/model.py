@@ -31,6 +31,7 @@ from sicsrec.models.new_items import (
 )
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
+from sicsrec.paths import check_utf8
 from sicsrec.recommender.encoders import ENCODERS_FOLDER, Cover, ItemEncoders
 from sicsrec.recommender.tables import recommendation_table
 
@@ -115,10 +116,11 @@ class Recommender:
 
         Raises:
             ArtifactError: if a file is missing or damaged, or the files do not belong together.
-            ConfigError: if there is no such device.
+            ConfigError: if there is no such device, or the path is not in UTF-8.
         """
         path = Path(folder)
         _check_device(device)
+        check_utf8(str(path.absolute()), "the model folder")
         if not (path / ITEMS_FILE).is_file():
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"

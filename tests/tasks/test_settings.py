@@ -188,3 +188,9 @@ def test_a_home_that_addresses_cannot_name_is_refused(name: str, tmp_path: Path)
     for other in ("a # b", "100 %", "%zz", "é [x] &"):
         home = f"{tmp_path}/{other}"
         assert Settings.from_environment({"SICSREC_HOME": home}).home == Path(home)
+
+
+def test_a_home_whose_name_is_not_in_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    home = f"{tmp_path}/plat\udce9/home"
+    with pytest.raises(ConfigError, match=r"SICSREC_HOME is .*plat\\xe9/home, whose name is"):
+        Settings.from_environment({"SICSREC_HOME": home})

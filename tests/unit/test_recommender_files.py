@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,3 +204,12 @@ def test_parts_of_a_score_add_up_to_it(finished) -> None:
         assert {"ID encoder", "SICSRec", "content", "transitions", "popularity"} <= names
     else:
         assert names == {"ID encoder", "content encoder", "mix decoder", "bias"}
+
+
+def test_folders_whose_names_are_not_in_utf8_are_named(finished, tmp_path: Path) -> None:
+    odd = tmp_path / "plat\udce9"
+    shutil.copytree(finished[1].model_folder, odd)
+    with pytest.raises(ConfigError, match=r"the model folder is .*plat\\xe9, whose name is not"):
+        Recommender.load(odd)
+    with pytest.raises(ConfigError, match=r"the folder of the files is .*plat\\xe9, whose name"):
+        export_files(finished[1], "parquet", odd, k=5)

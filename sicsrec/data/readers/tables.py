@@ -22,6 +22,7 @@ from sicsrec.data.readers.folders import NamesOnDisk, check_folder, inside, list
 from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
 from sicsrec.data.schema import Schema
 from sicsrec.errors import DataError
+from sicsrec.paths import printable
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -265,6 +266,11 @@ def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:
 
     What it lacks may be in the names of its folders below that of the table, ``year=2021``.
     """
+    if (shown := printable(str(part))) != str(part):
+        raise DataError(
+            f"{shown}: the path is not in UTF-8, and Parquet files are not read from such paths; "
+            "rename the folder or file"
+        )
     named = _partition_values(part.relative_to(table).parts[:-1])
     try:
         # Not polars' own reading of such names: it takes those above the table too, lets them

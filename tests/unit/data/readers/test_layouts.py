@@ -766,3 +766,11 @@ def test_every_kind_of_reader_is_registered():
     assert all(callable(READERS.get(kind)) for kind in kinds)
     with pytest.raises(ConfigError, match="known: demo"):
         READERS.get("csv")
+
+
+def test_parquet_under_a_name_that_is_not_in_utf8_is_named(tmp_path):
+    put_parquet(tmp_path / "log.parquet" / "plate" / "part-0", user_id=["u"], item_id=["7"])
+    (tmp_path / "log.parquet" / "plate").rename(tmp_path / "log.parquet" / "plat\udce9")
+    with pytest.raises(DataError, match=r"plat\\xe9/part-0: the path is not in UTF-8") as found:
+        read_log(tmp_path)
+    str(found.value).encode()
