@@ -21,9 +21,10 @@ from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
 from sicsrec.recommender.files import _folder_within, write_files
-from sicsrec.steps.answers import Question, answer
+from sicsrec.steps.answers import answer
 from sicsrec.steps.export_files import export_files
 from sicsrec.steps.finished import FinishedExport
+from sicsrec.steps.questions import Question, look_into
 from tests.flows.dying import Death, arm
 from tests.unit.recommender_parts import HISTORY, export_tiny
 from tests.unit.steps.tiny_store import N_ITEMS, TinyStore
@@ -56,7 +57,7 @@ def test_what_the_export_keeps_is_kept_everywhere(tmp_path: Path) -> None:
     assert own.join(watched, on=["user_id", "item_id"], how="semi").height
     (parquet,) = export_files(export, "parquet", tmp_path / "files")
     assert pl.read_parquet(parquet).equals(own)
-    told = answer(Question(user="u17", k=5), tiny.store)["recommendations"]
+    told = answer(look_into(Question(user="u17", k=5), tiny.store))["recommendations"]
     assert [row["item_id"] for row in told] == own.filter(user_id="u17")["item_id"].to_list()
 
 
