@@ -347,7 +347,7 @@ def status(
 
         config = _resolve(preset, data, overrides, seed).config
         shared = open_shared_store(settings.shared_store)
-        console.print(status_table(config, settings.store_root, shared))
+        console.print(status_table(config, settings.store_root, shared, width=console.width))
         # Last: the table needs no database, which may be away, or on a full disk.
         close_what_was_killed(settings, settings.prefect_api_url)
 
