@@ -275,14 +275,18 @@ def recommend(
         from flows.recommend import answer_tables
         from sicsrec.artifacts import ArtifactStore
         from sicsrec.errors import ConfigError
-        from sicsrec.steps.answers import Question, answer
+        from sicsrec.steps.questions import Question, look_into
 
         if bool(files) != is_new_item:
             raise ConfigError("--new-item takes files: sicsrec recommend --new-item a.txt a.jpg")
         ids = None if history is None else _split_ids(history)
         question = Question(user, ids, tuple(files or ()), k, explain)
         store = ArtifactStore(settings.store_root)
-        content = answer(question, store, dataset=dataset, key=export_key, model=model)
+        asked = look_into(question, store, dataset=dataset, key=export_key, model=model)
+        # Imports torch, which takes seconds: what is wrong is said before.
+        from sicsrec.steps.answers import answer
+
+        content = answer(asked)
         if as_json:
             typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
             return
@@ -343,7 +347,7 @@ def status(
 
         config = _resolve(preset, data, overrides, seed).config
         shared = open_shared_store(settings.shared_store)
-        console.print(status_table(config, settings.store_root, shared))
+        console.print(status_table(config, settings.store_root, shared, width=console.width))
         # Last: the table needs no database, which may be away, or on a full disk.
         close_what_was_killed(settings, settings.prefect_api_url)
 

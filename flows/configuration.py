@@ -16,7 +16,7 @@ from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA, VARIANT_TAGS, is_other_variant
 from sicsrec.errors import ConfigError, NotApplicableError
-from sicsrec.paths import expanded
+from sicsrec.paths import check_utf8, expanded
 
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
@@ -104,6 +104,9 @@ def resolve_config(
         ConfigError: naming every wrong key and value.
         NotApplicableError: if all is right but asks for data that there is not.
     """
+    check_utf8(preset, "the configuration")
+    for text in overrides:
+        check_utf8(text, "--set")
     values, origins = _load(preset)
     changes = [parse_override(text) for text in overrides]
     for path, value in changes:
@@ -111,7 +114,9 @@ def resolve_config(
     if seed is not None:
         _set(values, origins, "seed", seed, "--seed")
     if data is not None:
-        _set(values, origins, "ingest.path", str(expanded(data, "--data").resolve()), "--data")
+        folder = str(expanded(data, "--data").resolve())
+        check_utf8(folder, "--data")
+        _set(values, origins, "ingest.path", folder, "--data")
     _check_data(values, preset)
     _expand_home(values)
     unknown = list(_unknown_keys(values, PipelineConfig, ""))

@@ -89,7 +89,9 @@ def sicsrec(
             # A worker that was killed with its runs cannot say so; nobody else may ever look.
             crash_abandoned_flow_runs()
         config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
-        selected = select_steps(config, until, refresh or (), steps or ())
+        selected = select_steps(
+            config, until, refresh or (), steps or (), as_parameters=deployment.id is not None
+        )
         name = str(flow_run.name or preset)
         with recorded_run(name, config, selected, tuple(refresh or ()), tags, preset) as run:
             outcomes = _run_stages(config, run)

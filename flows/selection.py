@@ -7,12 +7,18 @@ from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError
 from sicsrec.steps import STEP_NAMES, STEPS, get_step, inputs_of
 
+_OPTIONS = ("--until", "--step", "--refresh")
+_PARAMETERS = ("until", "steps", "refresh")
+"""What a deployment calls them: `prefect deployment run ... -p refresh='["split"]'`."""
+
 
 def select_steps(
     config: PipelineConfig,
     until: str | None = None,
     refresh: Sequence[str] = (),
     wanted: Sequence[str] = (),
+    *,
+    as_parameters: bool = False,
 ) -> tuple[str, ...]:
     """Return the names of the steps to run or reuse, in order.
 
@@ -21,20 +27,22 @@ def select_steps(
         until: the last step; None: no limit.
         refresh: steps that run even when they could be reused.
         wanted: only these and what they need before them; none: all.
+        as_parameters: whether messages name parameters of a deployment in place of options.
 
     Raises:
         ConfigError: if a name is unknown, or a named step is not part of the run.
     """
     ends = [until] if until else []
-    for option, names in (("--until", ends), ("--step", wanted), ("--refresh", refresh)):
+    last_one, only, again = _PARAMETERS if as_parameters else _OPTIONS
+    for option, names in ((last_one, ends), (only, wanted), (again, refresh)):
         for name in names:
             _check_name(option, name)
     last = STEP_NAMES.index(until) if until else len(STEP_NAMES) - 1
     reached = tuple(step.name for step in STEPS[: last + 1] if step.is_needed(config))
-    _check_reached("--step", wanted, reached)
+    _check_reached(only, wanted, reached)
     kept = _with_what_they_need(wanted, config) if wanted else set(reached)
     selected = tuple(name for name in reached if name in kept)
-    _check_reached("--refresh", refresh, selected)
+    _check_reached(again, refresh, selected)
     return selected
 
 

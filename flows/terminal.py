@@ -25,6 +25,8 @@ from sicsrec.progress import Advance, LogProgress, Progress
 from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
 
+_WIDE = 80
+"""Columns of a terminal from which on every table has its usual room."""
 _COMPARED = ("hr_at_10", "ndcg_at_5", "ndcg_at_10")
 _STATE_STYLES = {
     "ran": "green",
@@ -36,11 +38,12 @@ _STATE_STYLES = {
 }
 
 
-def new_table(title: str | None = None) -> Table:
+def new_table(title: str | None = None, *, width: int = _WIDE) -> Table:
     """Return an empty table in the style that all tables share.
 
     Args:
         title: shown as it is: names in it may look like Rich's markup.
+        width: columns of the terminal; in a narrow one the table's columns stand closer together.
     """
     shown = None if title is None else Text(title, style="bold")
     return Table(
@@ -50,8 +53,13 @@ def new_table(title: str | None = None) -> Table:
         min_width=None if shown is None else shown.cell_len,
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1),
+        padding=(0, 0 if is_narrow(width) else 1),
     )
+
+
+def is_narrow(width: int) -> bool:
+    """Whether a terminal of so many columns is too narrow for tables as they are elsewhere."""
+    return width < _WIDE
 
 
 class BarProgress:

@@ -23,7 +23,8 @@ def show_what_can_go(
     """Print everything in the store, what can be removed, and how much that frees."""
     things = list_things(ArtifactStore(settings.store_root), policy, datasets)
     for dataset in dict.fromkeys(thing.dataset for thing in things):
-        console.print(_table(dataset, [thing for thing in things if thing.dataset == dataset]))
+        of_dataset = [thing for thing in things if thing.dataset == dataset]
+        console.print(_table(dataset, of_dataset, console.width))
     going = [thing for thing in things if thing.verdict.is_removable]
     gone = {(thing.dataset, thing.step, thing.name) for thing in going}
     reports = _reports(settings, datasets, gone)
@@ -100,8 +101,8 @@ def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _table(dataset: str, things: Sequence[StoredThing]) -> Table:
-    table = new_table(dataset)
+def _table(dataset: str, things: Sequence[StoredThing], width: int) -> Table:
+    table = new_table(dataset, width=width)
     table.add_column("step", no_wrap=True)
     table.add_column("key", no_wrap=True)
     table.add_column("", no_wrap=True)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.configuration import ResolvedConfig
-from flows.terminal import format_age, format_bytes, new_table
+from flows.terminal import format_age, format_bytes, is_narrow, new_table
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.shared_store import SharedStore
@@ -17,13 +17,26 @@ from sicsrec.steps.plan import plan_steps
 
 _STYLES = {"cached": "cyan", "shared": "cyan", "to do": "yellow", "not needed": "dim"}
 _ORIGIN_COLUMN = 52
+_SHORT_KEY = 7
+"""Of a key, as much as finds it and fits into 60 columns beside all else."""
 
 
 def status_table(
-    config: PipelineConfig, store_root: Path, shared: SharedStore | None = None
+    config: PipelineConfig,
+    store_root: Path,
+    shared: SharedStore | None = None,
+    *,
+    width: int,
 ) -> Table:
-    """Return the state of every step under ``config``."""
-    table = new_table(config.dataset)
+    """Return the state of every step under ``config``.
+
+    Args:
+        config: the whole configuration.
+        store_root: folder of the artifact store.
+        shared: where finished steps may come from.
+        width: columns of the terminal; a narrow one shows the beginning of keys.
+    """
+    table = new_table(config.dataset, width=width)
     if shared is not None:
         table.caption = Text(f"shared: not here yet, a run fetches it from {shared.url}")
         table.caption_justify = "left"
@@ -33,10 +46,11 @@ def status_table(
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
+    key_length = _SHORT_KEY if is_narrow(width) else None
     for step in plan_steps(config, ArtifactStore(store_root), shared):
         state = Text(step.state, style=_STYLES[step.state])
         if step.manifest is None:
-            table.add_row(step.name, state, "", "", "", step.key or "")
+            table.add_row(step.name, state, "", "", "", (step.key or "")[:key_length])
             continue
         table.add_row(
             step.name,
@@ -44,7 +58,7 @@ def status_table(
             f"{step.rows:,}",
             format_bytes(step.manifest.n_bytes),
             format_age(step.manifest.started),
-            step.key,
+            (step.key or "")[:key_length],
         )
     return table
 

@@ -37,6 +37,7 @@ from sicsrec.data.readers.tables import read_ids
 from sicsrec.data.vectors import MODALITIES
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.linking import link_or_copy_folder
+from sicsrec.paths import check_utf8
 from sicsrec.progress import Progress
 from sicsrec.recommender import Recommender
 from sicsrec.steps import STEPS
@@ -111,6 +112,7 @@ def _configure(
             "config must be a mapping of sections, such as a YAML file holds, got "
             f"{type(config).__name__}"
         )
+    check_utf8(str(root), "folder")
     tables = root / "tables"
     interactions, items = as_table(interactions, "interactions"), as_table(items, "items")
     _require(interactions, ("user_id", "item_id"), "interactions")

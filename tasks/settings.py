@@ -13,12 +13,19 @@ from sicsrec.addresses import without_password
 from sicsrec.cluster import Hosts
 from sicsrec.disk_space import is_disk_full
 from sicsrec.errors import ConfigError
-from sicsrec.paths import expanded
+from sicsrec.paths import check_utf8, expanded
 
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
 
 _SERVER_START = "SICSREC_SERVER_START_SECONDS"
+
+_PREFECT_LEVELS = (
+    "PREFECT_LOGGING_LEVEL",
+    "PREFECT_SERVER_LOGGING_LEVEL",
+    "PREFECT_LOGGING_SERVER_LEVEL",
+)
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _LAST_PORT = 65_535
 _NOT_IN_HOME = re.compile(r"\?|%[0-9A-Fa-f]{2}")
@@ -74,6 +81,8 @@ class Settings:
             ConfigError: if a variable has a value it cannot have.
         """
         values = os.environ if environment is None else environment
+        for name in _PREFECT_LEVELS:
+            _check_level(values, name)
         home = _home(values.get("SICSREC_HOME") or ".sicsrec")
         api_url = values.get("PREFECT_API_URL") or None
         mlflow_uri = _other_records(values.get("MLFLOW_TRACKING_URI"), home)
@@ -180,6 +189,7 @@ class Settings:
 
 def _home(named: str) -> Path:
     home = expanded(named, "SICSREC_HOME").resolve()
+    check_utf8(str(home), "SICSREC_HOME")
     # Not Path.exists, which raises in a folder that may not be looked into.
     there = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
     if not there.is_dir():
@@ -217,6 +227,19 @@ def _count(values: Mapping[str, str], name: str, otherwise: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, found {text!r}")
     return int(text)
+
+
+def _check_level(values: Mapping[str, str], name: str) -> None:
+    """Refuse a level that Prefect would not know.
+
+    With one neither its server nor its client starts, and it says so as an error of its plugins.
+    """
+    level = values.get(name)
+    if level is not None and level.upper() not in _LEVELS:
+        raise ConfigError(
+            f"{name} is {level!r}, and Prefect knows the levels {', '.join(_LEVELS)}; set it to "
+            "one of these, or unset it"
+        )
 
 
 def _hosts(values: Mapping[str, str], home: Path) -> Hosts | None:

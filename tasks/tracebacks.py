@@ -1,8 +1,8 @@
 """An error of ours is one line for whoever watches a run; its traceback goes to a file.
 
-Prefect writes the tracebacks of a failed task and of its flow into its log, and that log is what
-the page and ``prefect deployment run --watch`` show. Errors that are not ours keep theirs there.
-Neither has the passwords of servers.
+Prefect writes the tracebacks of a failed task, of its flow and of a stopped one into its log, and
+that log is what the page and ``prefect deployment run --watch`` show. Errors that are not ours keep
+theirs there. Neither has the passwords of servers.
 """
 
 import logging
@@ -10,6 +10,7 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
@@ -28,11 +29,15 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Hold back what the engine says of a flow that ended with an error of ours.
+    """Hold back what the engine says of a flow that ended with an error of ours, or was stopped.
 
-    It is "exited with unexpected exception" and the traceback; the flow's state holds the message.
+    It is "exited with unexpected exception", or "interrupted by base exception", and the traceback;
+    the flow's state holds the message, and that it was stopped.
     """
-    return not _is_of_our_error(record)
+    was_stopped = record.exc_info is not None and isinstance(
+        record.exc_info[1], KeyboardInterrupt | TerminationSignal
+    )
+    return not (was_stopped or _is_of_our_error(record))
 
 
 def _is_of_our_error(record: logging.LogRecord) -> bool:

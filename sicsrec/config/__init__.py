@@ -597,6 +597,7 @@ class PipelineConfig(Section):
             )
         if self.ingest.path is None and self.ingest.reader.kind != "demo":
             raise ValueError(
-                "ingest.path is missing: give the data folder, e.g. with --data FOLDER"
+                "ingest.path is missing: give the data folder, e.g. with --data FOLDER, or as the "
+                "parameter data of a deployment"
             )
         return self

@@ -5,6 +5,7 @@ from collections import Counter
 import polars as pl
 
 from sicsrec.data.schema import QUARANTINE
+from sicsrec.paths import printable
 
 REASONS: dict[str, str] = {
     "wrong_field_count": "the row has more or fewer fields than the file's header or layout",
@@ -36,18 +37,6 @@ REASONS: dict[str, str] = {
     "unreadable_file": "the operating system refuses to read it",
 }
 """Every reason word and what it means."""
-
-
-def printable(name: str) -> str:
-    r"""Return the name of a file with bytes that are no UTF-8 as escapes; others stay as they are.
-
-    Tables and terminals take no such names as they are.
-
-    Example:
-        >>> printable("covers/plat\udce9.jpg")
-        'covers/plat\\xe9.jpg'
-    """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class QuarantineLog:

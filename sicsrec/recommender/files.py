@@ -17,10 +17,15 @@ from sicsrec.disk_space import is_disk_full, naming_full_disk
 from sicsrec.errors import ConfigError
 from sicsrec.evaluation.ranking import recommend
 from sicsrec.liveness import is_abandoned, process_tags
+from sicsrec.paths import check_utf8
 from sicsrec.progress import NoProgress, Progress
 from sicsrec.recommender.model import CHUNK_USERS, Recommender
 from sicsrec.recommender.onnx_model import write_onnx
-from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
+from sicsrec.recommender.tables import (
+    RECOMMENDATIONS,
+    recommendation_table,
+    warn_of_users_without,
+)
 
 Format = Literal["parquet", "jsonl", "npy", "faiss", "onnx"]
 FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "npy", "faiss", "onnx")
@@ -55,8 +60,9 @@ def write_files(
 ) -> list[Path]:
     """Write one kind of files.
 
-    ``parquet`` and ``jsonl``: recommendations of every user. Users are taken in chunks, so that
-    memory does not grow with their number. ``npy``: vectors of items and of users, whose dot
+    ``parquet`` and ``jsonl``: recommendations of every user; those for whom nothing is left
+    have none, and how many they are is logged. Users are taken in chunks, so that memory does not
+    grow with their number. ``npy``: vectors of items and of users, whose dot
     product is the model's own score. ``faiss``: an index of the item vectors that is searched with
     user vectors by inner product; its ids are item indices. ``onnx``: the model, histories to
     scores. Beside the last three lies ``item_ids.json``: entry r is the id of item index r + 1.
@@ -78,10 +84,11 @@ def write_files(
         The files.
 
     Raises:
-        ConfigError: if the folder cannot be made, or the extra that a format needs is not
-            installed.
+        ConfigError: if the folder cannot be made or is not named in UTF-8, or the extra that a
+            format needs is not installed.
         DiskFullError: if they do not fit.
     """
+    check_utf8(str(folder.absolute()), "the folder of the files")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -142,12 +149,15 @@ def _write_recommendations(
 ) -> None:
     path = folder / f"recommendations.{kind}"
     ids = pl.Series("item_id", recommender.item_ids)
+    n_without = 0
     with _writer(kind, path) as write, progress.stage("recommend", len(histories)) as advance:
         for chunk in histories.chunks(chunk_users):
             found = recommend(
                 recommender.scorer, chunk, k, remove_seen=remove_seen, advance=advance
             )
+            n_without += int((found[0] == 0).all(axis=1).sum())
             write(recommendation_table(chunk.user_ids, ids, *found))
+    warn_of_users_without(n_without, len(histories), len(ids))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sicsrec.models.new_items import (
 )
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
+from sicsrec.paths import check_utf8
 from sicsrec.recommender.encoders import ENCODERS_FOLDER, Cover, ItemEncoders
 from sicsrec.recommender.tables import recommendation_table
 
@@ -115,10 +116,11 @@ class Recommender:
 
         Raises:
             ArtifactError: if a file is missing or damaged, or the files do not belong together.
-            ConfigError: if there is no such device.
+            ConfigError: if there is no such device, or the path is not in UTF-8.
         """
         path = Path(folder)
         _check_device(device)
+        check_utf8(str(path.absolute()), "the model folder")
         if not (path / ITEMS_FILE).is_file():
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
@@ -253,7 +255,8 @@ class Recommender:
         Args:
             histories: user id to item ids in time order, each user once; or a table with the
                 columns user_id and item_id, every user's rows in time order, of polars, pandas or
-                another library that speaks Arrow.
+                another library that speaks Arrow. Of a generator only users of the same chunk are
+                compared, as memory holds no others.
             k: most items per user.
             remove_seen: see :meth:`recommend`.
             only: see :meth:`recommend`.
@@ -265,14 +268,17 @@ class Recommender:
             no rows; how many there were is logged.
 
         Raises:
-            DataError: see :meth:`recommend`; or if the table lacks a column, or ``chunk_users`` is
-                no whole number from 1 on.
+            DataError: see :meth:`recommend`; or if a user comes twice, the table lacks a column, or
+                ``chunk_users`` is no whole number from 1 on.
         """
         require_at_least_one(k, "k")
         require_at_least_one(chunk_users, "chunk_users")
         n_without = 0
-        pairs = _pairs(histories)
+        pairs, seen = _pairs(histories), set[str]()
         while chunk := list(islice(pairs, chunk_users)):
+            if not isinstance(histories, Sized):
+                seen.clear()
+            _check_once(chunk, seen)
             known = [(user_id, self._known(history)) for user_id, history in chunk]
             some = [(user_id, items) for user_id, items in known if len(items)]
             n_without += len(known) - len(some)
@@ -328,9 +334,11 @@ class Recommender:
 
         Raises:
             DataError: if a history is a single string, an id is neither a string nor a whole
-                number, or the table lacks a column.
+                number, a user comes twice, or the table lacks a column.
         """
-        return _histories([(user, self._known(history)) for user, history in _pairs(histories)])
+        pairs = list(_pairs(histories))
+        _check_once(pairs, set())
+        return _histories([(user, self._known(history)) for user, history in pairs])
 
     # ------------------------------------------------------------------ new items and neighbours
 
@@ -519,6 +527,21 @@ def _pairs(histories: HistoriesById | Table) -> Iterator[tuple[str, Sequence[str
         user, history = pair
         user_id = text_id(user)
         yield user_id, text_ids_in_order(history, f"the history of user {user_id!r}")
+
+
+def _check_once(pairs: Sequence[tuple[str, Sequence[str]]], seen: set[str]) -> None:
+    """Refuse a second history of a user, and add the users to those seen.
+
+    Raises:
+        DataError: naming the user.
+    """
+    for user_id, _ in pairs:
+        if user_id in seen:
+            raise DataError(
+                f"histories hold the user {user_id!r} more than once; give one history per user, "
+                "or a table, in which all rows of a user are one history"
+            )
+        seen.add(user_id)
 
 
 def _histories(known: Sequence[tuple[str, NDArray[np.int32]]]) -> Histories:

@@ -1,9 +1,13 @@
 """Ranked indices as tables."""
 
+import logging
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 RECOMMENDATIONS = pa.schema(
     [
@@ -40,3 +44,22 @@ def recommendation_table(
             "score": scores[found],
         }
     )
+
+
+def warn_of_users_without(n_without: int, n_users: int, n_items: int) -> None:
+    """Say that users have no row in a table of recommendations, where there are such users.
+
+    Args:
+        n_without: users for whom no item was left, which ``remove_seen`` alone brings about.
+        n_users: all users.
+        n_items: items of the catalogue.
+    """
+    if n_without:
+        logger.warning(
+            "%d of %d users get no recommendations: they have watched the whole catalogue (number "
+            "of items: %d), and export.remove_seen leaves out what was watched; to recommend it "
+            "again set export.remove_seen: false",
+            n_without,
+            n_users,
+            n_items,
+        )

@@ -173,7 +173,7 @@ def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG00
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=8,
+        version=10,
         inputs=(),
         not_in_key=_where_raw_data_lies,
         outputs=(
@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=4,
+        version=5,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

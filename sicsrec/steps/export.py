@@ -7,7 +7,6 @@ written is not.
 
 import importlib.metadata
 import json
-import logging
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +24,13 @@ from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
 from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
 from sicsrec.recommender.model import CHUNK_USERS
-from sicsrec.recommender.tables import RECOMMENDATIONS, recommendation_table
+from sicsrec.recommender.tables import (
+    RECOMMENDATIONS,
+    recommendation_table,
+    warn_of_users_without,
+)
 from sicsrec.steps.context import StepContext, StepReport
 from sicsrec.steps.model_folder import write_encoders, write_items
-
-logger = logging.getLogger(__name__)
 
 _BLEND_FILES = {
     ID_ENCODER_FOLDER: "the model of step 1, whose scores the blend weighs too",
@@ -57,15 +58,7 @@ def run(context: StepContext) -> StepReport:
     recommender = Recommender.load(context.output("model"), context.device)
     model = recommender.model
     counts = _write_recommendations(context, recommender.scorer, histories, catalog)
-    if counts.users_without:
-        logger.warning(
-            "%d of %d users get no recommendations: they have watched the whole catalogue (number "
-            "of items: %d), and export.remove_seen leaves out what was watched; to recommend it "
-            "again set export.remove_seen: false",
-            counts.users_without,
-            len(histories),
-            catalog.n_items,
-        )
+    warn_of_users_without(counts.users_without, len(histories), catalog.n_items)
     _write_item_vectors(context, model, catalog)
     _write_user_vectors(context, model, histories)
     section = context.config.export

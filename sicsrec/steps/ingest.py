@@ -13,7 +13,6 @@ from sicsrec.data.covers import CoverFile, CoverOutcome, CoverWriter, store_cove
 from sicsrec.data.description import describe_interactions, draw_popularity
 from sicsrec.data.filters import FilterCount, apply_filters
 from sicsrec.data.images import CoverLimits
-from sicsrec.data.quarantine import printable
 from sicsrec.data.readers import read_raw
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.validation import (
@@ -25,6 +24,7 @@ from sicsrec.data.validation import (
     order_interactions,
 )
 from sicsrec.errors import DataError
+from sicsrec.paths import printable
 from sicsrec.steps.context import StepContext, StepReport
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from sicsrec.training.alignment_plots import place_modalities, plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
 from sicsrec.training.item_inputs import tabulate_inputs
 from sicsrec.training.objective import Objective
-from sicsrec.training.pair_batches import Batches, Pairs
+from sicsrec.training.pair_batches import Batches, Pairs, share_of
 from sicsrec.training.repeatable import repeatable
 from sicsrec.training.tower import Tower
 
@@ -212,7 +212,7 @@ def _with_both(towers: Mapping[str, Tower]) -> NDArray[np.int32]:
 def _hold_aside(pairs: Pairs, both: NDArray[np.int32], share: float, seed: int) -> _Material:
     rng = np.random.default_rng(seed)
     kept, aside = pairs.hold_aside(share, rng)
-    both_aside = np.sort(rng.permutation(both)[: int(len(both) * share)])
+    both_aside = np.sort(rng.permutation(both)[: share_of(len(both), share)])
     return _Material(kept, aside, both, both_aside)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -56,9 +57,22 @@ class Pairs:
         both = np.stack([self.anchors, self.positives], axis=1).astype(np.int64)
         both.sort(axis=1)
         distinct, pair_of = np.unique(both, axis=0, return_inverse=True)
-        drawn = rng.permutation(len(distinct))[: int(len(distinct) * share)]
+        drawn = rng.permutation(len(distinct))[: share_of(len(distinct), share)]
         is_aside = np.isin(pair_of.reshape(-1), drawn)
         return self.take(np.flatnonzero(~is_aside)), self.take(np.flatnonzero(is_aside))
+
+
+def share_of(count: int, share: float) -> int:
+    """Return a share of a number of things, rounded down.
+
+    Reckoned in decimals, as the share is written: in floating point .29 of 100 is a little less
+    than 29.
+
+    Example:
+        >>> share_of(100, 0.29), share_of(19, 0.05)
+        (29, 0)
+    """
+    return int(Decimal(str(share)) * count)
 
 
 @dataclass(frozen=True)

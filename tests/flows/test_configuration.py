@@ -2,6 +2,7 @@ import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,3 +298,17 @@ def test_reference_says_all_that_shapes_and_trains_the_model() -> None:
     assert config.train_sicsrec.temperature == 0.05
     assert config.train_sicsrec.scoring == "normalised"
     assert config.export.score == "sicsrec"
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"preset": "movielens-100k", "data": "/plat\udce9"}, "--data is /plat"),
+        ({"preset": "plat\udce9.yaml"}, "the configuration is plat"),
+        ({"overrides": ["ingest.path=/plat\udce9"]}, "--set is ingest.path=/plat"),
+    ],
+)
+def test_names_that_are_not_in_utf8_are_refused(given: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{what}\\xe9.* whose name is not in UTF-8") as found:
+        resolve_config(**given)
+    str(found.value).encode()

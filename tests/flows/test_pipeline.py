@@ -203,6 +203,15 @@ def test_wrong_parameters_are_refused_before_anything_runs(
     assert not (home / "artifacts").exists()
 
 
+def test_a_deployments_run_is_told_of_its_parameters(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    state = sicsrec(until="split", refresh=["export"], return_state=True)
+    with pytest.raises(ConfigError, match=r"^refresh export: this run does not reach"):
+        state.result()
+
+
 def test_unknown_step_names_the_steps() -> None:
     state = sicsrec(until="splt", return_state=True)  # type: ignore[arg-type]
     assert state.is_failed()

@@ -67,3 +67,18 @@ def test_wanted_steps_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         select_steps(config, until, refresh, wanted)
+
+
+@pytest.mark.parametrize(
+    ("until", "refresh", "wanted", "message"),
+    [
+        ("split", ("export",), (), "^refresh export: this run does not reach"),
+        ("split", (), ("export",), "^steps export: this run does not reach"),
+        ("splt", (), (), "^until splt: there is no such step"),
+    ],
+)
+def test_a_deployments_run_is_told_of_parameters(
+    until: str, refresh: tuple[str, ...], wanted: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        select_steps(CONFIG, until, refresh, wanted, as_parameters=True)

@@ -4,10 +4,15 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
+from flows import tidying, views
+from flows.configuration import resolve_config
 from flows.terminal import (
     RunView,
     error_panel,
@@ -17,6 +22,9 @@ from flows.terminal import (
     logging_to,
     results_tables,
 )
+from sicsrec.retention import StoredThing, Verdict
+from sicsrec.steps import STEP_NAMES
+from sicsrec.steps.plan import PlannedStep
 from tasks.outcome import StepOutcome
 
 RESULTS = [
@@ -153,3 +161,46 @@ def test_neither_log_nor_terminal_shows_the_password_of_a_server(
         assert "the run ended" in text
         assert "no answer from http://host/api" in text
         assert "s3cret" not in text
+
+
+def shown_on(width: int, table: Table) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()
+
+
+MONTHS_AGO = datetime.now(UTC) - timedelta(days=123)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_status_is_whole_in_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "0123456789abcdef"
+    manifest = SimpleNamespace(n_bytes=123_456_789, started=MONTHS_AGO.isoformat())
+    cached = {"state": "cached", "key": key, "manifest": manifest, "rows": 1_234_567}
+    steps: list[Any] = [SimpleNamespace(name=name, **cached) for name in STEP_NAMES]
+    steps += [PlannedStep("export", "not needed"), PlannedStep("export", "to do", key)]
+    monkeypatch.setattr(views, "plan_steps", lambda *_: steps)
+    config = resolve_config("demo").config
+    text = shown_on(width, views.status_table(config, Path(), width=width))
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for word in (*STEP_NAMES, "not needed", "1,234,567", "123.5 MB", "123 d", key[:7]):
+        assert word in text
+    assert (key in text) == (width == 80)
+
+
+def test_what_can_go_is_whole_in_a_narrow_terminal() -> None:
+    verdicts = [
+        Verdict("unfinished", False, "cut off not long ago; the next run goes on with it"),
+        Verdict("artifact", True, "no kept run is made of it"),
+        Verdict("cache", False, "serves all runs; goes with --caches only"),
+    ]
+    things = [
+        StoredThing("demo", name, "0123456789ab", 123_456_789, MONTHS_AGO, verdict, Path())
+        for name in STEP_NAMES
+        for verdict in verdicts
+    ]
+    text = shown_on(60, tidying._table("demo", things, 60))
+    assert "…" not in text
+    words = {word for verdict in verdicts for word in verdict.reason.split()}
+    assert {*words, *STEP_NAMES, "unfinished:", "01234567"} <= set(text.split())

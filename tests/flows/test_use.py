@@ -1,6 +1,8 @@
 """``sicsrec recommend`` and ``sicsrec export`` as a person calls them on a finished export."""
 
 import json
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -205,7 +207,7 @@ def test_a_model_folder_answers_without_a_store(
         ("--user u17 --export ffff", "no finished export of dataset 'tiny' with the key 'ffff'"),
         ("--history v03 --model m --dataset tiny", "give --model, or --dataset and --export"),
         ("--history v03 --model m --export abc", "give --model, or --dataset and --export"),
-        ("--history v03 --model nowhere", "nowhere has no items.parquet"),
+        ("--history v03 --model nowhere", "there is no model folder nowhere"),
         ("--new-item", "--new-item takes files"),
         ("title.txt", "--new-item takes files"),
         ("--new-item none.txt", "there is no file none.txt"),
@@ -224,6 +226,32 @@ def test_what_cannot_be_answered_is_one_clear_error(
     assert result.exit_code == 1
     check_clear(result.output, message)
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--user u99", "no user 'u99'"),
+        ("--user u17 --history v01", "give a user or a history, not both"),
+        ("--user u17 --dataset other", "there are exports of tiny"),
+        ("--history v03 --model nowhere", "there is no model folder nowhere"),
+        ("--new-item film.mp4", "film.mp4 is neither a text"),
+        ("title.txt", "--new-item takes files"),
+    ],
+)
+def test_what_is_wrong_is_said_before_torch_is_imported(
+    finished: FinishedExport, files: Path, arguments: str, message: str
+) -> None:
+    # An import of torch, which takes seconds, would end the process with another error.
+    code = "import sys; sys.modules['torch'] = None; from flows.cli import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "recommend", *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    check_clear(done.stdout, message)
 
 
 def check_clear(text: str, message: str) -> None:

@@ -63,6 +63,14 @@ def test_a_number_that_cannot_be_is_named(name: str, value: str) -> None:
         Settings.from_environment({name: value})
 
 
+@pytest.mark.parametrize("name", ["PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL"])
+def test_a_level_that_prefect_does_not_know_is_named(name: str) -> None:
+    for value in ("nonsense", "10", ""):
+        with pytest.raises(ConfigError, match=rf"{name} is '{value}'.* levels DEBUG, INFO"):
+            Settings.from_environment({name: value})
+    Settings.from_environment({name: "debug"})
+
+
 def test_time_for_the_start_of_a_server_is_that_of_every_server() -> None:
     name = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
     assert Settings.from_environment({}).server_start_seconds == 120
@@ -188,3 +196,9 @@ def test_a_home_that_addresses_cannot_name_is_refused(name: str, tmp_path: Path)
     for other in ("a # b", "100 %", "%zz", "é [x] &"):
         home = f"{tmp_path}/{other}"
         assert Settings.from_environment({"SICSREC_HOME": home}).home == Path(home)
+
+
+def test_a_home_whose_name_is_not_in_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    home = f"{tmp_path}/plat\udce9/home"
+    with pytest.raises(ConfigError, match=r"SICSREC_HOME is .*plat\\xe9/home, whose name is"):
+        Settings.from_environment({"SICSREC_HOME": home})

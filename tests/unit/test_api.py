@@ -257,3 +257,10 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_importing_the_package_loads_nothing_heavy() -> None:
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         sicsrec.fit  # noqa: B018
+
+
+def test_a_folder_whose_name_is_not_in_utf8_is_named(tmp_path: Path) -> None:
+    tables = {"interactions": pl.DataFrame({"user_id": ["u"], "item_id": ["a"]})}
+    tables["items"] = pl.DataFrame({"item_id": ["a"], "title": ["A"]})
+    with pytest.raises(ConfigError, match=r"folder is .*plat\\xe9, whose name is not in UTF-8"):
+        sicsrec.train(**tables, folder=tmp_path / "plat\udce9")

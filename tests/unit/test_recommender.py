@@ -335,3 +335,29 @@ def test_what_is_no_sequence_is_no_history_of_many(folder: Path, history: Any) -
         list(recommender.recommend_many({"u": history}))
     with pytest.raises(DataError, match="history must be a sequence of item ids"):
         recommender.recommend(history)
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        [("1", ["v01"]), ("2", ["v02"]), ("1", ["v03"])],
+        {1: ["v01"], 2: ["v02"], "1": ["v03"]},
+    ],
+)
+def test_a_user_given_twice_is_refused_by_name(folder: Path, histories: Any) -> None:
+    recommender = Recommender.load(folder)
+    with pytest.raises(DataError, match="the user '1' more than once"):
+        list(recommender.recommend_many(histories, chunk_users=1))
+    with pytest.raises(DataError, match="the user '1' more than once"):
+        recommender.histories(histories)
+    if isinstance(histories, list):
+        with pytest.raises(DataError, match="the user '1' more than once"):
+            list(recommender.recommend_many(iter(histories)))
+
+
+def test_all_rows_of_a_user_in_a_table_are_one_history(folder: Path) -> None:
+    recommender = Recommender.load(folder)
+    table = pl.DataFrame({"user_id": ["a", "b", "a"], "item_id": ["v03", "v01", "v04"]})
+    [found] = recommender.recommend_many(table, k=3)
+    alone = recommender.recommend_many({"a": ["v03", "v04"]}, k=3)
+    assert found.filter(user_id="a")["item_id"].equals(next(alone)["item_id"])

@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -19,9 +21,10 @@ from sicsrec.errors import ConfigError, DataError
 from sicsrec.recommender import Recommender
 from sicsrec.recommender.explanations import explain
 from sicsrec.recommender.files import _folder_within, write_files
-from sicsrec.steps.answers import Question, answer
+from sicsrec.steps.answers import answer
 from sicsrec.steps.export_files import export_files
 from sicsrec.steps.finished import FinishedExport
+from sicsrec.steps.questions import Question, look_into
 from tests.flows.dying import Death, arm
 from tests.unit.recommender_parts import HISTORY, export_tiny
 from tests.unit.steps.tiny_store import N_ITEMS, TinyStore
@@ -54,7 +57,7 @@ def test_what_the_export_keeps_is_kept_everywhere(tmp_path: Path) -> None:
     assert own.join(watched, on=["user_id", "item_id"], how="semi").height
     (parquet,) = export_files(export, "parquet", tmp_path / "files")
     assert pl.read_parquet(parquet).equals(own)
-    told = answer(Question(user="u17", k=5), tiny.store)["recommendations"]
+    told = answer(look_into(Question(user="u17", k=5), tiny.store))["recommendations"]
     assert [row["item_id"] for row in told] == own.filter(user_id="u17")["item_id"].to_list()
 
 
@@ -130,6 +133,27 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert {*folder.iterdir()} == {folder / "recommendations.jsonl", mine}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_users_for_whom_nothing_is_left_are_counted(
+    kind: Literal["parquet", "jsonl"], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export = export_tiny(tmp_path / "artifacts", "sicsrec")[1]
+    recommender = Recommender.load(export.model_folder)
+    of_all = [("all-1", item) for item in recommender.item_ids]
+    of_all += [("all-2", item) for item in recommender.item_ids]
+    log = tmp_path / "log.parquet"
+    rows = [*of_all, *(("some", item) for item in HISTORY)]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_parquet(log)
+    histories = LoggedHistories(log, recommender.item_ids)
+    (path,) = write_files(recommender, histories, kind, tmp_path, k=2, chunk_users=1)
+    read = pl.read_parquet(path) if kind == "parquet" else pl.read_ndjson(path)
+    assert set(read["user_id"]) == {"some"}
+    assert "2 of 3 users get no recommendations" in caplog.text
+    caplog.clear()
+    write_files(recommender, histories, kind, tmp_path, k=2, remove_seen=False)
+    assert not caplog.records
+
+
 def test_an_unknown_format_is_named(finished, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one of parquet, jsonl, npy, faiss, onnx"):
         export_files(finished[1], "csv", tmp_path, k=5)
@@ -181,3 +205,12 @@ def test_parts_of_a_score_add_up_to_it(finished) -> None:
         assert {"ID encoder", "SICSRec", "content", "transitions", "popularity"} <= names
     else:
         assert names == {"ID encoder", "content encoder", "mix decoder", "bias"}
+
+
+def test_folders_whose_names_are_not_in_utf8_are_named(finished, tmp_path: Path) -> None:
+    odd = tmp_path / "plat\udce9"
+    shutil.copytree(finished[1].model_folder, odd)
+    with pytest.raises(ConfigError, match=r"the model folder is .*plat\\xe9, whose name is not"):
+        Recommender.load(odd)
+    with pytest.raises(ConfigError, match=r"the folder of the files is .*plat\\xe9, whose name"):
+        export_files(finished[1], "parquet", odd, k=5)

@@ -8,9 +8,10 @@ from sicsrec.artifacts import is_hidden, resolve_inside
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.ids import text_id
 from sicsrec.data.images import IMAGE_SUFFIXES
-from sicsrec.data.quarantine import QuarantineLog, printable
+from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.errors import ArtifactError, DataError
+from sicsrec.paths import printable
 
 _SHOWN_NAMES = 12
 

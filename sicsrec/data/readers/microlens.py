@@ -4,12 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 from sicsrec.config import MicroLensReaderConfig
-from sicsrec.data.quarantine import QuarantineLog, printable
+from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
 from sicsrec.data.readers.ninerec import read_pairs_or_sequences
 from sicsrec.data.readers.rows import ITEM_WORDS, item_rows
+from sicsrec.paths import printable
 
 _TITLES = Dialect(
     columns=("item", "title"),

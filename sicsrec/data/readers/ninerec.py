@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from sicsrec.config import NineRecReaderConfig
-from sicsrec.data.quarantine import QuarantineLog, printable
+from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RawData
 from sicsrec.data.readers.delimited import Dialect, read_delimited
 from sicsrec.data.readers.folders import find_one, find_optional, list_covers
@@ -19,6 +19,7 @@ from sicsrec.data.readers.rows import (
     item_rows,
     sequence_rows,
 )
+from sicsrec.paths import printable
 
 _ITEMS = Dialect(
     columns=("item_id", "zh", "en"),

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import polars as pl
@@ -21,6 +22,7 @@ from sicsrec.data.readers.folders import NamesOnDisk, check_folder, inside, list
 from sicsrec.data.readers.rows import interaction_rows, item_rows, split_topics
 from sicsrec.data.schema import Schema
 from sicsrec.errors import DataError
+from sicsrec.paths import printable
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -244,7 +246,9 @@ def _json_text(name: str, value: object) -> str | None:
         shown = json.dumps(value)[:40]
         raise _LineError("not_a_text", f"{name!r} is neither text nor number: {shown}")
     is_whole = isinstance(value, float) and abs(value) < _WHOLE_NUMBERS and value.is_integer()
-    return str(int(value) if is_whole else value)
+    text = str(int(value) if is_whole else value)
+    # Polars writes 0.00001 and 1e-7 where Python has 1e-05 and 1e-07.
+    return text if "e-" not in text else pl.Series([value]).cast(pl.String).item()
 
 
 def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[str]) -> Table:
@@ -262,6 +266,11 @@ def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:
 
     What it lacks may be in the names of its folders below that of the table, ``year=2021``.
     """
+    if (shown := printable(str(part))) != str(part):
+        raise DataError(
+            f"{shown}: the path is not in UTF-8, and Parquet files are not read from such paths; "
+            "rename the folder or file"
+        )
     named = _partition_values(part.relative_to(table).parts[:-1])
     try:
         # Not polars' own reading of such names: it takes those above the table too, lets them
@@ -299,12 +308,15 @@ def _partition_values(folders: Sequence[str]) -> dict[str, str | None]:
 def _parquet_parts(folder: Path) -> list[Path]:
     """Return the files of a table that is a folder, without what Spark and others put beside them:
     ``.part-0.parquet.crc``, ``_SUCCESS``, ``_delta_log``. Some write parts without an extension.
+    ``_day=1`` is a value of the column ``_day``, as for Spark.
     """
     return sorted(
         path
         for path in visible_files(folder)
         if path.suffix.lower() in ("", ".parquet")
-        and not any(part.startswith("_") for part in path.relative_to(folder).parts)
+        and not any(
+            part.startswith("_") and "=" not in part for part in path.relative_to(folder).parts
+        )
     )
 
 
@@ -323,11 +335,16 @@ def as_text(name: str, schema: Schema) -> pl.Expr:
         name: the column.
         schema: of the table.
     """
-    column, dtype = pl.col(name), schema[name]
+    return _text_of(pl.col(name), schema[name]).alias(name)
+
+
+def _text_of(column: pl.Expr, dtype: Any) -> pl.Expr:
+    """Return values of a polars type as text; entries of a list are written as values alone are."""
     if isinstance(dtype, pl.Array):
-        return column.arr.to_list().cast(pl.List(pl.String)).list.join("|")
+        return _text_of(column.arr.to_list(), pl.List(dtype.inner))
     if isinstance(dtype, pl.List):
-        return column.cast(pl.List(pl.String)).list.join("|")
+        entries = column.list.eval(_text_of(pl.element(), dtype.inner))
+        return entries.cast(pl.List(pl.String)).list.join("|")
     if isinstance(dtype, pl.Datetime):
         utc = column if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
         return utc.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00")
@@ -339,7 +356,7 @@ def as_text(name: str, schema: Schema) -> pl.Expr:
         text = pl.when(whole.cast(dtype) == column).then(whole.cast(pl.String))
         # NaN is how pandas writes that there is nothing.
         other = pl.when(column.is_not_nan()).then(column.cast(pl.String))
-        return text.otherwise(other).alias(name)
+        return text.otherwise(other)
     if dtype.is_decimal():
         # The scale is the column's: id 12 is "12", however many places it is written with.
         return column.cast(pl.String).str.replace(r"\.0*$|(\.\d*[1-9])0+$", "$1")

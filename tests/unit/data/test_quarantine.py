@@ -1,8 +1,9 @@
 import polars as pl
 import pytest
 
-from sicsrec.data.quarantine import QuarantineLog, printable
+from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.schema import QUARANTINE, check_schema
+from sicsrec.paths import printable
 
 
 def test_table_is_sorted_and_has_the_schema_even_when_empty():

@@ -1,16 +1,22 @@
 import json
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ArtifactMissingError, ConfigError, DataError
-from sicsrec.steps.answers import Question, answer
+from sicsrec.steps.answers import answer as answer_asked
 from sicsrec.steps.finished import newest_export
+from sicsrec.steps.questions import Question, look_into
 from tests.unit.recommender_parts import export_tiny
 from tests.unit.steps.tiny_store import TinyStore, histories_by_user
+
+
+def answer(question: Question, store: ArtifactStore, **named: Any) -> dict[str, Any]:
+    return answer_asked(look_into(question, store, **named))
 
 
 @pytest.fixture(scope="module")

@@ -130,3 +130,11 @@ def test_marks_are_where_a_row_names_a_column():
     assert marks.tolist() == [[False, False, True], [False] * 3, [True, True, False]]
     assert mark_items(columns, []).shape == (0, 3)
     assert mark_items(columns[:0], [np.array([1])]).shape == (1, 0)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.29, 29), (0.57, 57), (0.295, 29), (0.0, 0)])
+def test_a_share_is_rounded_down_as_it_is_written(share: float, expected: int):
+    items = np.arange(1, 201, dtype=np.int32)
+    pairs = Pairs(items[:100], items[100:], (items[:0],) * 100)
+    kept, aside = pairs.hold_aside(share, np.random.default_rng(0))
+    assert (len(kept), len(aside)) == (100 - expected, expected)

@@ -402,6 +402,53 @@ def test_lists_of_a_fixed_size_are_lists(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "topics"),
+    [
+        (pl.List(pl.Float64), [[1.0, 2.5], [1e-5, 3e-7], [float("nan"), None], [1e20], [], None]),
+        (pl.Array(pl.Float64, 2), [[1.0, 2.5], [7.0, float("nan")]]),
+        (pl.List(pl.List(pl.Float64)), [[[1.0], [2.0, 0.5]], [[]]]),
+        (pl.List(pl.Int8), [[1, 2]]),
+    ],
+)
+def test_numbers_in_lists_have_one_name_in_parquet_and_json(tmp_path, dtype, topics):
+    ids = [f"i{row}" for row in range(len(topics))]
+    table = pl.DataFrame({"item_id": ids, "topics": pl.Series(topics, dtype=dtype)})
+    table.write_parquet(tmp_path / "i.parquet")
+    # As Python writes JSON, with NaN and all places of small numbers.
+    lines = [json.dumps({"item_id": i, "topics": t}) for i, t in zip(ids, topics, strict=True)]
+    put(tmp_path, "i.jsonl", "\n".join(lines))
+    put(tmp_path, "l.csv", "user_id,item_id\nu,i0\n")
+    found = [
+        read(
+            tmp_path,
+            TablesReaderConfig(
+                items=name, interactions="l.csv", topics="topics", title=None, timestamp=None
+            ),
+        )
+        .items["topics"]
+        .to_list()
+        for name in ("i.parquet", "i.jsonl")
+    ]
+    assert found[0] == found[1]
+    assert found[0][0][:2] in (["1", "2.5"], ["1", "2"])
+
+
+def test_columns_in_names_of_folders_may_begin_with_an_underscore(tmp_path):
+    parts = ["_day=1/_SUCCESS", "_day=1/part-0", "_day=2/_x=1/part-0.parquet"]
+    parts += ["_temporary/_day=3/part-0.parquet", "_part-0.parquet"]
+    for name in parts:
+        put(tmp_path, f"log.parquet/{name}", b"")
+        pl.DataFrame({"user_id": [name], "item_id": ["7"]}).write_parquet(
+            tmp_path / "log.parquet" / name
+        )
+    raw = read_log(tmp_path, rating="_day")
+    assert rows(raw.interactions, "user_id", "rating") == [
+        ("_day=1/part-0", 1.0),
+        ("_day=2/_x=1/part-0.parquet", 2.0),
+    ]
+
+
+@pytest.mark.parametrize(
     "parts",
     [
         ("part-0.snappy.parquet", "part-1.snappy.parquet"),
@@ -719,3 +766,11 @@ def test_every_kind_of_reader_is_registered():
     assert all(callable(READERS.get(kind)) for kind in kinds)
     with pytest.raises(ConfigError, match="known: demo"):
         READERS.get("csv")
+
+
+def test_parquet_under_a_name_that_is_not_in_utf8_is_named(tmp_path):
+    put_parquet(tmp_path / "log.parquet" / "plate" / "part-0", user_id=["u"], item_id=["7"])
+    (tmp_path / "log.parquet" / "plate").rename(tmp_path / "log.parquet" / "plat\udce9")
+    with pytest.raises(DataError, match=r"plat\\xe9/part-0: the path is not in UTF-8") as found:
+        read_log(tmp_path)
+    str(found.value).encode()
