@@ -319,8 +319,10 @@ class SequenceModelConfig(Section):
     selection_metric: Literal["hr_at_10", "ndcg_at_10"] = "hr_at_10"
     """Validation metric that picks the best epoch."""
     precision: Precision = "auto"
-    """What training computes in: bfloat16 rounds the inputs of matrix products. ``auto``: bfloat16
-    on CUDA, float32 elsewhere. Weights, losses over large catalogues and ranking are float32."""
+    """What training computes in: bfloat16 rounds the inputs of matrix products. ``auto``: what is
+    fastest on the device, which is float32: on GPUs too, where a step of models this small waits
+    for launches, and casts are more of them. Weights, losses over large catalogues and ranking are
+    float32 always."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "SequenceModelConfig":

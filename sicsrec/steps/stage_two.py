@@ -174,7 +174,7 @@ def _fit_settings(section: SequenceModelConfig, seed: int) -> FitSettings:
         patience=section.patience,
         selection_metric=section.selection_metric,
         seed=seed,
-        precision=section.precision,
+        precision="float32" if section.precision == "auto" else section.precision,
     )
 
 

@@ -48,7 +48,7 @@ class FitSettings:
     selection_metric: str
     """Name of the validation metric that picks the best epoch; larger is better."""
     seed: int
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     """What losses are computed in."""
 
 
@@ -189,8 +189,7 @@ def _train_epoch(
     batches = training_batches(
         train, model.max_history_length, settings.batch_targets, rng, start=state.batch
     )
-    # Whoever reads a loss waits until a GPU has computed it, and asks nothing of it meanwhile.
-    n_at_once = 1 if model.device.type == "cpu" else BATCHES_READ_AT_ONCE
+    n_at_once = _batches_read_at_once(model.device)
     unread: list[dict[str, torch.Tensor]] = []
     for packed in batches:
         share = packed.share(peers.rank, peers.size)
@@ -208,6 +207,14 @@ def _train_epoch(
     if unread:
         _read(unread, model, state, is_due=False)
     return {name: total / state.batch for name, total in state.sums.items()}
+
+
+def _batches_read_at_once(device: torch.device) -> int:
+    """Return after how many batches losses are read.
+
+    Whoever reads one waits until a GPU has computed it, and asks nothing of it in the meantime.
+    """
+    return 1 if device.type == "cpu" else BATCHES_READ_AT_ONCE
 
 
 def _read(

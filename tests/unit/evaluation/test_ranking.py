@@ -186,6 +186,24 @@ def test_block_size_does_not_change_the_outcome() -> None:
     np.testing.assert_array_equal(one_by_one[1], at_once[1])
 
 
+@pytest.mark.parametrize(
+    ("device", "n_items", "users"),
+    [
+        ("cpu", 1_000, 256),
+        ("cuda", 1_000, 4_096),
+        ("cuda", 200_000, 1_342),
+        ("cuda", 10_000_000, 256),
+    ],
+)
+def test_a_gpu_scores_more_users_at_once_where_they_fit(
+    device: str, n_items: int, users: int
+) -> None:
+    scorer = FixedScores(torch.zeros(2, 3))
+    scorer.device, scorer.n_items = torch.device(device), n_items
+    assert ranking._block_users(scorer) == users
+    assert ranking._block_users(FixedScores(torch.zeros(2, 3))) == 256
+
+
 @pytest.mark.parametrize("at_once", [1, 23, 70])
 def test_scores_compared_a_few_users_at_a_time_give_the_same(
     monkeypatch: pytest.MonkeyPatch, at_once: int

@@ -33,6 +33,15 @@ def test_full_accelerator_is_told_with_what_helps_this_step(
     assert not [words for words in advice if words not in str(caught.value)]
 
 
+def test_an_accelerator_that_others_have_filled() -> None:
+    first = torch.AcceleratorError("CUDA error: out of memory")
+    with pytest.raises(MemoryFullError, match="nvidia-smi"), explained("export", CONFIG):
+        raise first
+    other = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(torch.AcceleratorError), explained("export", CONFIG):
+        raise other
+
+
 @pytest.mark.parametrize("step", STEP_NAMES)
 def test_advised_values_are_values_of_the_step(step: str) -> None:
     with pytest.raises(MemoryFullError) as caught, explained(step, CONFIG):

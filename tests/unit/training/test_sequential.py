@@ -1,6 +1,8 @@
 """The training loop: early stop, best weights, resuming, refusal of what cannot be trained."""
 
+import logging
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,11 +15,12 @@ from sicsrec.errors import DataError, TrainingDivergedError, TrainingProcessErro
 from sicsrec.models.base import TokenBatch
 from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
-from sicsrec.models.peers import Peers
+from sicsrec.models.peers import ALONE, Peers
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.progress import NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
+from sicsrec.training import sequential
 from sicsrec.training.checkpoint import (
     CHECKPOINT,
     CHECKPOINT_SECONDS,
@@ -281,7 +284,70 @@ def test_a_run_cut_off_and_resumed_gives_the_bits_of_an_undisturbed_one(tmp_path
         assert torch.equal(value, expected.state_dict()[name])
 
 
-def test_a_loss_that_is_not_finite_is_named(tmp_path):
+def read_at_once(monkeypatch, n_batches):
+    """As on a GPU, where losses are looked at after several batches; an epoch has three."""
+    monkeypatch.setattr(sequential, "_batches_read_at_once", lambda _: n_batches)
+
+
+@pytest.mark.parametrize("n_batches", [2, 3, 16])
+def test_when_losses_are_read_changes_nothing(tmp_path, monkeypatch, n_batches):
+    results = []
+    for name in ("each", "several"):
+        (tmp_path / name).mkdir()
+        model = make_model()
+        results.append(
+            (model, run(model, Validation([0.1, 0.3, 0.2]), tmp_path / name, patience=1))
+        )
+        read_at_once(monkeypatch, n_batches)
+    (expected, state), (model, found) = results
+    assert found.log == state.log
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+
+
+def test_a_run_killed_within_an_epoch_goes_on_from_batches_that_were_read(tmp_path, monkeypatch):
+    values = [0.1, 0.3, 0.2, 0.4, 0.1, 0.2]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected = make_model()
+    expected_state = run(expected, Validation(values), whole)
+    read_at_once(monkeypatch, 2)
+    monkeypatch.setattr(Checkpoint, "is_due", True)
+    save, places = Checkpoint.save, []
+
+    def save_and_die(checkpoint, state):
+        save(checkpoint, state)
+        places.append((state.epoch, state.batch))
+        if places[-1] == (1, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(), Validation(values), broken)
+    monkeypatch.setattr(Checkpoint, "save", save)
+    assert places == [(0, 2), (1, 0), (1, 2)]
+    torch.manual_seed(99)
+    resumed = make_model()
+    assert run(resumed, Validation(values[1:]), broken) == expected_state
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+
+
+def test_a_checkpoint_of_the_cpu_says_that_a_gpu_has_other_dropout(tmp_path, caplog):
+    model = make_model()
+    checkpoint = Checkpoint(tmp_path / CHECKPOINT, model, torch.optim.Adam(model.parameters()))
+    checkpoint.save(FitState())
+    checkpoint.resume()
+    checkpoint._model = SimpleNamespace(device=torch.device("cuda"), kind="id_encoder", peers=ALONE)
+    with caplog.at_level(logging.WARNING):
+        checkpoint.restore_random()
+    assert "other dropout" in caplog.text
+
+
+@pytest.mark.parametrize("n_batches", [1, 16])
+def test_a_loss_that_is_not_finite_is_named(tmp_path, monkeypatch, n_batches):
+    read_at_once(monkeypatch, n_batches)
     model = make_model()
     with torch.no_grad():
         model.item_embedding.weight[3] = float("nan")
