@@ -269,7 +269,7 @@ class EncodeItemsConfig(Section):
     """Items after which finished vectors are put on disk; a killed run goes on from there."""
     n_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode and preprocess covers; 0: the step does it itself; None: 0 on a CPU,
-    which the encoder keeps busy, and up to 8 beside an accelerator."""
+    which the encoder keeps busy, and up to 8 beside an accelerator, by how much there is to do."""
 
 
 # --------------------------------------------------------------------------- stage 2

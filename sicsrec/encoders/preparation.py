@@ -17,6 +17,8 @@ from sicsrec.encoders.content import ItemContent
 
 _AHEAD = 2
 """Batches per process that are in work or in memory."""
+_BATCHES_PER_WORKER = 8
+"""Fewer are not worth the seconds that a process takes to start."""
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.generic]]
 
@@ -28,18 +30,20 @@ class _Job:
     content: ItemContent
 
 
-def count_workers(n_workers: int | None, device: torch.device) -> int:
+def count_workers(n_workers: int | None, device: torch.device, n_batches: int) -> int:
     """Return how many processes prepare covers beside an encoder on ``device``.
 
     Args:
-        n_workers: as configured; None: none on a CPU, which the encoder keeps busy.
+        n_workers: as configured; None: none on a CPU, which the encoder keeps busy, nor for so few
+            batches that they would be done before a process has started.
         device: where the encoder is.
+        n_batches: batches that there are to prepare.
     """
     if n_workers is not None:
         return n_workers
     if device.type == "cpu":
         return 0
-    return max(1, min(8, usable_cores() - 1))
+    return min(8, max(1, usable_cores() - 1), n_batches // _BATCHES_PER_WORKER)
 
 
 def prepare_batches(

@@ -88,12 +88,13 @@ def _encode(context: StepContext, modality: str, catalog: ItemCatalog) -> Encode
     # Texts are tokenised faster than they could be sent to another process.
     is_image = encoder.modality == "image"
     device = next(encoder.parameters()).device
+    n_batches = -(-len(content.indices) // config.batch_size)
     settings = EncodingSettings(
         config.batch_size,
         config.normalise,
         config.dtype,
         config.precision,
-        count_workers(config.n_workers, device) if is_image else 0,
+        count_workers(config.n_workers, device, n_batches) if is_image else 0,
     )
     with context.open_cluster() as cluster:
         if cluster is None:

@@ -84,9 +84,12 @@ def test_what_prepares_items_can_be_sent_to_another_process(tmp_path, modality, 
 
 
 def test_workers_are_for_accelerators_unless_asked_for():
-    assert count_workers(None, torch.device("cpu")) == 0
-    assert count_workers(3, torch.device("cpu")) == 3
-    assert 1 <= count_workers(None, torch.device("cuda")) <= 8
+    assert count_workers(None, torch.device("cpu"), 1000) == 0
+    assert count_workers(3, torch.device("cpu"), 1000) == 3
+    assert 1 <= count_workers(None, torch.device("cuda"), 1000) <= 8
+    # They would be done before a process has started.
+    assert count_workers(None, torch.device("cuda"), 7) == 0
+    assert count_workers(None, torch.device("cuda"), 8) == 1
 
 
 def test_half_precision_vectors_are_the_rounded_ones(tmp_path):
