@@ -48,9 +48,9 @@ def status_table(
     table.add_column("key", no_wrap=True)
     key_length = _SHORT_KEY if is_narrow(width) else None
     for step in plan_steps(config, ArtifactStore(store_root), shared):
-        state = Text(step.state, style=_STYLES[step.state])
+        state, key = Text(step.state, style=_STYLES[step.state]), (step.key or "")[:key_length]
         if step.manifest is None:
-            table.add_row(step.name, state, "", "", "", (step.key or "")[:key_length])
+            table.add_row(step.name, state, "", "", "", key)
             continue
         table.add_row(
             step.name,
@@ -58,7 +58,7 @@ def status_table(
             f"{step.rows:,}",
             format_bytes(step.manifest.n_bytes),
             format_age(step.manifest.started),
-            (step.key or "")[:key_length],
+            key,
         )
     return table
 

@@ -84,7 +84,7 @@ EncoderConfig = Annotated[
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""``auto``: bfloat16 autocast on CUDA, float32 elsewhere."""
+"""``auto``: what is fastest; for encoders bfloat16 autocast on CUDA, float32 elsewhere."""
 VectorDtype = Literal["float32", "float16"]
 
 

@@ -22,8 +22,9 @@ from sicsrec.errors import DataError, TrainingDivergedError
 BLOCK_USERS = 256
 """Users scored at once; a block of scores takes 4 * BLOCK_USERS * N bytes, twice that of counts."""
 BLOCK_SCORES = 1 << 28
-"""Scores of a block on a GPU (1 GiB), which is idle with fewer users, where so few are more."""
+"""Scores of a block on a GPU (1 GiB), which few users would leave idle."""
 _MOST_USERS = 4096
+"""Users of such a block at most."""
 _COMPARED_AT_ONCE = 1 << 22
 """Scores compared at once; each takes 8 bytes while it is counted."""
 

@@ -61,6 +61,10 @@ class _Block:
     columns: Int[Tensor, " users"]
     """Column of each user's target."""
 
+    def logits(self, weights: Float[Tensor, " features"]) -> Float[Tensor, "users items"]:
+        """Return w · f of every item, where the features are."""
+        return self.features @ weights.to(self.features)
+
 
 def fit_blend(blend: Blend, valid: RankingSet, seed: int) -> BlendFit:
     """Fit the weights of a blend; the blend itself stays as it is.
@@ -180,7 +184,7 @@ def _loss(
 ) -> float:
     total = 0.5 * RIDGE * float((deviations * weights).square().sum())
     for block in blocks:
-        logits = block.features @ weights.float().to(block.features.device)
+        logits = block.logits(weights)
         own = logits.gather(1, block.columns[:, None])[:, 0]
         total += float((logits.logsumexp(dim=1) - own).double().sum())
     return total
@@ -197,8 +201,7 @@ def _derivatives(
     gradient = ridge * weights
     hessian = torch.diag(ridge)
     for block in blocks:
-        logits = block.features @ weights.float().to(block.features.device)
-        probabilities = logits.softmax(dim=1)
+        probabilities = block.logits(weights).softmax(dim=1)
         means = torch.einsum("un,unf->uf", probabilities, block.features)
         rows = torch.arange(len(block.columns), device=block.columns.device)
         gradient += (means - block.features[rows, block.columns]).double().sum(dim=0).cpu()

@@ -112,17 +112,15 @@ class Checkpoint:
     def restore_random(self) -> None:
         """Let the generators go on where they were when the checkpoint was written.
 
-        Where it was written by another number of processes, they start the epoch's draws anew.
+        Where it was written by another number of processes, or on a device of another kind, they
+        start the epoch's draws anew.
         """
-        peers = self._model.peers
-        if len(self._random["cpu"]) != peers.size:
+        peers, on_gpu = self._model.peers, self._model.device.type == "cuda"
+        if len(self._random["cpu"]) != peers.size or ("cuda" in self._random) != on_gpu:
             logger.warning("%s: continuing with other dropout", self._model.kind)
             return
         torch.set_rng_state(self._random["cpu"][peers.rank].cpu())
-        if self._model.device.type == "cuda":
-            if "cuda" not in self._random:
-                logger.warning("%s: continuing with other dropout", self._model.kind)
-                return
+        if on_gpu:
             torch.cuda.set_rng_state(self._random["cuda"][peers.rank].cpu(), self._model.device)
 
 

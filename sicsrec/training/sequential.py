@@ -228,7 +228,8 @@ def _read(
     peers = model.peers
     wanted = losses[0]["loss"].new_tensor(float(is_due))
     rows = torch.stack([torch.stack([*parts.values(), wanted]) for parts in losses])
-    for parts, row in zip(losses, peers.average(rows).tolist(), strict=True):
+    means = peers.average(rows).tolist()
+    for parts, row in zip(losses, means, strict=True):
         values = dict(zip(parts, row[:-1], strict=True))
         if not np.isfinite(values["loss"]):
             found = ", ".join(f"{name} {value:g}" for name, value in values.items())
@@ -239,5 +240,4 @@ def _read(
         for name, value in values.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         state.batch += 1
-        is_due = row[-1] > 0.0
-    return is_due
+    return means[-1][-1] > 0.0

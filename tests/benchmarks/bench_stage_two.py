@@ -65,8 +65,10 @@ def measure_packed(
 @pytest.mark.parametrize("n_targets", [BATCH, 8 * BATCH] if ON_GPU else [BATCH])
 @pytest.mark.parametrize("step", [1, 2])
 def test_compiled_by_torch(step, n_targets, data, capsys):
+    # A compiler saves the casts of bfloat16, so that is where it has most to gain on a GPU.
+    precision = "bfloat16" if ON_GPU else "float32"
     found = {
-        compiled: measure_packed(step, data, "auto", compiled=compiled, n_targets=n_targets)
+        compiled: measure_packed(step, data, precision, compiled=compiled, n_targets=n_targets)
         for compiled in (True, False)
     }
     rates = {side: values["targets"] / values[CLOCK] for side, values in found.items()}

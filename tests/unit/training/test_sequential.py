@@ -334,12 +334,18 @@ def test_a_run_killed_within_an_epoch_goes_on_from_batches_that_were_read(tmp_pa
         assert torch.equal(value, expected.state_dict()[name])
 
 
-def test_a_checkpoint_of_the_cpu_says_that_a_gpu_has_other_dropout(tmp_path, caplog):
+@pytest.mark.parametrize(("written_on", "read_on"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_checkpoint_of_another_kind_of_device_says_that_dropout_differs(
+    tmp_path, caplog, written_on, read_on
+):
     model = make_model()
     checkpoint = Checkpoint(tmp_path / CHECKPOINT, model, torch.optim.Adam(model.parameters()))
     checkpoint.save(FitState())
     checkpoint.resume()
-    checkpoint._model = SimpleNamespace(device=torch.device("cuda"), kind="id_encoder", peers=ALONE)
+    checkpoint._random = {name: [torch.get_rng_state()] for name in {"cpu", written_on}}
+    checkpoint._model = SimpleNamespace(
+        device=torch.device(read_on), kind="id_encoder", peers=ALONE
+    )
     with caplog.at_level(logging.WARNING):
         checkpoint.restore_random()
     assert "other dropout" in caplog.text
