@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.evaluation.ranking import RankingSet
-from sicsrec.report import build
+from sicsrec.report import build, quality
 from sicsrec.report.build import MAX_BYTES, build_report
 from sicsrec.report.habits import habits
 from sicsrec.report.models import RunModels
 from sicsrec.report.place import report_key
 from sicsrec.report.run_files import RunFiles
+from sicsrec.steps.evaluate import SICSREC, WITH_VALID
 from tests.unit.report.conftest import SmallRun
 
 ANCHORS = [
@@ -111,6 +113,22 @@ def test_page_says_what_made_it(small_run: SmallRun, page: str) -> None:
     assert small_run.refs["evaluate/metrics"].digest in page
     assert "c0ffeec0ffee" in page
     assert small_run.refs["train_sicsrec/model"].key in page
+
+
+def test_best_figure_is_that_of_models_told_equally_much(small_run: SmallRun) -> None:
+    files = RunFiles(small_run.store, small_run.refs)
+    rows = [row for row in files.report("evaluate")["results"] if row["split"] == "test"]
+    for row in rows:
+        row["ndcg_at_10"] = 0.9 if row["model"].endswith(WITH_VALID) else 0.1
+    told_less = next(row for row in rows if row["model"] == SICSREC)
+    told_less["ndcg_at_10"] = 0.2
+    plot = quality._plot_results(rows, "ndcg_at_10")
+    bold = [
+        text.get_text()
+        for text in plot.figure.findobj(Text)
+        if text.get_fontweight() == "bold" and text.get_text()
+    ]
+    assert bold == ["0.2000"]
 
 
 def test_users_are_shown_what_came_before_their_test_target(small_run: SmallRun) -> None:
