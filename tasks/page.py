@@ -204,15 +204,20 @@ def publish_run(dataset: str, outcome: RunOutcome) -> None:
         "mlflow_experiment_id": outcome.mlflow_experiment_id,
         "mlflow_run_id": outcome.mlflow_run_id,
     }
-    n_reused = sum(step.was_reused for step in outcome.steps)
+    places = [f"MLflow: {_mlflow_words(tracking)}"]
+    if outcome.report is not None:
+        places.insert(0, f"report: `{outcome.report}`")
+    if outcome.registered:
+        places.insert(0, f"model: {outcome.registered}")
+    lines = "\n".join(f"- {place}" for place in places)
     with _if_it_answers("what the run did"):
         create_markdown_artifact(
             key=artifact_key(dataset, "run"),
-            description=f"{dataset}: {len(outcome.steps)} steps, {n_reused} of them reused",
+            description=f"{dataset}: {_counted(outcome.steps)}",
             markdown=(
                 f"## {dataset}\n\n"
                 "| step | | rows | time | size | key |\n|---|---|---|---|---|---|\n"
-                f"{_step_rows(outcome.steps)}\n\nMLflow: {_mlflow_words(tracking)}\n"
+                f"{_step_rows(outcome.steps)}\n\n{lines}\n"
             ),
         )
         link = mlflow_link(tracking)
@@ -251,6 +256,14 @@ def failed_run(error: SicsrecError) -> State[RunOutcome]:
     return Failed(message=str(error), data=error)
 
 
+def _counted(steps: Sequence[StepOutcome]) -> str:
+    """Say how many steps there were and how many of them ran, as ``9 steps, 2 ran, 7 reused``."""
+    n_reused = sum(step.was_reused for step in steps)
+    words = ["1 step" if len(steps) == 1 else f"{len(steps)} steps"]
+    counts = {"ran": len(steps) - n_reused, "reused": n_reused}
+    return ", ".join(words + [f"{n} {how}" for how, n in counts.items() if n])
+
+
 def _step_rows(steps: Sequence[StepOutcome]) -> str:
     return "\n".join(
         f"| {step.name} | {'reused' if step.was_reused else 'ran'} | {step.rows:,} {step.rows_of} "
@@ -265,26 +278,19 @@ def mlflow_link(tracking: dict[str, str]) -> str | None:
     Args:
         tracking: ids of the experiment and the run, as a manifest keeps them.
     """
-    page = Settings.from_environment().mlflow_page
-    if page is None or "mlflow_run_id" not in tracking:
+    settings = Settings.from_environment()
+    if settings.mlflow_page is None or "mlflow_run_id" not in tracking:
         return None
-    return f"{page}/{_mlflow_path(tracking)}"
-
-
-def _mlflow_path(tracking: dict[str, str]) -> str:
-    return f"#/experiments/{tracking['mlflow_experiment_id']}/runs/{tracking['mlflow_run_id']}"
+    return settings.mlflow_run_page(tracking["mlflow_experiment_id"], tracking["mlflow_run_id"])
 
 
 def _mlflow_words(tracking: dict[str, str]) -> str:
     if "mlflow_run_id" not in tracking:
         return "not recorded"
-    link = mlflow_link(tracking)
-    if link is not None:
-        return f"[{tracking['mlflow_run_id']}]({link})"
-    return (
-        f"run `{tracking['mlflow_run_id']}`: start `sicsrec ui`, then open "
-        f"`/{_mlflow_path(tracking)}` on its page"
-    )
+    settings = Settings.from_environment()
+    run_id = tracking["mlflow_run_id"]
+    link = f"[{run_id}]({settings.mlflow_run_page(tracking['mlflow_experiment_id'], run_id)})"
+    return link if settings.mlflow_page is not None else f"{link}, while `sicsrec ui` runs"
 
 
 def prefect_links() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tasks.tracebacks import (
 from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
+MLFLOW_PAGE = "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
 
 
 class Counting:
@@ -90,6 +92,32 @@ def run_with(progress: PageProgress, total: int | None, n_threads: int = 0) -> l
     with get_client(sync_client=True) as client:
         mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=seen))
         return client.read_artifacts(artifact_filter=mine)
+
+
+def left_by(say: Callable[[], object]) -> dict[str, Artifact]:
+    """Call what publishes, in a flow, and return the artifacts that it left by their keys."""
+    seen: list[Any] = []
+
+    @flow
+    def around() -> None:
+        seen.append(flow_run.id)
+        say()
+
+    around()
+    with get_client(sync_client=True) as client:
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=seen))
+        return {str(found.key): found for found in client.read_artifacts(artifact_filter=mine)}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_summary_of_a_run_says_where_its_model_page_and_record_are() -> None:
+    outcome = RunOutcome((), "3", "abc", "sicsrec-demo version 1, champion", "/home/report.html")
+    found = left_by(lambda: publish_run("demo", outcome))["demo-run"]
+    assert found.description == "demo: 0 steps"
+    text = str(found.data)
+    assert "model: sicsrec-demo version 1, champion" in text
+    assert "report: `/home/report.html`" in text
+    assert f"MLflow: [abc]({MLFLOW_PAGE}), while `sicsrec ui` runs" in text
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -216,7 +244,7 @@ def test_links_where_addresses_are_known(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert mlflow_link(TRACKING) is None
     assert prefect_links() == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")
-    assert mlflow_link(TRACKING) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert mlflow_link(TRACKING) == MLFLOW_PAGE
     assert mlflow_link({}) is None
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "some-run")
