@@ -69,7 +69,9 @@ def check_pages_and_records(started: Operation, finished: Finished) -> None:
         assert any(f"| key | `{key}` |" in text for key in keys)
         assert "sicsrec ui" in text  # no MLflow server is known here
         assert len([line for line in finished.lines if line == f"{name}: started"]) == 1
-    assert str(finished.flow_run.name).startswith("demo")
+    name = str(finished.flow_run.name)
+    assert name.startswith("demo")
+    assert f"Created flow run '{name.split()[-1]}'" in finished.output
     names = {run.name for run in finished.tasks} - {"report"}
     assert names == {f"{name} demo" for name in finished.states}
     client = MlflowClient(database_uri(started.home))

@@ -1,6 +1,7 @@
 """The flow under a real temporary Prefect server, recorded in a real MLflow database."""
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import LogSort, TaskRunSort
+from prefect.flow_engine import run_flow
 from prefect.logging.handlers import APILogHandler
 
 from flows.pipeline import sicsrec
@@ -217,3 +219,23 @@ def test_unknown_step_names_the_steps() -> None:
     assert state.is_failed()
     with pytest.raises(Exception, match="'ingest', 'split'"):
         state.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("brave-otter", "brave-otter"),
+        ("for the board", "for the board"),
+        # Of a run that is tried again.
+        ("demo 2026-11-27 18:59 brave-otter", "brave-otter"),
+    ],
+)
+def test_a_run_keeps_the_name_it_was_given(name: str, kept: str) -> None:
+    parameters = {"until": "split", "overrides": ["seed=many"]}
+    with get_client(sync_client=True) as client:
+        asked = client.create_flow_run(sicsrec, parameters=parameters, name=name)
+        run_flow(sicsrec, asked, parameters, return_type="state")
+        found = client.read_flow_run(asked.id)
+    assert found.state_name == "Failed"
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.fullmatch(rf"demo, until split {stamp} {kept}", found.name)
