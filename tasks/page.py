@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,8 @@ logger = logging.getLogger("sicsrec.tasks")
 
 _REFUSALS = (httpx.HTTPError, PrefectException, RuntimeError)
 """What Prefect's client raises; the last where a server does not answer its first question."""
+_PAGE_WIDTH = 80
+"""Characters of a line of code on Prefect's page."""
 _NOT_IN_KEYS = re.compile(r"[^a-z0-9]+")
 
 
@@ -100,15 +103,16 @@ class _ProgressArtifact:
         words = [f"{self._done:,} of {self._total:,}"]
         if left is not None:
             words.append(f"about {_duration(left)} left")
-        self._tell(", ".join([*words, *([note] if note else [])]))
+        share = round(100 * min(self._done / self._total, 1.0), 1)
+        self._tell(", ".join([*words, *([note] if note else [])]), share)
 
     def finish(self) -> None:
         if self._artifact_id is not None:
-            self._done = self._total
-            self._tell(f"{self._total:,} in {_duration(time.monotonic() - self._started)}")
+            # Training that stops early has done fewer than all.
+            took = _duration(time.monotonic() - self._started)
+            self._tell(f"{self._done:,} in {took}", share=100.0)
 
-    def _tell(self, words: str) -> None:
-        share = round(100 * min(self._done / self._total, 1.0), 1)
+    def _tell(self, words: str, share: float) -> None:
         text = f"{self._description}: {words}"
         try:
             with get_client(sync_client=True) as client:
@@ -246,14 +250,30 @@ def failed_run(error: SicsrecError) -> State[RunOutcome]:
     with _if_it_answers("what went wrong"):
         create_markdown_artifact(
             key="what-went-wrong",
-            description=str(error).splitlines()[0],
+            description=" ".join(str(error).split()),
             markdown=(
-                f"## What went wrong\n\n```\n{error}\n```\n\n"
-                "What was finished before is kept: run again with the same parameters to go on."
+                f"## What went wrong\n\n```\n{_wrapped(str(error))}\n```\n\n"
+                "What was finished before is kept: once this is mended, run again to go on."
                 f"{where}\n"
             ),
         )
     return Failed(message=str(error), data=error)
+
+
+def _wrapped(text: str) -> str:
+    """Return a message in lines that the page shows whole; it cuts what is longer."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        # Words stay whole: they are paths, keys and addresses, to be copied.
+        lines += textwrap.wrap(
+            line,
+            _PAGE_WIDTH,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def _counted(steps: Sequence[StepOutcome]) -> str:

@@ -187,7 +187,7 @@ def test_serve_keeps_what_the_server_has_and_ends_its_runs_in_order(
         assert started.prefect("deployment", *words).returncode == 0
         long = [*SMALL, "pretrain_id.max_epochs=100000", "pretrain_id.patience=100000"]
         run = started.begin("pretrain_id", long)
-        begun = "train id_encoder: started"
+        begun = "epochs of id_encoder: started"
         started.wait_for(lambda: begun in started.logs(), "the run trains")
         stop(started, process)
 

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
-from sicsrec.errors import DataError
+from sicsrec.errors import ConfigError, DataError
 from tasks import page
 from tasks.outcome import RunOutcome
 from tasks.page import (
@@ -127,6 +127,24 @@ def test_long_stage_is_one_artifact_of_the_task() -> None:
     assert found.description is not None
     assert found.description.startswith("training: 20 in ")
     assert found.task_run_id is not None
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_stage_that_ends_early_says_how_far_it_came() -> None:
+    (found,) = run_with(PageProgress("demo-training", first_seconds=0.0), 50)
+    assert found.data == 100.0
+    assert str(found.description).startswith("training: 20 in ")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_what_went_wrong_is_whole_on_the_page() -> None:
+    known = ", ".join(f"value_{number}" for number in range(40))
+    error = ConfigError(f"configuration 'demo' cannot be used:\n  alfa: known here: {known}")
+    found = left_by(lambda: failed_run(error))["what-went-wrong"]
+    assert found.description == " ".join(str(error).split())
+    code = str(found.data).split("```")[1]
+    assert " ".join(code.split()) == found.description
+    assert max(map(len, code.splitlines())) <= 80
 
 
 @pytest.mark.usefixtures("prefect_server")
