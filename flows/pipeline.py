@@ -87,16 +87,23 @@ def sicsrec(
     logging.getLogger("sicsrec").setLevel(logging.INFO)
     keep_tracebacks_out_of_prefect()
     keep_passwords_out_of_prefect()
+    is_deployed = deployment.id is not None
     try:
-        if deployment.id is not None:
+        if is_deployed:
             settings = Settings.from_environment()
             settings.check_home()
             settings.make_home()
             # A worker that was killed with its runs cannot say so; nobody else may ever look.
             crash_abandoned_flow_runs()
-        config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
+        config = resolve_config(
+            preset,
+            data=data,
+            overrides=overrides or (),
+            seed=seed,
+            as_parameters=is_deployed,
+        ).config
         selected = select_steps(
-            config, until, refresh or (), steps or (), as_parameters=deployment.id is not None
+            config, until, refresh or (), steps or (), as_parameters=is_deployed
         )
         name = str(flow_run.name or preset)
         with recorded_run(name, config, selected, tuple(refresh or ()), tags, preset) as run:
