@@ -113,6 +113,9 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     assert parent.data.tags["judge"] == "similarity"
     assert 0.0 <= parent.data.metrics["test/ndcg_at_10"] <= 1.0
     assert any(name.startswith("report/") for name in children["ingest"].data.metrics)
+    aligned = children["align_encoders"].data.metrics
+    assert "after/modality_gap" in aligned
+    assert "report/after.modality_gap" not in aligned  # not twice
 
     # What comes after the registration is recorded on the same run.
     assert first.outcome.registered.startswith("sicsrec-demo version 1, champion")
