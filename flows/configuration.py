@@ -21,6 +21,10 @@ from sicsrec.paths import check_utf8, expanded
 Origins = dict[str, str]
 """Where each value comes from: ``preset demo``, ``--set``, ...; keyed by dotted path."""
 
+_OPTIONS = ("--set", "--seed", "--data")
+_PARAMETERS = ("overrides", "seed", "data")
+"""What a deployment calls them."""
+
 FILE_SUFFIXES = (".yaml", ".yml")
 """What the names of files end in; any other name is one of a shipped preset."""
 
@@ -91,6 +95,7 @@ def resolve_config(
     data: str | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
+    as_parameters: bool = False,
 ) -> ResolvedConfig:
     """Merge preset, data folder and overrides, and check the result.
 
@@ -99,25 +104,27 @@ def resolve_config(
         data: folder of the raw data; relative to the working folder.
         overrides: ``section.key=value`` with the value as YAML; later ones win.
         seed: seed of every step that draws random numbers.
+        as_parameters: whether messages name parameters of a deployment in place of options.
 
     Raises:
         ConfigError: naming every wrong key and value.
         NotApplicableError: if all is right but asks for data that there is not.
     """
     check_utf8(preset, "the configuration")
+    by_set, by_seed, by_data = _PARAMETERS if as_parameters else _OPTIONS
     for text in overrides:
-        check_utf8(text, "--set")
+        check_utf8(text, by_set)
     values, origins = _load(preset)
-    changes = [parse_override(text) for text in overrides]
+    changes = [parse_override(text, by_set) for text in overrides]
     for path, value in changes:
-        _set(values, origins, path, value, "--set")
+        _set(values, origins, path, value, by_set)
     if seed is not None:
-        _set(values, origins, "seed", seed, "--seed")
+        _set(values, origins, "seed", seed, by_seed)
     if data is not None:
-        folder = str(expanded(data, "--data").resolve())
-        check_utf8(folder, "--data")
-        _set(values, origins, "ingest.path", folder, "--data")
-    _check_data(values, preset)
+        folder = str(expanded(data, by_data).resolve())
+        check_utf8(folder, by_data)
+        _set(values, origins, "ingest.path", folder, by_data)
+    _check_data(values, preset, by_data)
     _expand_home(values)
     unknown = list(_unknown_keys(values, PipelineConfig, ""))
     if unknown:
@@ -207,10 +214,14 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
     """Return path and value of ``section.key=value``, the value being YAML.
 
     Plain text, such as a path, is taken whole: in it `` #`` begins no comment.
+
+    Args:
+        text: as somebody gave it.
+        option: what messages call it.
 
     Raises:
         ConfigError: if it is written otherwise.
@@ -218,12 +229,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or not all(path.split(".")):
-        raise ConfigError(f"--set {without_passwords(text)!r}: write it as section.key=value")
+        raise ConfigError(f"{option} {without_passwords(text)!r}: write it as section.key=value")
     try:
         read = _Loader(value).get_single_data()
     except _UNREADABLE:
         raise ConfigError(
-            f"--set {without_passwords(text)!r}: the value is not valid YAML"
+            f"{option} {without_passwords(text)!r}: the value is not valid YAML"
         ) from None
     whole = value.strip()
     if whole.startswith("#"):
@@ -266,13 +277,13 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _check_data(values: Mapping[str, Any], preset: str) -> None:
+def _check_data(values: Mapping[str, Any], preset: str, option: str) -> None:
     ingest = values.get("ingest")
     if not isinstance(ingest, dict) or not isinstance(ingest.get("reader"), dict):
         return
     if ingest["reader"].get("kind") == "demo" and ingest.get("path") is not None:
         raise ConfigError(
-            f"--data: the preset {preset!r} generates its own catalogue and reads no folder; "
+            f"{option}: the preset {preset!r} generates its own catalogue and reads no folder; "
             f"name a preset for your data, e.g. one of {', '.join(preset_names())}"
         )
 
@@ -369,7 +380,9 @@ def _problems(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str
 def _with_origin(problems: Iterable[str], origins: Origins) -> list[str]:
     """Say of problems, which begin with a key, when no file is to blame."""
     return [
-        f"{text} (--set)" if origins.get(text.partition(":")[0]) == "--set" else text
+        f"{text} ({origin})"
+        if (origin := origins.get(text.partition(":")[0])) in (_OPTIONS[0], _PARAMETERS[0])
+        else text
         for text in problems
     ]
 

@@ -1,13 +1,13 @@
 """The flow ``sicsrec``: all steps of one pipeline, recorded in MLflow."""
 
 import logging
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 from prefect import flow
 from prefect.runtime import deployment, flow_run
-from prefect.utilities.names import generate_slug
 
 from flows.configuration import resolve_config
 from flows.feature_pipeline import feature_pipeline
@@ -30,8 +30,12 @@ from tasks.tracebacks import keep_passwords_out_of_prefect, keep_tracebacks_out_
 logger = logging.getLogger("sicsrec.flow")
 
 
+_NAMED = re.compile(r".*\d{4}-\d\d-\d\d \d\d:\d\d ")
+"""What an earlier attempt of a run that is tried again put before its name."""
+
+
 def _run_name() -> str:
-    """Name the data, what the run is about, and when it was."""
+    """Put before the name that a run was given the data, what it is about, and when it was."""
     given = flow_run.parameters
     try:
         label = resolve_config(
@@ -48,7 +52,9 @@ def _run_name() -> str:
     words += [tags["variant"]] if tags.get("variant") else []
     words += [f"trial {tags['trial']}"] if "trial" in tags else []
     now = datetime.now().astimezone()
-    return f"{', '.join(words)} {now:%Y-%m-%d %H:%M} {generate_slug(2)}"
+    # Whoever asked for the run was told this name, or chose it, and looks for it.
+    given_name = _NAMED.sub("", str(flow_run.name))
+    return f"{', '.join(words)} {now:%Y-%m-%d %H:%M} {given_name}"
 
 
 @flow(name="sicsrec", flow_run_name=_run_name, log_prints=False)
@@ -81,16 +87,23 @@ def sicsrec(
     logging.getLogger("sicsrec").setLevel(logging.INFO)
     keep_tracebacks_out_of_prefect()
     keep_passwords_out_of_prefect()
+    is_deployed = deployment.id is not None
     try:
-        if deployment.id is not None:
+        if is_deployed:
             settings = Settings.from_environment()
             settings.check_home()
             settings.make_home()
             # A worker that was killed with its runs cannot say so; nobody else may ever look.
             crash_abandoned_flow_runs()
-        config = resolve_config(preset, data=data, overrides=overrides or (), seed=seed).config
+        config = resolve_config(
+            preset,
+            data=data,
+            overrides=overrides or (),
+            seed=seed,
+            as_parameters=is_deployed,
+        ).config
         selected = select_steps(
-            config, until, refresh or (), steps or (), as_parameters=deployment.id is not None
+            config, until, refresh or (), steps or (), as_parameters=is_deployed
         )
         name = str(flow_run.name or preset)
         with recorded_run(name, config, selected, tuple(refresh or ()), tags, preset) as run:

@@ -21,9 +21,8 @@ from flows.following import end, start_following
 from sicsrec.addresses import ask, without_password
 from sicsrec.errors import SicsrecError
 from sicsrec.runs import registers
-from tasks.settings import TEMPORARY_SERVER, Settings
+from tasks.settings import MLFLOW_URL, TEMPORARY_SERVER, Settings
 
-MLFLOW_URL = "http://127.0.0.1:5000"
 PREFECT_URL = "http://127.0.0.1:4200"
 LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 """Prefect's module that keeps in its home who holds a place under a limit."""
@@ -334,8 +333,5 @@ def free_port() -> int:
 
 def mlflow_run_page(settings: Settings, experiment_id: str, run_id: str) -> tuple[str, ...]:
     """Return how to come to a run's page in MLflow: a command where one is needed, its address."""
-    # Without the last part MLflow opens its pages around the tools for language models.
-    path = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    if settings.mlflow_page is None:
-        return "sicsrec ui", f"{MLFLOW_URL}/{path}"
-    return (f"{settings.mlflow_page}/{path}",)
+    page = settings.mlflow_run_page(experiment_id, run_id)
+    return ("sicsrec ui", page) if settings.mlflow_page is None else (page,)

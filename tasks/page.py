@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,8 @@ logger = logging.getLogger("sicsrec.tasks")
 
 _REFUSALS = (httpx.HTTPError, PrefectException, RuntimeError)
 """What Prefect's client raises; the last where a server does not answer its first question."""
+_PAGE_WIDTH = 80
+"""Characters of a line of code on Prefect's page."""
 _NOT_IN_KEYS = re.compile(r"[^a-z0-9]+")
 
 
@@ -100,15 +103,16 @@ class _ProgressArtifact:
         words = [f"{self._done:,} of {self._total:,}"]
         if left is not None:
             words.append(f"about {_duration(left)} left")
-        self._tell(", ".join([*words, *([note] if note else [])]))
+        share = round(100 * min(self._done / self._total, 1.0), 1)
+        self._tell(", ".join([*words, *([note] if note else [])]), share)
 
     def finish(self) -> None:
         if self._artifact_id is not None:
-            self._done = self._total
-            self._tell(f"{self._total:,} in {_duration(time.monotonic() - self._started)}")
+            # Training that stops early has done fewer than all.
+            took = _duration(time.monotonic() - self._started)
+            self._tell(f"{self._done:,} in {took}", share=100.0)
 
-    def _tell(self, words: str) -> None:
-        share = round(100 * min(self._done / self._total, 1.0), 1)
+    def _tell(self, words: str, share: float) -> None:
         text = f"{self._description}: {words}"
         try:
             with get_client(sync_client=True) as client:
@@ -204,15 +208,20 @@ def publish_run(dataset: str, outcome: RunOutcome) -> None:
         "mlflow_experiment_id": outcome.mlflow_experiment_id,
         "mlflow_run_id": outcome.mlflow_run_id,
     }
-    n_reused = sum(step.was_reused for step in outcome.steps)
+    places = [f"MLflow: {_mlflow_words(tracking)}"]
+    if outcome.report is not None:
+        places.insert(0, f"report: `{outcome.report}`")
+    if outcome.registered:
+        places.insert(0, f"model: {outcome.registered}")
+    lines = "\n".join(f"- {place}" for place in places)
     with _if_it_answers("what the run did"):
         create_markdown_artifact(
             key=artifact_key(dataset, "run"),
-            description=f"{dataset}: {len(outcome.steps)} steps, {n_reused} of them reused",
+            description=f"{dataset}: {_counted(outcome.steps)}",
             markdown=(
                 f"## {dataset}\n\n"
                 "| step | | rows | time | size | key |\n|---|---|---|---|---|---|\n"
-                f"{_step_rows(outcome.steps)}\n\nMLflow: {_mlflow_words(tracking)}\n"
+                f"{_step_rows(outcome.steps)}\n\n{lines}\n"
             ),
         )
         link = mlflow_link(tracking)
@@ -241,14 +250,38 @@ def failed_run(error: SicsrecError) -> State[RunOutcome]:
     with _if_it_answers("what went wrong"):
         create_markdown_artifact(
             key="what-went-wrong",
-            description=str(error).splitlines()[0],
+            description=" ".join(str(error).split()),
             markdown=(
-                f"## What went wrong\n\n```\n{error}\n```\n\n"
-                "What was finished before is kept: run again with the same parameters to go on."
+                f"## What went wrong\n\n```\n{_wrapped(str(error))}\n```\n\n"
+                "What was finished before is kept: once this is mended, run again to go on."
                 f"{where}\n"
             ),
         )
     return Failed(message=str(error), data=error)
+
+
+def _wrapped(text: str) -> str:
+    """Return a message in lines that the page shows whole; it cuts what is longer."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        # Words stay whole: they are paths, keys and addresses, to be copied.
+        lines += textwrap.wrap(
+            line,
+            _PAGE_WIDTH,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def _counted(steps: Sequence[StepOutcome]) -> str:
+    """Say how many steps there were and how many of them ran, as ``9 steps, 2 ran, 7 reused``."""
+    n_reused = sum(step.was_reused for step in steps)
+    words = ["1 step" if len(steps) == 1 else f"{len(steps)} steps"]
+    counts = {"ran": len(steps) - n_reused, "reused": n_reused}
+    return ", ".join(words + [f"{n} {how}" for how, n in counts.items() if n])
 
 
 def _step_rows(steps: Sequence[StepOutcome]) -> str:
@@ -265,26 +298,19 @@ def mlflow_link(tracking: dict[str, str]) -> str | None:
     Args:
         tracking: ids of the experiment and the run, as a manifest keeps them.
     """
-    page = Settings.from_environment().mlflow_page
-    if page is None or "mlflow_run_id" not in tracking:
+    settings = Settings.from_environment()
+    if settings.mlflow_page is None or "mlflow_run_id" not in tracking:
         return None
-    return f"{page}/{_mlflow_path(tracking)}"
-
-
-def _mlflow_path(tracking: dict[str, str]) -> str:
-    return f"#/experiments/{tracking['mlflow_experiment_id']}/runs/{tracking['mlflow_run_id']}"
+    return settings.mlflow_run_page(tracking["mlflow_experiment_id"], tracking["mlflow_run_id"])
 
 
 def _mlflow_words(tracking: dict[str, str]) -> str:
     if "mlflow_run_id" not in tracking:
         return "not recorded"
-    link = mlflow_link(tracking)
-    if link is not None:
-        return f"[{tracking['mlflow_run_id']}]({link})"
-    return (
-        f"run `{tracking['mlflow_run_id']}`: start `sicsrec ui`, then open "
-        f"`/{_mlflow_path(tracking)}` on its page"
-    )
+    settings = Settings.from_environment()
+    run_id = tracking["mlflow_run_id"]
+    link = f"[{run_id}]({settings.mlflow_run_page(tracking['mlflow_experiment_id'], run_id)})"
+    return link if settings.mlflow_page is not None else f"{link}, while `sicsrec ui` runs"
 
 
 def prefect_links() -> dict[str, str]:

@@ -36,6 +36,8 @@ _CONTEXTS = {
 }
 """What the parts of the log are used for."""
 _TRAINING_STEPS = ("align_encoders", "pretrain_id", "train_sicsrec")
+_RECORDED_APART = {"align_encoders": ("before", "after")}
+"""Parts of a step's report that the step records itself, under names such as ``after/...``."""
 KEEP_TAG = "sicsrec.keep"
 """Set to ``true`` on an MLflow run, of a pipeline or a step: ``sicsrec gc`` keeps its artifacts."""
 _MAX_REPORT_METRICS = 200
@@ -127,15 +129,25 @@ def describe_run(
         titles = [name.replace("_at_", "@").upper() for name in names]
         lines += [
             "",
-            f"| test, {results[0]['users']:,} users | {' | '.join(titles)} | NDCG@10 interval |",
+            _row([f"test, {results[0]['users']:,} users", *titles, "NDCG@10 interval"]),
             "|---|" + "---|" * (len(names) + 1),
             *(
-                f"| {row['model']} | {' | '.join(f'{row[name]:.4f}' for name in names)} | "
-                f"{row['ndcg_at_10_low']:.4f} to {row['ndcg_at_10_high']:.4f} |"
+                _row(
+                    [
+                        row["model"],
+                        *(f"{row[name]:.4f}" for name in names),
+                        f"{row['ndcg_at_10_low']:.4f} to {row['ndcg_at_10_high']:.4f}",
+                    ]
+                )
                 for row in results
             ),
         ]
     return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    # MLflow's page leaves no room between columns: numbers would run into each other.
+    return f"| {' | &nbsp; '.join(cells)} |"
 
 
 def open_step_record(config: PipelineConfig, refs: Refs, run: RunRecord) -> OpenTracker:
@@ -182,7 +194,9 @@ def record_step(result: StepResult, config: PipelineConfig, run: RunRecord) -> N
         if result.fetched_from:
             parent.set_tags({f"fetched.{step}": result.fetched_from})
     else:
-        parent.log_report(step, report_metrics(result.report.content))
+        apart = _RECORDED_APART.get(step, ())
+        content = {k: v for k, v in result.report.content.items() if k not in apart}
+        parent.log_report(step, report_metrics(content))
     parent.log_inputs(_parts_of_the_log(result))
     if step == "evaluate":
         content = result.report.content

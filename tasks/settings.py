@@ -30,6 +30,9 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LAST_PORT = 65_535
 _NOT_IN_HOME = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
+MLFLOW_URL = "http://127.0.0.1:5000"
+"""Where ``sicsrec ui`` serves MLflow's pages unless told otherwise."""
+
 GPU_LIMIT = "gpu"
 """Prefect's limit on steps that compute on a GPU at the same time, over all runs."""
 
@@ -117,6 +120,12 @@ class Settings:
     def log_folder(self) -> Path:
         """Folder of the log files, one per run."""
         return self.home / "logs"
+
+    def mlflow_run_page(self, experiment_id: str, run_id: str) -> str:
+        """Return the address of a run's page, on MLflow's server or that of ``sicsrec ui``."""
+        # Without the last part MLflow opens its pages around the tools for language models.
+        path = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self.mlflow_page or MLFLOW_URL}/#/{path}"
 
     def third_party_environment(self) -> dict[str, str]:
         """Return the variables that Prefect and MLflow read when they are imported.

@@ -47,7 +47,7 @@ def metrics_of(row: Row) -> list[str]:
 
 
 def tracked_metrics(results: Sequence[Row], cohorts: Sequence[Row] = ()) -> dict[str, float]:
-    """Name the figures of the tables of an evaluation.
+    """Name the figures of the tables of an evaluation, those of :data:`MAIN` on the test first.
 
     Args:
         results: rows as :func:`sicsrec.evaluation.comparison.result_rows` returns them. The ends
@@ -60,7 +60,8 @@ def tracked_metrics(results: Sequence[Row], cohorts: Sequence[Row] = ()) -> dict
         {'test/hr_at_10': 0.5}
     """
     named: dict[str, float] = {}
-    for row in results:
+    # MLflow shows them in this order, and charts the first where runs are compared.
+    for row in sorted(results, key=lambda row: (row["model"] != MAIN, row["split"] != "test")):
         is_main = row["model"] == MAIN
         place = row["split"] if is_main else f"{row['split']}/{slug(row['model'])}"
         named |= _numbers(row, place, with_ends=is_main)

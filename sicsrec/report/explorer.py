@@ -157,7 +157,8 @@ def _styled(figure: go.Figure) -> go.Figure:
         height=640,
         font={"color": INK, "family": "system-ui, sans-serif", "size": 13},
         margin={"l": 60, "r": 16, "t": 90, "b": 100},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        # Where it hangs below the axis, its lines on a narrow screen push the plot up.
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         hoverlabel={"align": "left"},
     )
     return figure

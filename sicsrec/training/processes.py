@@ -25,7 +25,7 @@ from sicsrec.training.launching import (
     torchrun_alone,
     wait_a_little,
 )
-from sicsrec.training.sequential import fit
+from sicsrec.training.sequential import epochs_of, fit
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LINES_OF_LOG = 20
@@ -64,7 +64,8 @@ def fit_in_processes(
         folder = work / "job"
         shutil.rmtree(folder, ignore_errors=True)
         job.write(folder)
-        with progress.stage(f"train {job.model.kind}", job.settings.max_epochs) as advance:
+        stage = epochs_of(job.model, is_refit=job.validation is None)
+        with progress.stage(stage, job.settings.max_epochs) as advance:
             events = EventReader(events_path(folder, 0), tracker, advance)
             _run(folder, work, job.model.device, n_processes, hosts, events)
         # Another host may still hold a file of it; the next training there clears what stays.

@@ -121,7 +121,7 @@ def fit(
         _record(tracker, record)
     with (
         repeatable([model.device]),
-        progress.stage(f"train {model.kind}", settings.max_epochs) as advance,
+        progress.stage(epochs_of(model, is_refit=validate is None), settings.max_epochs) as advance,
     ):
         advance(state.epoch)
         while state.epoch < settings.max_epochs and state.epochs_without_gain < settings.patience:
@@ -149,6 +149,11 @@ def fit(
         f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",
     )  # fmt: skip
     return state
+
+
+def epochs_of(model: SequenceModel, *, is_refit: bool) -> str:
+    """Return what the stage is called that counts the epochs of a fit."""
+    return f"{'refit epochs' if is_refit else 'epochs'} of {model.kind}"
 
 
 def _describe_epoch(

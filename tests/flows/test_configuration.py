@@ -312,3 +312,23 @@ def test_names_that_are_not_in_utf8_are_refused(given: dict[str, Any], what: str
     with pytest.raises(ConfigError, match=rf"{what}\\xe9.* whose name is not in UTF-8") as found:
         resolve_config(**given)
     str(found.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"overrides": ["train_sicsrec.alfa=1"]},
+            r"train_sicsrec\.alfa: no such key.*\(overrides\)",
+        ),
+        ({"overrides": ["train_sicsrec.alpha"]}, r"^overrides 'train_sicsrec\.alpha': write it as"),
+        ({"overrides": ["seed={"]}, r"^overrides 'seed={': the value is not valid YAML"),
+        ({"data": "here"}, "^data: the preset 'demo' generates its own"),
+    ],
+)
+def test_runs_of_deployments_are_told_of_their_parameters(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve_config("demo", as_parameters=True, **given)
+    assert "--" not in str(caught.value)

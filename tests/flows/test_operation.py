@@ -69,7 +69,9 @@ def check_pages_and_records(started: Operation, finished: Finished) -> None:
         assert any(f"| key | `{key}` |" in text for key in keys)
         assert "sicsrec ui" in text  # no MLflow server is known here
         assert len([line for line in finished.lines if line == f"{name}: started"]) == 1
-    assert str(finished.flow_run.name).startswith("demo")
+    name = str(finished.flow_run.name)
+    assert name.startswith("demo")
+    assert f"Created flow run '{name.split()[-1]}'" in finished.output
     names = {run.name for run in finished.tasks} - {"report"}
     assert names == {f"{name} demo" for name in finished.states}
     client = MlflowClient(database_uri(started.home))
@@ -185,7 +187,7 @@ def test_serve_keeps_what_the_server_has_and_ends_its_runs_in_order(
         assert started.prefect("deployment", *words).returncode == 0
         long = [*SMALL, "pretrain_id.max_epochs=100000", "pretrain_id.patience=100000"]
         run = started.begin("pretrain_id", long)
-        begun = "train id_encoder: started"
+        begun = "epochs of id_encoder: started"
         started.wait_for(lambda: begun in started.logs(), "the run trains")
         stop(started, process)
 

@@ -1,6 +1,7 @@
 """The flow under a real temporary Prefect server, recorded in a real MLflow database."""
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import LogSort, TaskRunSort
+from prefect.flow_engine import run_flow
 from prefect.logging.handlers import APILogHandler
 
 from flows.pipeline import sicsrec
@@ -111,6 +113,9 @@ def test_nine_steps_run_once_and_are_reused(home: Path) -> None:
     assert parent.data.tags["judge"] == "similarity"
     assert 0.0 <= parent.data.metrics["test/ndcg_at_10"] <= 1.0
     assert any(name.startswith("report/") for name in children["ingest"].data.metrics)
+    aligned = children["align_encoders"].data.metrics
+    assert "after/modality_gap" in aligned
+    assert "report/after.modality_gap" not in aligned  # not twice
 
     # What comes after the registration is recorded on the same run.
     assert first.outcome.registered.startswith("sicsrec-demo version 1, champion")
@@ -217,3 +222,23 @@ def test_unknown_step_names_the_steps() -> None:
     assert state.is_failed()
     with pytest.raises(Exception, match="'ingest', 'split'"):
         state.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("brave-otter", "brave-otter"),
+        ("for the board", "for the board"),
+        # Of a run that is tried again.
+        ("demo 2026-11-27 18:59 brave-otter", "brave-otter"),
+    ],
+)
+def test_a_run_keeps_the_name_it_was_given(name: str, kept: str) -> None:
+    parameters = {"until": "split", "overrides": ["seed=many"]}
+    with get_client(sync_client=True) as client:
+        asked = client.create_flow_run(sicsrec, parameters=parameters, name=name)
+        run_flow(sicsrec, asked, parameters, return_type="state")
+        found = client.read_flow_run(asked.id)
+    assert found.state_name == "Failed"
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.fullmatch(rf"demo, until split {stamp} {kept}", found.name)

@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
-from sicsrec.errors import DataError
+from sicsrec.errors import ConfigError, DataError
 from tasks import page
 from tasks.outcome import RunOutcome
 from tasks.page import (
@@ -40,6 +41,7 @@ from tasks.tracebacks import (
 from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
+MLFLOW_PAGE = "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
 
 
 class Counting:
@@ -92,6 +94,32 @@ def run_with(progress: PageProgress, total: int | None, n_threads: int = 0) -> l
         return client.read_artifacts(artifact_filter=mine)
 
 
+def left_by(say: Callable[[], object]) -> dict[str, Artifact]:
+    """Call what publishes, in a flow, and return the artifacts that it left by their keys."""
+    seen: list[Any] = []
+
+    @flow
+    def around() -> None:
+        seen.append(flow_run.id)
+        say()
+
+    around()
+    with get_client(sync_client=True) as client:
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=seen))
+        return {str(found.key): found for found in client.read_artifacts(artifact_filter=mine)}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_summary_of_a_run_says_where_its_model_page_and_record_are() -> None:
+    outcome = RunOutcome((), "3", "abc", "sicsrec-demo version 1, champion", "/home/report.html")
+    found = left_by(lambda: publish_run("demo", outcome))["demo-run"]
+    assert found.description == "demo: 0 steps"
+    text = str(found.data)
+    assert "model: sicsrec-demo version 1, champion" in text
+    assert "report: `/home/report.html`" in text
+    assert f"MLflow: [abc]({MLFLOW_PAGE}), while `sicsrec ui` runs" in text
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_long_stage_is_one_artifact_of_the_task() -> None:
     (found,) = run_with(PageProgress("demo-training", first_seconds=0.0), 20, n_threads=1)
@@ -99,6 +127,24 @@ def test_long_stage_is_one_artifact_of_the_task() -> None:
     assert found.description is not None
     assert found.description.startswith("training: 20 in ")
     assert found.task_run_id is not None
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_stage_that_ends_early_says_how_far_it_came() -> None:
+    (found,) = run_with(PageProgress("demo-training", first_seconds=0.0), 50)
+    assert found.data == 100.0
+    assert str(found.description).startswith("training: 20 in ")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_what_went_wrong_is_whole_on_the_page() -> None:
+    known = ", ".join(f"value_{number}" for number in range(40))
+    error = ConfigError(f"configuration 'demo' cannot be used:\n  alfa: known here: {known}")
+    found = left_by(lambda: failed_run(error))["what-went-wrong"]
+    assert found.description == " ".join(str(error).split())
+    code = str(found.data).split("```")[1]
+    assert " ".join(code.split()) == found.description
+    assert max(map(len, code.splitlines())) <= 80
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -216,7 +262,7 @@ def test_links_where_addresses_are_known(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert mlflow_link(TRACKING) is None
     assert prefect_links() == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")
-    assert mlflow_link(TRACKING) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert mlflow_link(TRACKING) == MLFLOW_PAGE
     assert mlflow_link({}) is None
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "some-run")

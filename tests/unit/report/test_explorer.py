@@ -55,6 +55,28 @@ def test_items_that_nobody_watched_and_long_titles_have_their_place() -> None:
     assert '"x":[0.5,7.0]' in page.decode()
 
 
+@pytest.mark.parametrize("width", [1200, 390])
+def test_legend_of_many_models_hides_no_axis(width: int, tmp_path: Path) -> None:
+    models = {f"a model of some name {number}": [3, 40] for number in range(6)}
+    items = pl.DataFrame(
+        {"item_id": ["a", "b"], "title": ["A", "B"], "watched": [1, 900], **models}
+    )
+    content = explorer_page("demo", [Section("habits", "Habits", items=items)])
+    assert content is not None
+    path = tmp_path / "explorer.html"
+    path.write_bytes(content)
+    with chromium(tmp_path / "profile") as page:
+        page.look(width)
+        page.open(path.as_uri())
+        page.wait_for("document.querySelectorAll('.js-plotly-plot .point').length > 11")
+        boxes = "[...document.querySelectorAll('{}')].map(e => e.getBoundingClientRect().{})"
+        (top,) = page.value(boxes.format(".legend", "top"))
+        ends = page.value(boxes.format(".xtick text, .g-xtitle", "bottom"))
+        assert len(ends) > 2
+        assert top >= max(ends)
+        page.save(tmp_path / "explorer.png")
+
+
 def test_no_page_without_items_to_point_at() -> None:
     assert explorer_page("demo", [Section("results", "Results")]) is None
 

@@ -17,7 +17,7 @@ from sicsrec.models.candidates import CandidateSampler
 from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.peers import ALONE, Peers
 from sicsrec.models.sicsrec import SICSRec
-from sicsrec.progress import NoProgress
+from sicsrec.progress import LogProgress, NoProgress
 from sicsrec.steps.stage_two import target_counts
 from sicsrec.tracking import NullTracker
 from sicsrec.training import sequential
@@ -97,7 +97,7 @@ class Recorder(NullTracker):
         self.metrics.append((step, dict(metrics)))
 
 
-def run(model, validation, work, tracker=None, **changes):
+def run(model, validation, work, tracker=None, progress=None, **changes):
     settings = FitSettings(**(SETTINGS.__dict__ | changes))
     return fit(
         model,
@@ -106,7 +106,7 @@ def run(model, validation, work, tracker=None, **changes):
         settings,
         work=work,
         tracker=tracker or NullTracker(),
-        progress=NoProgress(),
+        progress=progress or NoProgress(),
     )
 
 
@@ -117,6 +117,19 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(value, validation.weights[1][name])
     assert [record["epoch"] for record in state.log] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        (Validation([0.1, 0.5, 0.4, 0.3, 0.2]), "epochs of id_encoder: done, 5 in"),
+        (None, "refit epochs of id_encoder: done, 6 in"),
+    ],
+)
+def test_progress_counts_epochs_and_says_so(validation, told, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="sicsrec.progress"):
+        run(make_model(), validation, tmp_path, progress=LogProgress())
+    assert caplog.messages[-1].startswith(told)
 
 
 def fit_sicsrec(alpha, histories, work, validate=None):
