@@ -37,11 +37,29 @@ Loaded = TypeVar("Loaded")
 ORIGIN = ("model", "revision", "source_digest")
 """What a description says of where a model came from."""
 
-_BLOCK_LISTS = ("encoder.layer", "encoder.layers", "encoder.stages", "layers", "layer", "blocks")
-"""Where models keep their blocks, relative to the model, or to the last block of an outer list."""
+_BLOCK_LISTS = (
+    "encoder.layer",
+    "encoder.layers",
+    "encoder.stages",
+    "layers",
+    "layer",
+    "blocks",
+    "transformer.layer",  # DistilBERT
+    "model.layer",  # DINOv3
+    "h",  # GPT-2 and its kin
+)
+"""Where models keep their blocks, relative to the model."""
 _NESTED_LISTS = ("blocks", "layers")
 """Where the stages of hierarchical models (Swin, ConvNeXt) keep theirs."""
-_FINAL_NORMS = ("layernorm", "norm", "final_layer_norm", "post_layernorm", "layer_norm")
+_FINAL_NORMS = (
+    "layernorm",
+    "norm",
+    "final_layer_norm",
+    "post_layernorm",
+    "layer_norm",
+    "final_norm",  # ModernBERT
+    "ln_f",  # GPT-2 and its kin
+)
 """Norms that follow the last block."""
 _POOLERS = ("pooler", "head")
 _PROJECTIONS = {"text": ("text_projection",), "image": ("visual_projection", "vision_projection")}

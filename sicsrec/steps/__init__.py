@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=5,
+        version=6,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

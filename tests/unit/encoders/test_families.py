@@ -5,8 +5,16 @@ import torch
 from transformers import (
     ConvBertConfig,
     ConvBertModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DistilBertConfig,
+    DistilBertModel,
     Gemma3TextConfig,
     Gemma3TextModel,
+    GPT2Config,
+    GPT2Model,
+    ModernBertConfig,
+    ModernBertModel,
     T5Config,
     T5Model,
     ViTMAEConfig,
@@ -85,3 +93,44 @@ def test_a_model_without_a_limit_of_tokens_reads_as_many_as_asked_for(tmp_path):
     model = XLNetModel(XLNetConfig(vocab_size=14, **sizes, pad_token_id=0, **TOKENS))
     config = bert(save_text_model(tmp_path / "model", model))
     assert build_encoder(config, "text", seed=3).max_tokens == 8
+
+
+def tiny_distilbert():
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "initializer_range": 0.3}
+    return DistilBertModel(
+        DistilBertConfig(vocab_size=14, max_position_embeddings=20, pad_token_id=0, **sizes)
+    )
+
+
+def tiny_modernbert():
+    tokens = {**TOKENS, "cls_token_id": 2, "sep_token_id": 3}
+    return ModernBertModel(ModernBertConfig(**TINY_TEXT, **tokens))
+
+
+def tiny_gpt2():
+    return GPT2Model(GPT2Config(vocab_size=14, n_positions=20, n_embd=16, n_layer=2, n_head=2))
+
+
+def tiny_dinov3():
+    return DINOv3ViTModel(DINOv3ViTConfig(**TINY, image_size=16, patch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("make", "begins"),
+    [
+        (tiny_distilbert, ("model.transformer.layer.1.",)),
+        (tiny_modernbert, ("model.layers.1.", "model.final_norm.")),
+        (tiny_gpt2, ("model.h.1.", "model.ln_f.")),
+        (tiny_dinov3, ("model.model.layer.1.", "model.norm.")),
+    ],
+)
+def test_the_last_block_and_the_norm_behind_it_are_found(tmp_path, make, begins):
+    torch.manual_seed(0)
+    modality = "image" if make is tiny_dinov3 else "text"
+    save = save_tiny_vit if modality == "image" else save_tiny_bert
+    make().save_pretrained(save(tmp_path / "model"))
+    encoder = build_encoder(bert(tmp_path / "model"), modality, seed=3)
+    encoder.set_trained("last_block")
+    names = set(encoder.trained_parameters())
+    assert names == {name for name, _ in encoder.named_parameters() if name.startswith(begins)}
+    assert all(any(name.startswith(begin) for name in names) for begin in begins)
