@@ -158,4 +158,4 @@ class AlignEncodersConfig(Section):
     """Most disk space, per encoder, for what is constant per item; with more to keep, every batch
     is computed from texts and covers anew."""
     cache_dtype: VectorDtype = "float32"
-    """How hidden states are kept; ``float16`` halves the space and rounds them."""
+    """How hidden states and pixels are kept; ``float16`` halves the space and rounds them."""

@@ -53,6 +53,10 @@ _DECODER_ERRORS = (
 
 _ORIENTATION_TAG = 0x0112
 
+_MOST_ELONGATED = 100
+"""Long side by short side. Many encoders scale the short side to some hundred pixels before they
+crop, and a line of one pixel by a million, a file of kilobytes, would become 150 gigabytes."""
+
 _SMALL_PIXELS = 64 * 64
 _LONGEST_JPEG_SIDE = 65_500
 _JPEG_QUALITY = 95
@@ -189,6 +193,11 @@ def _check_size(image: Image.Image, limits: CoverLimits) -> None:
     if width * height > limits.max_pixels:
         raise CoverError(
             "too_many_pixels", f"{width} x {height} pixels, at most {limits.max_pixels} are decoded"
+        )
+    if max(width, height) > _MOST_ELONGATED * min(width, height):
+        raise CoverError(
+            "too_elongated",
+            f"{width} x {height} pixels, one side is more than {_MOST_ELONGATED} times the other",
         )
 
 

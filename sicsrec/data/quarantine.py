@@ -30,6 +30,7 @@ REASONS: dict[str, str] = {
     "undecodable_video": "the video is damaged or of an unknown format",
     "no_video": "the file holds no pictures",
     "too_many_pixels": "more pixels than ingest.max_cover_pixels",
+    "too_elongated": "one side is more than 100 times as long as the other",
     "too_many_bytes": "more bytes than ingest.max_cover_bytes",
     "outside_folder": "a link or path leads out of the covers folder",
     "hidden_file": "files and folders whose names begin with a dot count for nothing",

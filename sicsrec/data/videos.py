@@ -15,7 +15,7 @@ _TAKEN_AT = 0.1
 
 
 def take_frame(path: Path, max_pixels: int) -> bytes:
-    """Return the first whole picture from a tenth of the video on, as a PNG file.
+    """Return the first whole picture from a tenth of the video on, upright, as a PNG file.
 
     Args:
         path: an existing file.
@@ -60,5 +60,7 @@ def _take(av: Any, container: Any, max_pixels: int) -> bytes:
     if last is None:
         raise CoverError("no_video", "no picture could be decoded")
     buffer = io.BytesIO()
-    last.to_image().save(buffer, "PNG", compress_level=1)
+    # Telephones film lying down and write how the video is to be turned, counterclockwise.
+    image = last.to_image().rotate(last.rotation, expand=True)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -50,7 +50,7 @@ class ImageTransformerEncoder(TransformerEncoder):
         self.processor = processor
         # Not plain colours: on a constant image a wrong split could look right.
         gradients = (Image.radial_gradient("L"), Image.linear_gradient("L"))
-        self._probe(self.prepare([gradient.convert("RGB") for gradient in gradients]))
+        self._probe([gradient.convert("RGB") for gradient in gradients])
 
     @classmethod
     def build(cls, config: TransformersEncoderConfig, seed: int) -> "ImageTransformerEncoder":

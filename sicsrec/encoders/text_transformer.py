@@ -22,7 +22,7 @@ from sicsrec.encoders.transformer import (
 )
 from sicsrec.errors import EncoderError
 
-_PROBE = ("a", "a longer text of several words")
+_PROBE = ("a", "a longer text of several words", "two words")
 
 
 class TextTransformerEncoder(TransformerEncoder):
@@ -53,7 +53,10 @@ class TextTransformerEncoder(TransformerEncoder):
         super().__init__(model, pooling, origin)
         text_config = getattr(model.config, "text_config", model.config)
         limit = getattr(text_config, "max_position_embeddings", None)
-        n_most = limit - _positions_before_text(model) if isinstance(limit, int) else max_tokens
+        # XLNet says -1 where there is no limit.
+        n_most = max_tokens
+        if isinstance(limit, int) and limit > 0:
+            n_most = limit - _positions_before_text(model)
         if max_tokens > n_most:
             raise EncoderError(
                 f"encoder {self.name} reads at most {n_most} tokens, max_tokens is {max_tokens}"
@@ -68,7 +71,7 @@ class TextTransformerEncoder(TransformerEncoder):
         # of full width: a batch's longest text must not decide where that position lies.
         reads_padding = str(getattr(text_config, "model_type", "")).startswith("siglip")
         self._width = limit if reads_padding else None
-        self._probe(self.prepare(_PROBE))
+        self._probe(_PROBE)
 
     @classmethod
     def build(cls, config: TransformersEncoderConfig, seed: int) -> "TextTransformerEncoder":

@@ -6,12 +6,13 @@ before the hub is asked.
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.masking_utils import create_bidirectional_mask
@@ -36,15 +37,36 @@ Loaded = TypeVar("Loaded")
 ORIGIN = ("model", "revision", "source_digest")
 """What a description says of where a model came from."""
 
-_BLOCK_LISTS = ("encoder.layer", "encoder.layers", "encoder.stages", "layers", "layer", "blocks")
-"""Where models keep their blocks, relative to the model, or to the last block of an outer list."""
+_BLOCK_LISTS = (
+    "encoder.layer",
+    "encoder.layers",
+    "encoder.stages",
+    "layers",
+    "layer",
+    "blocks",
+    "transformer.layer",  # DistilBERT
+    "model.layer",  # DINOv3
+    "h",  # GPT-2 and its kin
+)
+"""Where models keep their blocks, relative to the model."""
 _NESTED_LISTS = ("blocks", "layers")
 """Where the stages of hierarchical models (Swin, ConvNeXt) keep theirs."""
-_FINAL_NORMS = ("layernorm", "norm", "final_layer_norm", "post_layernorm", "layer_norm")
+_FINAL_NORMS = (
+    "layernorm",
+    "norm",
+    "final_layer_norm",
+    "post_layernorm",
+    "layer_norm",
+    "final_norm",  # ModernBERT
+    "ln_f",  # GPT-2 and its kin
+)
 """Norms that follow the last block."""
 _POOLERS = ("pooler", "head")
 _PROJECTIONS = {"text": ("text_projection",), "image": ("visual_projection", "vision_projection")}
 """Where models with two towers keep what maps to the shared space."""
+
+_MOST_DIFFERENCE = 1e-3
+"""Between two vectors of one item, as a share of its largest number: far above rounding."""
 
 
 class TransformerEncoder(ItemEncoder):
@@ -108,7 +130,14 @@ class TransformerEncoder(ItemEncoder):
             inputs_embeds=states.values,
             attention_mask=states.mask if self.modality == "text" else None,
         )
-        hidden = self._last_layer()(states.values, mask)
+        block = self._last_layer()
+        # By its name: the second argument of some blocks is another one, and a mask of two texts
+        # passes for the pair of tensors that Gemma's positions are.
+        hidden = (
+            block(states.values, None)
+            if mask is None
+            else block(states.values, attention_mask=mask)
+        )
         return self._after_block(hidden[0] if isinstance(hidden, tuple) else hidden, states)
 
     def _finish_pooled(self, states: EncoderInputs) -> Tensor:
@@ -178,20 +207,30 @@ class TransformerEncoder(ItemEncoder):
             parts.append(_first_of(self._tower(), _POOLERS))
         return TrainedParts(tuple(part for part in parts if part is not None))
 
-    def _probe(self, inputs: EncoderInputs) -> None:
+    def _probe(self, items: Sequence[str] | Sequence[Image.Image]) -> None:
         """Find the width, and the cheapest head that gives what the whole model gives.
 
         How a model ends is not part of any interface, so the split is used only where it is seen
         to reproduce the model's own output on a probe.
+
+        Args:
+            items: a few that differ in content and, if texts, in length; the first is short.
+
+        Raises:
+            EncoderError: if the model has no such pooling, or an item's vector is another one each
+                time or beside other items.
         """
         self.eval()
+        inputs = self.prepare(items)
         with torch.no_grad():
             try:
                 whole = self._whole(inputs)
+                alone = self._whole(self.prepare(items[:1]))
             except (AttributeError, TypeError) as err:
                 raise EncoderError(
                     f"encoder {self.name} has no output for pooling {self.pooling!r}: {err}"
                 ) from err
+            self._check_repeats(alone, whole[:1])
             self.dim = whole.shape[1]
             for head in (self._finish_pooled, self._finish):
                 self._head = head
@@ -199,6 +238,16 @@ class TransformerEncoder(ItemEncoder):
                     return
         self._head = self._whole
         logger.info("encoder %s: no split below its last block is known", self.name)
+
+    def _check_repeats(self, alone: Tensor, beside_others: Tensor) -> None:
+        """Refuse a model that masks parts at random, or lets padding into its vectors."""
+        difference = float((alone - beside_others).abs().max())
+        if difference > _MOST_DIFFERENCE * float(beside_others.abs().max()):
+            raise EncoderError(
+                f"encoder {self.name}: an item's vector is another one each time, or beside other "
+                f"items (by up to {difference:.3g}), so it is none of the item's own; choose "
+                "another model"
+            )
 
     def _gives(self, inputs: EncoderInputs, whole: Tensor) -> bool:
         halves: Tensor | None = None
@@ -263,7 +312,8 @@ def load_pretrained_model(
     """Load a model without task heads, in float32, and say where it came from.
 
     Raises:
-        EncoderError: if it cannot be had, is not safetensors, or weights it needs are missing.
+        EncoderError: if it cannot be had, is not safetensors, has a decoder, or weights it needs
+            are missing.
     """
 
     def load(source: str, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -277,6 +327,11 @@ def load_pretrained_model(
         return model, info
 
     model, info = load_local_first("weights", load, config)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise EncoderError(
+            f"encoder {config.model!r} is a {type(model).__name__}, an encoder with a decoder "
+            "behind it that writes texts; choose a model that is an encoder alone"
+        )
     if hasattr(model.config, "vision_config") and config.pooling != "model":
         raise EncoderError(
             f"encoder {config.model!r} holds a text and an image tower; set pooling: model, which "

@@ -145,10 +145,11 @@ class LanguageModelJudge:
             self._round("questions", plan.n_to_ask, firsts, progress, is_question=True)
             if self._terms.repair:
                 repairs = {repair.key: repair for repair in self._repairs(questions)}
-                self._n_repairs = len(repairs)
                 n_open = sum(self._log.get(key) is None for key in repairs)
                 if repairs:
                     self._round("repairs", n_open, repairs.values(), progress, is_question=False)
+                # Not all of them, where the budget ended.
+                self._n_repairs = len(self._admitted & repairs.keys())
         if self._ledger.stopped_by is not None:
             logger.warning(
                 "judge %s: stopped by sample_pairs.judge.budget.%s after %d questions; a larger "

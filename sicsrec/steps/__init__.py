@@ -173,7 +173,7 @@ def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG00
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=10,
+        version=11,
         inputs=(),
         not_in_key=_where_raw_data_lies,
         outputs=(
@@ -211,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="align_encoders",
-        version=5,
+        version=6,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("ingest/covers", TRAIN),

@@ -25,7 +25,7 @@ from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.training.alignment_loop import Learner, fit_encoders, nothing_to_align
 from sicsrec.training.alignment_plots import place_modalities, plot_modalities
 from sicsrec.training.alignment_quality import measure_quality
-from sicsrec.training.item_inputs import tabulate_inputs
+from sicsrec.training.item_inputs import ComputedInputs, ItemInputs, tabulate_inputs
 from sicsrec.training.objective import Objective
 from sicsrec.training.pair_batches import Batches, Pairs, share_of
 from sicsrec.training.repeatable import repeatable
@@ -161,6 +161,7 @@ def _make_towers(
     progress: Progress,
 ) -> dict[str, Tower]:
     towers = {}
+    is_trained = any(_trained_of(modality, config) != "none" for modality in encoders)
     for modality, encoder in encoders.items():
         content = contents[modality]
         if len(content.indices) == 0:
@@ -170,16 +171,7 @@ def _make_towers(
             add_lora(encoder, config.lora)
         encoder.set_trained(trained)
         encoder.eval()
-        inputs = tabulate_inputs(
-            encoder,
-            content,
-            batch_size=config.items_at_a_time,
-            work=work,
-            progress=progress,
-            max_bytes=config.max_cache_bytes,
-            dtype=config.cache_dtype,
-            precision=config.precision,
-        )
+        inputs = _make_inputs(encoder, content, config, work, progress, is_trained=is_trained)
         adapter = LossAdapter(encoder.dim, config.adapter_hidden_width, config.adapter_width)
         has_modality = np.zeros(n_items + 1, dtype=np.bool_)
         has_modality[content.indices] = True
@@ -191,6 +183,30 @@ def _make_towers(
             encoder, adapter.to(device), inputs, has_modality, content_of, config.items_at_a_time
         )
     return towers
+
+
+def _make_inputs(
+    encoder: ItemEncoder,
+    content: ItemContent,
+    config: AlignEncodersConfig,
+    work: Path,
+    progress: Progress,
+    *,
+    is_trained: bool,
+) -> ItemInputs:
+    if not is_trained:
+        # Nothing but a sample is encoded then, to be measured, and that only once.
+        return ComputedInputs(encoder, content, config.precision)
+    return tabulate_inputs(
+        encoder,
+        content,
+        batch_size=config.items_at_a_time,
+        work=work,
+        progress=progress,
+        max_bytes=config.max_cache_bytes,
+        dtype=config.cache_dtype,
+        precision=config.precision,
+    )
 
 
 def _trained_of(modality: str, config: AlignEncodersConfig) -> Trained:

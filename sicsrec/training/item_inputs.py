@@ -138,7 +138,7 @@ def tabulate_inputs(
         work: folder of the file.
         progress: shows how far it is.
         max_bytes: more than so much is not kept.
-        dtype: type in which hidden states are kept.
+        dtype: type in which hidden states and pixels are kept.
         precision: what the encoder computes in.
 
     Raises:
@@ -210,11 +210,10 @@ class _ConstantPart:
     def compute(self, indices: NDArray[np.int32]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """Return values [items, length, ...], padded, and lengths [items]."""
         inputs = self._encoder.prepare(self._content.get(indices))
-        if not self._encoder.trunk_is_constant:
-            return inputs.values.numpy(), inputs.lengths.numpy()
-        device = _device_of(self._encoder)
-        with torch.no_grad(), computing_in(self._precision, device):
-            inputs = self._encoder.trunk(inputs.to(device)).to("cpu")
+        if self._encoder.trunk_is_constant:
+            device = _device_of(self._encoder)
+            with torch.no_grad(), computing_in(self._precision, device):
+                inputs = self._encoder.trunk(inputs.to(device)).to("cpu")
         values = inputs.values
         if values.is_floating_point():
             return self._stored(values.float().numpy()), inputs.lengths.numpy()

@@ -271,10 +271,7 @@ def _read_header(
         return (first, dialect.columns) if named is None else (None, named)
     if first.reason:
         raise DataError(f"{file}: the header cannot be read: {first.detail}")
-    names = [name.strip() for name in first.fields]
-    if len(set(names)) != len(names):
-        raise DataError(f"{file}: the header names a column twice: {names}")
-    return None, names
+    return None, [name.strip() for name in first.fields]
 
 
 def _name_columns(
@@ -318,6 +315,10 @@ def _find_columns(columns: Sequence[str], wanted: Sequence[str], file: str) -> l
     missing = [name for name in wanted if name not in columns]
     if missing:
         raise DataError(f"{file} has no column {missing}; it has {list(columns)}")
+    # Others may stand twice, such as the empty names of columns beside a spreadsheet's table.
+    twice = [name for name in wanted if list(columns).count(name) > 1]
+    if twice:
+        raise DataError(f"{file}: the header names a column twice: {twice} in {list(columns)}")
     return [list(columns).index(name) for name in wanted]
 
 

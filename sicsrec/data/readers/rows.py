@@ -1,8 +1,7 @@
 """Columns of strings to raw items and raw interactions; what cannot be read goes to quarantine."""
 
-import math
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -12,6 +11,7 @@ from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
 from sicsrec.data.readers.delimited import Dialect, Table
 from sicsrec.errors import DataError
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_MILLISECONDS = 100_000_000_000
 _MOST_MILLISECONDS = 100_000_000_000_000
 _MICROSECONDS, _NANOSECONDS = (1e14, 1e16), (1e17, 1e19)
@@ -120,10 +120,45 @@ def parse_timestamps(texts: pl.Series) -> pl.Series:
     numbers = frame.select(
         pl.when(is_number).then(pl.coalesce(exact, scaled.round().cast(pl.Int64, strict=False)))
     ).to_series()
-    words = frame.filter(pl.col("number").is_null())["text"].drop_nulls().unique()
+    usual = _parse_usual_iso(stripped)
+    words = stripped.filter(frame["number"].is_null() & usual.is_null()).drop_nulls().unique()
     parsed = {word: _parse_iso(word) for word in words}
     dates = stripped.replace_strict(parsed, default=None, return_dtype=pl.Int64)
-    return numbers.fill_null(dates) if parsed else numbers
+    times = numbers.fill_null(usual)
+    return times.fill_null(dates) if parsed else times
+
+
+_USUAL_ISO = (
+    r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:[0-5]\d"
+    r"(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?$"
+)
+_LENGTH_TO_SECONDS = len("2021-03-04T05:06:07")
+
+
+def _parse_usual_iso(texts: pl.Series) -> pl.Series:
+    """Do what :func:`_parse_iso` does for the usual form; null elsewhere and where it is no time.
+
+    A log has about as many distinct times as rows, and one by one a hundred million of them take a
+    quarter of an hour and tens of gigabytes.
+    """
+    is_usual = pl.col("text").str.contains(_USUAL_ISO)
+    usual = texts.to_frame("text").select(pl.when(is_usual).then(pl.col("text")))
+    text, offset = pl.col("text"), pl.col("offset")
+    parts = usual.select(
+        seconds=text.str.head(_LENGTH_TO_SECONDS)
+        .str.replace(" ", "T", literal=True)
+        .str.to_datetime("%Y-%m-%dT%H:%M:%S", time_unit="ms", strict=False)
+        .dt.timestamp("ms"),
+        fraction=text.str.extract(r"\.(\d{1,3})").str.pad_end(3, "0").cast(pl.Int64),
+        offset=text.str.extract(r"([+-]\d{2}:\d{2})$"),
+    )
+    minutes = offset.str.slice(1, 2).cast(pl.Int64) * 60 + offset.str.slice(4, 2).cast(pl.Int64)
+    east = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
+    milliseconds = parts.select(
+        pl.col("seconds") + pl.col("fraction").fill_null(0) - east.fill_null(0) * 60_000
+    ).to_series()
+    is_time = milliseconds.is_between(0, _MOST_MILLISECONDS, closed="left")
+    return milliseconds.set(~is_time, None)
 
 
 def _parse_iso(text: str) -> int | None:
@@ -133,7 +168,7 @@ def _parse_iso(text: str) -> int | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    milliseconds = math.floor(moment.timestamp() * 1000)
+    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
     return milliseconds if 0 <= milliseconds < _MOST_MILLISECONDS else None
 
 

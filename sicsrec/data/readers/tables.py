@@ -280,6 +280,7 @@ def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:
         missing = [name for name in wanted if name not in schema and name not in named]
         if missing:
             raise DataError(f"{part} has no column {missing}; it has {[*schema, *named]}")
+        _check_types(part, {name: schema[name] for name in wanted if name in schema})
         # Columns beside those of the file, and then chosen, are as long as these.
         of_folders = [
             pl.lit(named[name], dtype=pl.String).alias(name)
@@ -290,6 +291,23 @@ def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:
         return lazy.with_columns(of_folders).select(texts).collect()
     except (OSError, pl.exceptions.PolarsError) as err:
         raise DataError(f"{part} cannot be read as Parquet: {err}") from err
+
+
+def _check_types(part: Path, types: Schema) -> None:
+    """Refuse what has no text; written as one, an object would be taken for a title or an id.
+
+    Raises:
+        DataError: naming column and type.
+    """
+    for name, dtype in types.items():
+        inner = dtype
+        while isinstance(inner, pl.List | pl.Array):
+            inner = inner.inner
+        if isinstance(inner, pl.Struct | pl.Boolean | pl.Duration):
+            raise DataError(
+                f"{part}: the column {name!r} has the type {dtype}, and a text, a number or a time "
+                "is read from it; write such a column, or name another one in the configuration"
+            )
 
 
 def _partition_values(folders: Sequence[str]) -> dict[str, str | None]:

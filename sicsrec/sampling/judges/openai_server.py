@@ -46,6 +46,9 @@ class ChatServer:
     ) -> None:
         try:
             import openai
+
+            # It reads with the client's own HTTP library.
+            from sicsrec.sampling.judges.time_limit import limit_replies
         except ModuleNotFoundError as err:
             raise ConfigError(
                 "sample_pairs.judge.kind is openai but its client is not installed; install it "
@@ -53,6 +56,7 @@ class ChatServer:
             ) from err
         _check_key(api_key, config.api_key_variable)
         self._openai = openai
+        self._limit_replies = limit_replies
         self._config = config
         self._api_key = api_key
         self._pause = pause
@@ -99,6 +103,9 @@ class ChatServer:
             base_url=self._config.base_url,
             timeout=self._config.timeout_seconds,
             max_retries=0,
+            http_client=self._openai.DefaultHttpxClient(
+                event_hooks=self._limit_replies(self._config.timeout_seconds)
+            ),
         ) as client:
             round_ = _Round(pool, lambda request, stop: self._send(client, request, stop))
             try:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sicsrec.data.images import CHANGES, CoverError, CoverLimits, open_cover, prepare_cover
+from sicsrec.data.images import (
+    CHANGES,
+    CoverError,
+    CoverLimits,
+    _encode,
+    open_cover,
+    prepare_cover,
+    prepare_image,
+)
 
 LIMITS = CoverLimits(max_bytes=1_000_000, max_pixels=1_000_000, short_side=128)
 
@@ -252,9 +260,18 @@ def test_tiny_cover_stays_lossless():
     assert open_cover(cover.image).getpixel((1, 1)) == (9, 8, 7)
 
 
-def test_extremely_wide_cover_can_be_stored():
-    cover = prepare_cover(encode(Image.new("L", (70_000, 2)), "PNG"), ".png", LIMITS)
-    assert open_cover(cover.image).size == (70_000, 2)
+def test_a_line_is_refused_before_an_encoder_scales_its_short_side_up():
+    error = refuse(encode(Image.new("L", (2, 201)), "PNG"), ".png")
+    assert error.reason == "too_elongated"
+    assert "2 x 201" in error.detail
+    with pytest.raises(CoverError, match="too_elongated"):
+        prepare_image(Image.new("RGB", (201, 2)), LIMITS)
+    kept = prepare_cover(encode(Image.new("L", (200, 2)), "PNG"), ".png", LIMITS)
+    assert open_cover(kept.image).size == (200, 2)
+
+
+def test_a_cover_wider_than_a_jpeg_may_be_can_be_stored():
+    assert open_cover(_encode(Image.new("RGB", (70_000, 2)))).size == (70_000, 2)
 
 
 # The step silences what Pillow warns of while it checks covers; here prepare_cover runs alone.

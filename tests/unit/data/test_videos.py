@@ -1,4 +1,5 @@
 import builtins
+import io
 from collections import Counter
 
 import av
@@ -52,6 +53,41 @@ def test_a_frame_from_after_the_beginning_is_taken(tmp_path, suffix):
         red, green, _ = np.asarray(image).mean(axis=(0, 1))
     assert red > 200
     assert green < 50
+
+
+def turn(path, cosine, sine):
+    """Write into an MP4 how it is to be turned, as a telephone does."""
+    one, nothing, last = 1 << 16, 0, 1 << 30
+    upright = [one, nothing, nothing, nothing, one, nothing, nothing, nothing, last]
+    turned = [cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, last]
+    old, new = (b"".join(n.to_bytes(4, "big", signed=True) for n in m) for m in (upright, turned))
+    head, track = path.read_bytes().split(b"tkhd", 1)
+    path.write_bytes(head + b"tkhd" + track.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cosine", "sine", "size", "corner"),
+    [
+        (1, 0, (64, 48), (0, 0)),
+        (0, 1, (48, 64), (47, 0)),
+        (-1, 0, (64, 48), (63, 47)),
+        (0, -1, (48, 64), (0, 63)),
+    ],
+)
+def test_a_frame_is_turned_as_the_video_says(tmp_path, cosine, sine, size, corner):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+        pixels[:24, :32] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with Image.open(io.BytesIO(take_frame(turn(path, cosine, sine), 10_000))) as image:
+        assert image.size == size
+        assert min(image.getpixel(corner)) > 200
+        assert max(image.getpixel((size[0] - 1 - corner[0], corner[1]))) < 50
 
 
 def test_a_video_of_one_frame_gives_that_frame(tmp_path):

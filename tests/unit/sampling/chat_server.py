@@ -50,6 +50,13 @@ class Hang:
 
 
 @dataclass
+class Trickle:
+    """Send a blank now and then for some seconds, as gateways do, and then the answer."""
+
+    n_blanks: int = 40
+
+
+@dataclass
 class Drop:
     """Close the connection without a word."""
 
@@ -125,20 +132,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             if isinstance(what, Hang):
                 self.server.closing.wait(30)
+            elif isinstance(what, Trickle):
+                self._trickle(what.n_blanks)
             elif isinstance(what, Cut):
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
+                self._begin(200, 1000, {})
                 self.wfile.write(b'{"id": "1", "choi')
 
+    def _trickle(self, n_blanks: int) -> None:
+        body = json.dumps(Say('{"positive": 1, "negatives": []}').content()).encode()
+        self._begin(200, n_blanks + len(body), {})
+        for _ in range(n_blanks):
+            self.server.closing.wait(0.1)
+            self.wfile.write(b" ")
+        self.wfile.write(body)
+
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self._begin(status, len(body), headers)
+        self.wfile.write(body)
+
+    def _begin(self, status: int, n_bytes: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(n_bytes))
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Keep the terminal clean."""

@@ -270,6 +270,8 @@ def test_a_larger_budget_goes_on(tmp_path):
 def test_repairs_are_within_the_budget_too(tmp_path):
     judge, answers = run(tmp_path, Model("no"), budget={"max_tokens": 2000})
     report = judge.report()
+    assert report["questions"] + report["repairs"] == report["asked_now"]
+    assert 0 < report["repairs"] < report["questions"]
     assert report["stopped_by_budget"] == "max_tokens"
     assert report["prompt_tokens"] + report["answer_tokens"] <= 2000
     assert len(answers) == 10

@@ -22,6 +22,7 @@ from tests.unit.sampling.chat_server import (
     Raw,
     Refuse,
     Say,
+    Trickle,
     first_candidate,
     serving,
 )
@@ -118,8 +119,9 @@ def test_what_may_pass_is_tried_again(fault):
     assert 0.25 <= first <= 0.5 <= second <= 1.0
 
 
-def test_a_hanging_server_is_given_up_and_tried_again():
-    with serving(faulty(Hang())) as server:
+@pytest.mark.parametrize("what", [Hang(), Trickle()])
+def test_a_hanging_server_is_given_up_and_tried_again(what):
+    with serving(faulty(what)) as server:
         client = Client(server, timeout_seconds=0.5, max_attempts=99)
         assert client.ask()["k0"].text
     # On a busy machine the answer may come too late as well.

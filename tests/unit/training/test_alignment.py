@@ -299,6 +299,15 @@ def test_the_memory_bank_changes_the_losses_once_it_has_something(tmp_path):
         assert with_bank.report["epochs"][0][term] > without.report["epochs"][0][term]
 
 
+def test_nothing_is_kept_of_items_where_nothing_is_trained(tmp_path):
+    world = World(tmp_path)
+    report = world.align(trained="none").report
+    assert report["inputs_kept_in"] == {"text": "computed", "image": "computed"}
+    assert not list(tmp_path.rglob("*_inputs.bin"))
+    kept = World(tmp_path / "kept").align(trained="none", image_trained="last_block").report
+    assert report["before"] == report["after"] == pytest.approx(kept["before"], abs=1e-5)
+
+
 def test_low_rank_weights_learn_and_are_merged(tmp_path):
     world = World(tmp_path)
     before, names = world.weights(), set(dict(world.encoders["text"].named_parameters()))

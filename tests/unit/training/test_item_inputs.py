@@ -83,8 +83,9 @@ def test_many_items_are_planned_by_length(tmp_path):
         torch.testing.assert_close(inputs.encode(wanted[rows]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_takes_half_the_space_and_little_of_the_value(tmp_path):
-    encoder, content = set_up(tmp_path, "image", "last_block", "clip")
+@pytest.mark.parametrize("trained", ["last_block", "full"])
+def test_half_precision_takes_half_the_space_and_little_of_the_value(tmp_path, trained):
+    encoder, content = set_up(tmp_path, "image", trained, "clip")
     sizes, vectors = [], []
     for dtype in ("float32", "float16"):
         inputs = tabulate(encoder, content, tmp_path, dtype=dtype)

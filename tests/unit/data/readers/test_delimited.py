@@ -207,12 +207,18 @@ def test_latin_1(tmp_path):
     [
         ("", "file.csv is empty"),
         ("a,c\n1,2\n", r"file.csv has no column \['b'\]; it has \['a', 'c'\]"),
-        ("a,a\n1,2\n", "names a column twice"),
+        ("a,b,a\n1,2,3\n", r"names a column twice: \['a'\] in \['a', 'b', 'a'\]"),
     ],
 )
 def test_unusable_file_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, content)
+
+
+def test_columns_that_nobody_reads_may_have_one_name(tmp_path):
+    """Spreadsheets write the empty columns beside a table too."""
+    rows, refused, _ = read(tmp_path, "a,c,c,b,,\n1,2,3,4,,\n")
+    assert (rows, refused) == ([("1", "4", 1)], [])
 
 
 def test_header_alone_gives_no_rows(tmp_path):

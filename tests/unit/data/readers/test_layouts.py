@@ -4,7 +4,7 @@ import json
 import os
 import re
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import polars as pl
@@ -711,6 +711,23 @@ def test_file_that_is_no_parquet_is_an_error(tmp_path):
     put(tmp_path, "i.parquet", "no parquet")
     put(tmp_path, "l.csv", "user_id,item_id,timestamp\n")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read(tmp_path, TablesReaderConfig(items="i.parquet", interactions="l.csv"))
+
+
+@pytest.mark.parametrize(
+    ("titles", "type_"),
+    [
+        ([{"en": "x"}], "Struct"),
+        ([[{"en": "x"}]], "List.Struct"),
+        ([True], "Boolean"),
+        ([timedelta(1)], "Duration"),
+    ],
+)
+def test_parquet_column_without_texts_is_refused(tmp_path, titles, type_):
+    """As in JSON; an object became the title '{"x"}'."""
+    pl.DataFrame({"item_id": [1], "title": titles}).write_parquet(tmp_path / "i.parquet")
+    put(tmp_path, "l.csv", "user_id,item_id,timestamp\n")
+    with pytest.raises(DataError, match=f"the column 'title' has the type {type_}"):
         read(tmp_path, TablesReaderConfig(items="i.parquet", interactions="l.csv"))
 
 

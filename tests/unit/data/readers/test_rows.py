@@ -1,6 +1,6 @@
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -11,6 +11,8 @@ from sicsrec.data.quarantine import QuarantineLog
 from sicsrec.data.readers.base import RAW_INTERACTIONS, RAW_ITEMS
 from sicsrec.data.readers.delimited import Table
 from sicsrec.data.readers.rows import (
+    _parse_iso,
+    _parse_usual_iso,
     interaction_rows,
     item_rows,
     parse_timestamps,
@@ -41,6 +43,13 @@ def table(**columns):
         ("2021-01-01", 1609459200000),
         ("2021-01-01T00:00:00Z", 1609459200000),
         ("2021-01-01 01:00:00+01:00", 1609459200000),
+        ("2021-01-01T00:00:00.5-01:30", 1609464600500),
+        ("2021-01-01T00:00:00.123999", 1609459200123),
+        ("4586-05-31T06:29:32.999999", 82566023372999),
+        ("1970-01-01T00:59:59+01:00", None),
+        ("2021-01-01T00:00:60", None),
+        ("2021-02-30T00:00:00", None),
+        ("2021-01-01T00:00:00+24:00", None),
         ("-5", None),
         ("1e20", None),
         ("nan", None),
@@ -54,6 +63,23 @@ def table(**columns):
 )
 def test_parse_timestamps(text, expected):
     assert parse_timestamps(pl.Series([text], dtype=pl.String)).to_list() == [expected]
+
+
+@given(
+    st.integers(-2_000_000_000_000_000, 10_000_000_000_000_000),
+    st.sampled_from(["", "Z", "+00:00", "-00:30", "+14:00", "-23:59"]),
+    st.sampled_from(["T", " "]),
+    st.integers(0, 6),
+)
+def test_times_of_the_usual_form_are_read_together_and_as_one_by_one(
+    microseconds, offset, gap, places
+):
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    fraction = f".{moment.microsecond:06d}"[: places + 1] if places else ""
+    text = f"{moment:%Y-%m-%d}{gap}{moment:%H:%M:%S}{fraction}{offset}"
+    expected = _parse_iso(text)
+    assert _parse_usual_iso(pl.Series([text])).to_list() == [expected]
+    assert parse_timestamps(pl.Series([text, "soon"])).to_list() == [expected, None]
 
 
 @given(st.integers(100_000_000, 7_000_000_000))
