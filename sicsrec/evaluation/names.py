@@ -12,6 +12,7 @@ from typing import Any
 
 MAIN = "SICSRec"
 """The model that needs no name."""
+MAIN_BLENDED = "SICSRec, blended"
 
 GROUP_NAMES = {
     "warm_target": "warm_targets",

@@ -28,7 +28,7 @@ from sicsrec.evaluation.comparison import (
     per_user_frame,
     result_rows,
 )
-from sicsrec.evaluation.names import MAIN, tracked_metrics
+from sicsrec.evaluation.names import MAIN, MAIN_BLENDED, tracked_metrics
 from sicsrec.evaluation.plots import plot_cohorts, plot_results
 from sicsrec.evaluation.ranking import RankingSet, Scorer, rank_targets_both_ways
 from sicsrec.evaluation.rivals import (
@@ -46,7 +46,7 @@ SICSREC = MAIN
 ID_ENCODER = "ID encoder"
 POPULARITY = "popularity"
 TRANSITIONS = "transitions"
-SICSREC_BLENDED = "SICSRec, blended"
+SICSREC_BLENDED = MAIN_BLENDED
 ID_ENCODER_BLENDED = "ID encoder, blended"
 WITH_VALID = " (train + valid)"
 """Ends the names of models that were told the validation targets; they have test figures alone."""

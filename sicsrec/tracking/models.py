@@ -32,6 +32,11 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 KEY_TAG, MODEL_TAG = "sicsrec.export", "sicsrec.model_id"
 DECISION_TAG, REASON_TAG = "sicsrec.decision", "sicsrec.reason"
 VALIDATION_FILE = "validation.parquet"
+_DESCRIPTION = (
+    "Recommends items to users it knows, and for histories it is told. The newest version is "
+    f"`{CANDIDATE}`; `{CHAMPION}` is the one that no later version was shown to beat, and each "
+    "version says why it is what it is."
+)
 
 _CODE = Path(__file__).with_name("served_model.py")
 _LIBRARY = Path(__file__).parents[1]
@@ -162,7 +167,7 @@ class ModelRegistry:
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         # Two processes may register the first model of a dataset at once.
         with suppress(MlflowException):
-            self.client.create_registered_model(self.name)
+            self.client.create_registered_model(self.name, description=_DESCRIPTION)
         with _as_default_store(self._store.uri):
             version = self.client.create_model_version(
                 self.name,

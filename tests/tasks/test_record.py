@@ -28,6 +28,7 @@ def test_description_says_what_the_run_was_and_what_came_out() -> None:
     tags = describing_tags(resolve_config("demo").config)
     text = describe_run(tags, 7, ("ingest", "evaluate"), RESULTS)
     assert text.startswith("SICSRec on **demo**, seed 7, leave_one_out, seen items kept; as far as")
+    assert "Test NDCG@10: SICSRec **0.3000**." in text.splitlines()[0]
     # MLflow's page leaves no room of its own between columns.
     assert "| SICSRec | &nbsp; 0.3000 | &nbsp; 0.2500 to 0.3500 |" in text
     assert "| test, 9 users | &nbsp; NDCG@10 | &nbsp; NDCG@10 interval |" in text

@@ -93,6 +93,7 @@ def test_first_model_is_candidate_and_champion_and_says_why(logged: Logged) -> N
         assert version.version == int(logged.model.version)
     assert version.description == "champion: there was no champion before"
     assert version.tags["sicsrec.decision"] == "champion"
+    assert f"`{CHAMPION}`" in client.get_registered_model("sicsrec-tiny").description
     assert logged.registry.find("0" * 16) == logged.model
     assert logged.registry.find("1" * 16) is None
     outputs = client.get_run(logged.run_id).outputs.model_outputs
