@@ -184,6 +184,12 @@ class ItemEncoder(nn.Module, ABC):
         return self
 
 
+def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states among what a block is called with."""
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
 class _LastBlockReachedError(Exception):
     """Carries the last block's input out of a forward pass that need not go on."""
 
@@ -200,7 +206,7 @@ def run_until(block: nn.Module, forward: Callable[[], object]) -> Tensor:
     """
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _LastBlockReachedError(args[0] if args else kwargs["hidden_states"])
+        raise _LastBlockReachedError(block_input(args, kwargs))
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:

@@ -50,7 +50,8 @@ class ImageTransformerEncoder(TransformerEncoder):
         self.processor = processor
         # Not plain colours: on a constant image a wrong split could look right.
         gradients = (Image.radial_gradient("L"), Image.linear_gradient("L"))
-        self._probe([gradient.convert("RGB") for gradient in gradients])
+        probe = [gradient.convert("RGB") for gradient in gradients]
+        self._probe(probe, [*(image.rotate(90) for image in probe), *probe])
 
     @classmethod
     def build(cls, config: TransformersEncoderConfig, seed: int) -> "ImageTransformerEncoder":
@@ -71,6 +72,13 @@ class ImageTransformerEncoder(TransformerEncoder):
     def _run(self, inputs: EncoderInputs) -> Any:
         call: Any = self.model.get_image_features if self.has_two_towers else self.model
         return call(pixel_values=inputs.values)
+
+    def _stand_in(self, states: EncoderInputs) -> EncoderInputs:
+        """See :meth:`TransformerEncoder._stand_in`; one number takes the place of all pixels."""
+        known = self._example.values
+        nothing = torch.zeros((), dtype=known.dtype, device=states.values.device)
+        pixels = nothing.expand(len(states.values), *known.shape[1:])
+        return EncoderInputs(pixels, states.lengths)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""

@@ -71,7 +71,7 @@ class TextTransformerEncoder(TransformerEncoder):
         # of full width: a batch's longest text must not decide where that position lies.
         reads_padding = str(getattr(text_config, "model_type", "")).startswith("siglip")
         self._width = limit if reads_padding else None
-        self._probe(_PROBE)
+        self._probe(_PROBE, ("many words " * max_tokens, "some words"))
 
     @classmethod
     def build(cls, config: TransformersEncoderConfig, seed: int) -> "TextTransformerEncoder":
@@ -96,6 +96,17 @@ class TextTransformerEncoder(TransformerEncoder):
         ids = inputs.values.masked_fill(~mask, self.tokenizer.pad_token_id)
         call: Any = self.model.get_text_features if self.has_two_towers else self.model
         return call(input_ids=ids, attention_mask=mask.to(torch.int64))
+
+    def _stand_in(self, states: EncoderInputs) -> EncoderInputs:
+        """See :meth:`TransformerEncoder._stand_in`.
+
+        Of the tokens themselves at most the closing one matters above the last block: CLIP pools
+        where it finds it first, or where the greatest id is.
+        """
+        known = self._example.values[0].tolist()
+        ids = torch.full(states.values.shape[:2], known[0], device=states.lengths.device)
+        ends = (states.lengths - 1).clamp(min=0)  # a text may be empty
+        return EncoderInputs(ids.scatter(1, ends[:, None], known[-1]), states.lengths)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""

@@ -24,6 +24,7 @@ from sicsrec.encoders.base import EncoderInputs, ItemEncoder, TrainedParts, run_
 from sicsrec.encoders.first_position import run_first
 from sicsrec.encoders.identity import digest_weights
 from sicsrec.encoders.location import portable_name
+from sicsrec.encoders.passing_over import Substitute, learn_substitutes, passing_over
 from sicsrec.errors import EncoderError
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ _POOLERS = ("pooler", "head")
 _PROJECTIONS = {"text": ("text_projection",), "image": ("visual_projection", "vision_projection")}
 """Where models with two towers keep what maps to the shared space."""
 
+_MISFITS = (
+    *(AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    EncoderError,
+)
+"""What is raised where a model is not built as a split takes it to be."""
 _MOST_DIFFERENCE = 1e-3
 """Between two vectors of one item, as a share of its largest number: far above rounding."""
 
@@ -92,6 +98,9 @@ class TransformerEncoder(ItemEncoder):
         self.dim = 0
         self.has_two_towers = hasattr(model.config, "vision_config")
         self._head: Callable[[EncoderInputs], Tensor] = self._whole
+        self._substitutes: list[Substitute] = []
+        self._example: EncoderInputs
+        """One item, as prepared; stand-in inputs are made after it."""
 
     # ------------------------------------------------------------------ forward
 
@@ -147,6 +156,16 @@ class TransformerEncoder(ItemEncoder):
         mask = states.mask if self.modality == "text" else None
         return self._after_block(run_first(self._last_layer(), states.values, mask), states)
 
+    def _pass_over(self, states: EncoderInputs) -> Tensor:
+        """Run the model itself on stand-in inputs, its blocks below the last one passed over."""
+        *below, last = self._blocks()
+        with passing_over(below, self._substitutes, last, states.values):
+            return self._whole(self._stand_in(states))
+
+    def _stand_in(self, states: EncoderInputs) -> EncoderInputs:
+        """Return inputs of the form that those of ``states`` had."""
+        raise NotImplementedError
+
     def _after_block(self, hidden: Tensor, states: EncoderInputs) -> Tensor:
         norm = self._final_norm()
         hidden = hidden if norm is None else norm(hidden)
@@ -169,16 +188,20 @@ class TransformerEncoder(ItemEncoder):
 
     # ------------------------------------------------------------------ structure
 
-    def _last_layer(self) -> nn.Module:
-        found = _last_of(self._tower(), _BLOCK_LISTS)
-        if found is None:
+    def _blocks(self) -> list[nn.Module]:
+        """Return blocks, of hierarchical models stages and the last one's blocks, as they run."""
+        found = _list_in(self._tower(), _BLOCK_LISTS)
+        if not found:
             raise EncoderError(
                 f"encoder {self.name}: no list of Transformer blocks found in "
                 f"{type(self.model).__name__}; set align_encoders.trained to full or none"
             )
-        while (inner := _last_of(found, _NESTED_LISTS)) is not None:
-            found = inner
+        while inner := _list_in(found[-1], _NESTED_LISTS):
+            found = [*found[:-1], *inner]
         return found
+
+    def _last_layer(self) -> nn.Module:
+        return self._blocks()[-1]
 
     def _final_norm(self) -> nn.Module | None:
         return _first_of(self._tower(), _FINAL_NORMS)
@@ -207,25 +230,30 @@ class TransformerEncoder(ItemEncoder):
             parts.append(_first_of(self._tower(), _POOLERS))
         return TrainedParts(tuple(part for part in parts if part is not None))
 
-    def _probe(self, items: Sequence[str] | Sequence[Image.Image]) -> None:
+    def _probe(
+        self,
+        items: Sequence[str] | Sequence[Image.Image],
+        others: Sequence[str] | Sequence[Image.Image],
+    ) -> None:
         """Find the width, and the cheapest head that gives what the whole model gives.
 
-        How a model ends is not part of any interface, so the split is used only where it is seen
+        How a model ends is not part of any interface, so a split is used only where it is seen
         to reproduce the model's own output on a probe.
 
         Args:
             items: a few that differ in content and, if texts, in length; the first is short.
+            others: another number of items; if texts, one of them of the greatest length.
 
         Raises:
             EncoderError: if the model has no such pooling, or an item's vector is another one each
                 time or beside other items.
         """
         self.eval()
-        inputs = self.prepare(items)
+        inputs, self._example = self.prepare(items), self.prepare(items[:1])
         with torch.no_grad():
             try:
                 whole = self._whole(inputs)
-                alone = self._whole(self.prepare(items[:1]))
+                alone = self._whole(self._example)
             except (AttributeError, TypeError) as err:
                 raise EncoderError(
                     f"encoder {self.name} has no output for pooling {self.pooling!r}: {err}"
@@ -234,7 +262,16 @@ class TransformerEncoder(ItemEncoder):
             self.dim = whole.shape[1]
             for head in (self._finish_pooled, self._finish):
                 self._head = head
-                if self._gives(inputs, whole):
+                if self._gives((inputs, whole)):
+                    return
+            further = self.prepare(others)
+            with contextlib.suppress(*_MISFITS):
+                self._substitutes = learn_substitutes(
+                    self._blocks()[:-1], lambda: self._run(inputs)
+                )
+                self._head = self._pass_over
+                wholes = ((inputs, whole), (self._example, alone), (further, self._whole(further)))
+                if self._gives(*wholes) and self._is_constant_below():
                     return
         self._head = self._whole
         logger.info("encoder %s: no split below its last block is known", self.name)
@@ -249,31 +286,44 @@ class TransformerEncoder(ItemEncoder):
                 "another model"
             )
 
-    def _gives(self, inputs: EncoderInputs, whole: Tensor) -> bool:
-        halves: Tensor | None = None
-        with contextlib.suppress(
-            AttributeError, TypeError, ValueError, RuntimeError, IndexError, EncoderError
-        ):
-            halves = self.encode(inputs)
-        return (
-            halves is not None
-            and halves.shape == whole.shape
-            and torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
+    def _gives(self, *wholes: tuple[EncoderInputs, Tensor]) -> bool:
+        """Whether the split gives the vectors that the whole model gives of some batches."""
+        states: list[EncoderInputs] = []
+        halves: list[Tensor] = []
+        with contextlib.suppress(*_MISFITS):
+            # All trunks first: what a model remembers of the batch that it read last must not help.
+            states = [self.trunk(inputs) for inputs, _ in wholes]
+            halves = [self.head(some) for some in states]
+        return len(halves) == len(wholes) and all(
+            # States are kept item by item.
+            len(some.values) == len(inputs.values)
+            and half.shape == whole.shape
+            and torch.allclose(half, whole, rtol=1e-4, atol=1e-5)
+            for (inputs, whole), some, half in zip(wholes, states, halves, strict=True)
         )
+
+    def _is_constant_below(self) -> bool:
+        """Whether the weights of :meth:`last_block` are used in no other place below it."""
+        modules = self.last_block().modules
+        weights = [weight for module in modules for weight in module.parameters()]
+        with torch.enable_grad():
+            states = self.trunk(self._example).values
+            reached = torch.autograd.grad(states.sum(), weights, allow_unused=True)
+        return all(gradient is None for gradient in reached)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ItemEncoder.describe`."""
         return {"library": "transformers", **self.origin, "pooling": self.pooling}
 
 
-def _last_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    """Return the last entry of the first list of modules found under one of ``names``."""
+def _list_in(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """Return the entries of the first list of modules found under one of ``names``."""
     for name in names:
         with contextlib.suppress(AttributeError):
             blocks = module.get_submodule(name)
             if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
-                return blocks[-1]
-    return None
+                return list(blocks)
+    return []
 
 
 def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
