@@ -134,12 +134,17 @@ def build(folder, model, pooling, modality):
     return build_encoder(bert(folder, pooling=pooling, max_tokens=12), modality, seed=3)
 
 
-@pytest.fixture(params=FAMILIES)
-def encoder(request, tmp_path):
+@pytest.fixture(scope="module", params=FAMILIES)
+def built(request, tmp_path_factory):
     make, pooling = FAMILIES[request.param]
     torch.manual_seed(0)
     modality = "image" if request.param in IMAGES else "text"
-    return build(tmp_path / "model", make and make(), pooling, modality)
+    return build(tmp_path_factory.mktemp("model"), make and make(), pooling, modality)
+
+
+@pytest.fixture
+def encoder(built):
+    return copy.deepcopy(built)
 
 
 @pytest.fixture
