@@ -159,11 +159,12 @@ def test_steps_lists_all() -> None:
     assert all(name in text for name in STEP_NAMES)
 
 
-def test_run_reuse_and_status_without_a_server(home: Path) -> None:
+def test_run_reuse_and_status_without_a_server(home: Path, launcher: Launcher) -> None:
     arguments = ("run", *OVERRIDES, "--until", "split")
-    first, _ = start(*arguments).communicate(timeout=120)
-    assert "ingest" in first
-    assert "ran" in first
+    first = launcher.start(home, *arguments)
+    assert first.wait() == 0
+    assert "ingest" in first.said()
+    assert "ran" in first.said()
     second, _ = start(*arguments).communicate(timeout=120)
     table = [line.split()[:2] for line in second.splitlines() if "cached" in line]
     assert ["ingest", "cached"] in table

@@ -28,6 +28,7 @@ from sicsrec.errors import SicsrecError, TrackingError
 from sicsrec.steps.runner import run_step
 from sicsrec.tracking.mlflow_store import MlflowStore
 from tasks.settings import Settings
+from tests.flows.conftest import SMALL
 
 SECRETS = {
     "MLFLOW_TRACKING_URI": "http://alice:s3cret@127.0.0.1:9",
@@ -90,7 +91,8 @@ def test_a_server_that_fails_shows_its_password_nowhere(
 ) -> None:
     """In a process of its own: Prefect reads its variables once."""
     if command == ["gc"]:
-        run_step("ingest", resolve_config("demo").config, {}, ArtifactStore(home / "artifacts"))
+        config = resolve_config("demo", overrides=SMALL).config
+        run_step("ingest", config, {}, ArtifactStore(home / "artifacts"))
     variables = {variable: f"http://alice:s3cret@{failing}{path}", "SICSREC_HOME": str(home)}
     variables |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "PREFECT_CLIENT_MAX_RETRIES": "0"}
     done = subprocess.run(

@@ -1,14 +1,15 @@
 """Stage 1 in real processes that are really killed: what comes after is as if nothing had been."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sicsrec.training import alignment_loop
 from tests.unit.steps.stage_one_store import World
 
 SECTIONS = {
@@ -17,54 +18,51 @@ SECTIONS = {
 }
 STEPS = ("sample_pairs", "align_encoders", "encode_items")
 
-PROGRAM = """
-import sys, time
-from contextlib import contextmanager
-from pathlib import Path
-from sicsrec.training import alignment_loop
-from tests.unit.steps.stage_one_store import World
-from tests.unit.steps.test_resume_stage_one import SECTIONS, STEPS
+# The server has loaded torch, so that each process it forks starts at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
-root, stage_name, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-alignment_loop.CHECKPOINT_SECONDS = 0.0
 
 class Hang:
+    """Progress that stands still for good after so many units of a stage."""
+
+    def __init__(self, stage_name: str, after: int, mark: Path) -> None:
+        self.stage_name, self.after, self.mark = stage_name, after, mark
+
     @contextmanager
     def stage(self, description, total):
         done = 0
+
         def advance(n=1, note=""):
             nonlocal done
             done += n
-            if description == stage_name and done >= after:
-                (root / "hanging").touch()
+            if description == self.stage_name and done >= self.after:
+                self.mark.touch()
                 time.sleep(600)
+
         yield advance
 
-world = World(root, **SECTIONS)
-for name in STEPS:
-    world.run(name, progress=Hang())
-"""
+
+def run_until(root: Path, stage: str, after: int) -> None:
+    """Run stage 1 and hang in the middle of a stage."""
+    alignment_loop.CHECKPOINT_SECONDS = 0.0
+    world = World(root, **SECTIONS)
+    for name in STEPS:
+        world.run(name, progress=Hang(stage, after, root / "hanging"))
 
 
 def kill_in(root, stage, after):
     """Run stage 1 in another process and kill it in the middle of a stage."""
     root.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(root), stage, str(after)],
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while not (root / "hanging").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    process = PROCESSES.Process(target=run_until, args=(root, stage, after))
+    process.start()
+    deadline = time.monotonic() + 300
+    while not (root / "hanging").exists():
+        assert process.exitcode is None, "it ended without reaching the moment"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
     (root / "hanging").unlink()
 
 

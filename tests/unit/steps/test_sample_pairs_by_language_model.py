@@ -1,8 +1,7 @@
 """The step with a language model as judge, behind a server in this process or another."""
 
 import json
-import os
-import signal
+import multiprocessing
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from sicsrec.data.schema import PAIRS, check_schema
 from sicsrec.errors import ConfigError, DataError
 from sicsrec.steps import get_step
 from sicsrec.steps.runner import step_identity
-from tests.conftest import REPOSITORY
 from tests.unit.sampling.chat_server import Hang, Refuse, Say, first_candidate, serving
 from tests.unit.sampling.tiny_language_model import save_random_model, save_scripted_model
 from tests.unit.steps.stage_one_store import World
@@ -184,12 +182,13 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, caplog, status):
     assert KEY not in caplog.text
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from tests.unit.steps.test_sample_pairs_by_language_model import Watched, behind
-Watched(Path(sys.argv[1]), behind(sys.argv[2])).run("sample_pairs")
-"""
+# The server has loaded what the step imports, so that a process it forks starts at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def ask_all(root, url):
+    Watched(root, behind(url)).run("sample_pairs")
 
 
 def wait_for(condition, child):
@@ -213,16 +212,13 @@ def test_a_killed_run_loses_nothing_and_ends_as_if_it_had_not_been_killed(tmp_pa
             return 0
 
     with serving(behave) as server:
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path / "killed"), server.url],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_for(lambda: n_logged() == 4 and server.in_flight == 3, child)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
+        child = PROCESSES.Process(target=ask_all, args=(tmp_path / "killed", server.url))
+        child.start()
+        while not (n_logged() == 4 and server.in_flight == 3):
+            assert child.exitcode is None, "it ended before it was killed"
+            time.sleep(0.02)
+        child.kill()
+        child.join()
         before = dict(server.asked)
         assert len(before) == 7
         is_mended = True
