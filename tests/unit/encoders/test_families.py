@@ -25,17 +25,8 @@ from transformers import (
 
 from sicsrec.encoders.builder import build_encoder
 from sicsrec.errors import EncoderError
+from tests.unit.encoders.tiny_models import TINY, TINY_TEXT, TOKENS
 from tests.unit.stage_one import bert, save_tiny_bert, save_tiny_vit
-
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "initializer_range": 0.3,
-}
-TINY_TEXT = {**TINY, "vocab_size": 14, "max_position_embeddings": 20, "pad_token_id": 0}
-TOKENS = {"bos_token_id": 2, "eos_token_id": 3}
 
 
 def save_text_model(folder, model):

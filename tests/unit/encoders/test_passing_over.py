@@ -33,19 +33,14 @@ from transformers import (
 from sicsrec.encoders.base import EncoderInputs
 from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.precision import computing_in
+from tests.unit.encoders.tiny_models import TINY, TINY_TEXT, TOKENS
 from tests.unit.stage_one import bert, save_tiny_bert, save_tiny_two_towers, save_tiny_vit
 
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "initializer_range": 0.3,
-}
-TEXT = {**TINY, "vocab_size": 14, "max_position_embeddings": 20, "pad_token_id": 0}
-TOKENS = {"bos_token_id": 2, "eos_token_id": 3}
+# More than one block is passed over.
+DEEP = {"num_hidden_layers": 3}
+TEXT = {**TINY_TEXT, **DEEP}
 HEADS = {"num_key_value_heads": 1, "head_dim": 8}
-IMAGE = {**TINY, "image_size": 16, "patch_size": 4}
+IMAGE = {**TINY, **DEEP, "image_size": 16, "patch_size": 4}
 
 
 def mpnet():

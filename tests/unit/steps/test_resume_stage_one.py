@@ -1,8 +1,5 @@
 """Stage 1 in real processes that are really killed: what comes after is as if nothing had been."""
 
-import multiprocessing
-import os
-import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sicsrec.training import alignment_loop
+from tests.unit.steps.killing import hanging_mark, kill_when_hanging
 from tests.unit.steps.stage_one_store import World
 
 SECTIONS = {
@@ -17,10 +15,6 @@ SECTIONS = {
     "encode_items": {"shard_items": 3, "batch_size": 2},
 }
 STEPS = ("sample_pairs", "align_encoders", "encode_items")
-
-# The server has loaded torch, so that each process it forks starts at once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
 
 
 class Hang:
@@ -48,22 +42,13 @@ def run_until(root: Path, stage: str, after: int) -> None:
     alignment_loop.CHECKPOINT_SECONDS = 0.0
     world = World(root, **SECTIONS)
     for name in STEPS:
-        world.run(name, progress=Hang(stage, after, root / "hanging"))
+        world.run(name, progress=Hang(stage, after, hanging_mark(root)))
 
 
 def kill_in(root, stage, after):
     """Run stage 1 in another process and kill it in the middle of a stage."""
     root.mkdir(exist_ok=True)
-    process = PROCESSES.Process(target=run_until, args=(root, stage, after))
-    process.start()
-    deadline = time.monotonic() + 300
-    while not (root / "hanging").exists():
-        assert process.exitcode is None, "it ended without reaching the moment"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    (root / "hanging").unlink()
+    kill_when_hanging(run_until, root, stage, after)
 
 
 def run_all(root):

@@ -1,8 +1,6 @@
 """Stage 2 in real processes that are really killed: what comes after is as if nothing had been."""
 
-import multiprocessing
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -10,11 +8,8 @@ import pytest
 import torch
 
 from sicsrec.training import checkpoint, job
+from tests.unit.steps.killing import hanging_mark, kill_when_hanging
 from tests.unit.steps.stage_two_store import STEPS, StageTwoWorld
-
-# The server has loaded torch, so that each process it forks starts at once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
 
 
 def hang_at(call, number, mark):
@@ -43,22 +38,13 @@ def run_until(root: Path, step: str, moment: str, number: int, seconds: float) -
                 "validation": (job, "rank_targets"),
                 "writing": (os, "fsync"),
             }[moment]
-            call = hang_at(getattr(owner, attribute), number, root / "hanging")
+            call = hang_at(getattr(owner, attribute), number, hanging_mark(root))
             setattr(owner, attribute, call)
         world.run(name)
 
 
 def kill_in(root: Path, *moment) -> None:
-    process = PROCESSES.Process(target=run_until, args=(root, *moment))
-    process.start()
-    deadline = time.monotonic() + 300
-    while not (root / "hanging").exists():
-        assert process.exitcode is None, "it ended without reaching the moment"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    (root / "hanging").unlink()
+    kill_when_hanging(run_until, root, *moment)
 
 
 def run_all(root):

@@ -1,7 +1,6 @@
 """The step with a language model as judge, behind a server in this process or another."""
 
 import json
-import multiprocessing
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from sicsrec.steps import get_step
 from sicsrec.steps.runner import step_identity
 from tests.unit.sampling.chat_server import Hang, Refuse, Say, first_candidate, serving
 from tests.unit.sampling.tiny_language_model import save_random_model, save_scripted_model
+from tests.unit.steps.killing import PROCESSES
 from tests.unit.steps.stage_one_store import World
 
 KEY = "sk-very-secret-0123456789"
@@ -180,11 +180,6 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, caplog, status):
     assert any(path.suffix == ".jsonl" for path in written)
     assert not any(KEY.encode() in path.read_bytes() for path in written)
     assert KEY not in caplog.text
-
-
-# The server has loaded what the step imports, so that a process it forks starts at once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
 
 
 def ask_all(root, url):
