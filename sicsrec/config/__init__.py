@@ -331,8 +331,42 @@ class SequenceModelConfig(Section):
         return self
 
 
+class RandomStartConfig(Section):
+    """Item embeddings start at random numbers, N(0, std), as in the paper."""
+
+    kind: Literal["random"] = "random"
+    std: PositiveFloat = 0.02
+    """Standard deviation."""
+
+
+class ContentStartConfig(Section):
+    """Item embeddings start at the principal components of the items' vectors, those of
+    ``train_sicsrec.modalities``.
+
+    After Harte et al., *Leveraging Large Language Models for Sequential Recommendation*, RecSys
+    2023. From there they are trained like any others.
+    """
+
+    kind: Literal["content"] = "content"
+    std: PositiveFloat = 0.1
+    """Standard deviation of all their numbers."""
+    whitening: Share = 0.5
+    """0: components vary as much as they do in the vectors; 1: all equally; between: by that power
+    of their spread."""
+
+
 class PretrainIdConfig(SequenceModelConfig):
     """Step 1: item embeddings and ID encoder alone, cross entropy over all items."""
+
+    item_start: Annotated[RandomStartConfig | ContentStartConfig, Field(discriminator="kind")] = (
+        RandomStartConfig()
+    )
+    """What item embeddings are before training."""
+
+    @field_validator("item_start", mode="before")
+    @classmethod
+    def _random_unless_named(cls, value: Any) -> Any:
+        return {"kind": "random", **value} if isinstance(value, dict) else value
 
 
 class TrainSicsrecConfig(SequenceModelConfig):
@@ -386,7 +420,7 @@ class TrainSicsrecConfig(SequenceModelConfig):
 # --------------------------------------------------------------------------- evaluate, export
 
 
-RivalName = Literal["gru4rec", "content_encoder", "frozen_features"]
+RivalName = Literal["id_encoder", "gru4rec", "content_encoder", "frozen_features"]
 
 
 class RivalConfig(Section):
@@ -424,8 +458,11 @@ class EvaluateConfig(Section):
 
     rivals: tuple[RivalName, ...] = ()
     """Rivals that are trained for the tables, on the same training and validation parts, by the
-    same loop: ``gru4rec``, ``content_encoder`` (SICSRec's content tower alone) and
-    ``frozen_features`` (SASRec on frozen vectors in place of ids)."""
+    same loop: ``id_encoder`` (that of ``pretrain_id`` from random item embeddings, for where
+    ``pretrain_id.item_start`` is ``content``), ``gru4rec``, ``content_encoder`` (SICSRec's content
+    tower alone) and ``frozen_features`` (SASRec on frozen vectors in place of ids)."""
+    id_encoder: RivalConfig = RivalConfig()
+    """How that rival is trained."""
     gru4rec: RivalConfig = RivalConfig()
     """How that rival is trained."""
     content_encoder: ContentRivalConfig = ContentRivalConfig()
@@ -526,7 +563,10 @@ class PipelineConfig(Section):
         if name == "gru4rec":
             # A GRU has no heads, so its width need not be a multiple of theirs.
             own["n_heads"] = 1
-        return PretrainIdConfig.model_validate({**self.pretrain_id.model_dump(), **own})
+        random_start = {"item_start": RandomStartConfig().model_dump()}
+        return PretrainIdConfig.model_validate(
+            {**self.pretrain_id.model_dump(), **random_start, **own}
+        )
 
     @model_validator(mode="after")
     def _rivals_can_be_made(self) -> "PipelineConfig":
@@ -561,7 +601,7 @@ class PipelineConfig(Section):
     def _modalities_have_vectors(self) -> "PipelineConfig":
         readers = {"train_sicsrec": self.train_sicsrec.modalities}
         for name in self.evaluate.rivals:
-            if name != "gru4rec":
+            if name in {"content_encoder", "frozen_features"}:
                 readers[f"evaluate.{name}"] = getattr(self.evaluate, name).modalities
         for reader, modalities in readers.items():
             for modality in modalities or ():

@@ -1,14 +1,18 @@
 """Step 1: the ID-modality sequence encoder alone (arXiv 2510.10556, two-step training)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sicsrec.data.sequences import Histories
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch
-from sicsrec.models.layers import Transformer, causal_mask, initialise
+from sicsrec.models.layers import INITIAL_STD, Transformer, causal_mask, initialise
 from sicsrec.models.tables import ItemTable, one_gradient
+
+ItemStart = Literal["random", "content"]
+"""What item embeddings are before training."""
 
 
 class IdEncoder(SequenceModel):
@@ -27,6 +31,8 @@ class IdEncoder(SequenceModel):
         max_history_length: number of positions.
         positions: ``from_start``: p_0 is that of the oldest item; ``from_end``: of the most recent
             one of the sequence, as when batches are padded on the left.
+        item_start: ``content``: whoever makes the model calls :meth:`start_items_at` before it is
+            trained, and items that training never meets keep those embeddings.
 
     Initial values: linear layers and embeddings N(0, 0.02), biases 0, LayerNorms identity, the
     padding row 0.
@@ -45,6 +51,7 @@ class IdEncoder(SequenceModel):
         dropout: float,
         max_history_length: int,
         positions: PositionOrder = "from_start",
+        item_start: ItemStart = "random",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -53,6 +60,7 @@ class IdEncoder(SequenceModel):
         self.n_heads = n_heads
         self.dropout = dropout
         self.positions = positions
+        self.item_start = item_start
         self.item_embedding = ItemTable(n_items, width)
         self.position_embedding = nn.Embedding(max_history_length, width)
         self.transformer = Transformer(
@@ -77,7 +85,28 @@ class IdEncoder(SequenceModel):
             "dropout": self.dropout,
             "max_history_length": self.max_history_length,
             "positions": self.positions,
+            "item_start": self.item_start,
         }
+
+    @torch.no_grad()
+    def spread_items(self, std: float) -> None:
+        """Give the random item embeddings another standard deviation before training."""
+        self.item_embedding.weight.mul_(std / INITIAL_STD)
+
+    @torch.no_grad()
+    def start_items_at(self, embeddings: Float[Tensor, "items width"]) -> None:
+        """Replace the random item embeddings before training; that of padding stays 0."""
+        self.item_embedding.weight[1:] = embeddings
+
+    def unread_rows(self, train: Histories) -> list[tuple[Tensor, Bool[Tensor, " rows"]]]:
+        """See :meth:`SequenceModel.unread_rows`: where content is what items start at.
+
+        All that the softmax teaches of an item that nobody watched is that nobody did.
+        """
+        if self.item_start == "random":
+            return []
+        met = train.take((train.lengths > 1).nonzero()[0])
+        return [(self.item_embedding.weight, self.item_embedding.rows_without(met.items))]
 
     def position_vectors(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return p of every token."""

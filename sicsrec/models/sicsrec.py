@@ -12,7 +12,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.models.base import PositionOrder, SequenceModel, TokenBatch, scored_tokens
 from sicsrec.models.candidates import sampled_cross_entropy
 from sicsrec.models.content import ContentEmbedding
-from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.id_encoder import IdEncoder, ItemStart
 from sicsrec.models.item_scoring import IdAndContentVectors, IdVectors
 from sicsrec.models.layers import (
     LAYER_NORM_EPS,
@@ -94,6 +94,7 @@ class SICSRec(SequenceModel):
             whatever ``scoring`` says.
         content_weight: the value w starts at.
         positions: see :class:`~sicsrec.models.id_encoder.IdEncoder`.
+        item_start: of the ID encoder that will be loaded.
 
     Note:
         The positions are those of step 1 and are shared by the towers. "Frozen" means that the
@@ -124,6 +125,7 @@ class SICSRec(SequenceModel):
         item_scoring: Literal["id", "id_and_content"] = "id",
         content_weight: float = 0.3,
         positions: PositionOrder = "from_start",
+        item_start: ItemStart = "random",
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -148,6 +150,7 @@ class SICSRec(SequenceModel):
             dropout=dropout,
             max_history_length=max_history_length,
             positions=positions,
+            item_start=item_start,
             **tower,
         )
         self.content_embedding = ContentEmbedding(
@@ -221,11 +224,13 @@ class SICSRec(SequenceModel):
         """
         met = train.take((train.lengths > 1).nonzero()[0])
         items = met.items if self.alpha else np.delete(met.items, met.offsets[1:] - 1)
-        unread = np.bincount(items, minlength=self.n_items + 1) == 0
-        # That of padding stays 0 by itself.
-        unread[0] = False
-        rows = torch.from_numpy(unread).to(self.device)
-        return [(table.weight, rows) for table in self.content_embedding.tables()]
+        return [
+            *self.id_encoder.unread_rows(train),
+            *(
+                (table.weight, table.rows_without(items))
+                for table in self.content_embedding.tables()
+            ),
+        ]
 
     def encode(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return o_t = norm2(W [H_id; H_c; H_mix]) at every token."""

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +35,14 @@ class ItemTable(nn.Embedding):
         if self.uses is None:
             return super().forward(items)
         return F.embedding(items, self.uses.read, padding_idx=0, sparse=True)
+
+    def rows_without(self, items: NDArray[np.integer]) -> Bool[Tensor, " items_and_padding"]:
+        """Return which rows belong to none of these item indices; padding, which stays 0 by
+        itself, does not count.
+        """
+        absent = np.bincount(items, minlength=self.num_embeddings) == 0
+        absent[0] = False
+        return torch.from_numpy(absent).to(self.weight.device)
 
     def all_rows(self) -> Float[Tensor, "items_and_padding width"]:
         """Return the whole table."""

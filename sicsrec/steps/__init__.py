@@ -16,6 +16,10 @@ TRAIN_VALID = frozenset({"train", "valid"})
 WHOLE_LOG = frozenset({"train", "valid", "test"})
 
 
+def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
+    return True
+
+
 @dataclass(frozen=True)
 class Input:
     """An output of an earlier step, and how much of the log it may have seen at most."""
@@ -23,10 +27,8 @@ class Input:
     name: str
     """``step/output``."""
     may_see: frozenset[str]
-
-
-def _always(config: PipelineConfig) -> bool:  # noqa: ARG001
-    return True
+    is_read: Callable[[PipelineConfig], bool] = _always
+    """Inputs that are not read are not waited for either."""
 
 
 def _never(config: PipelineConfig) -> bool:  # noqa: ARG001
@@ -136,7 +138,7 @@ def _split_protocol_and_rivals(config: PipelineConfig) -> tuple[str, ...]:
 
 
 def _rivals_not_asked_for(config: PipelineConfig) -> tuple[str, ...]:
-    names = ("gru4rec", "content_encoder", "frozen_features")
+    names = ("id_encoder", "gru4rec", "content_encoder", "frozen_features")
     return tuple(name for name in names if name not in config.evaluate.rivals)
 
 
@@ -165,9 +167,18 @@ def _precision_left_to_the_device(name: str) -> Callable[[PipelineConfig], tuple
     return not_in_key
 
 
+def _items_start_at_content(config: PipelineConfig) -> bool:
+    return config.pretrain_id.item_start.kind == "content"
+
+
 def _ranking_protocol(config: PipelineConfig) -> tuple[str, ...]:  # noqa: ARG001
     # Validation ranks as evaluation does, so the choice of the best epoch depends on it.
     return ("evaluate.remove_seen", "refit")
+
+
+def _ranking_protocol_and_start(config: PipelineConfig) -> tuple[str, ...]:
+    read = ("train_sicsrec.modalities",) if _items_start_at_content(config) else ()
+    return (*_ranking_protocol(config), *read)
 
 
 STEPS: tuple[Step, ...] = (
@@ -241,10 +252,11 @@ STEPS: tuple[Step, ...] = (
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),
             Input("split/valid", TRAIN_VALID),
+            Input("encode_items/vectors", TRAIN, is_read=_items_start_at_content),
         ),
         outputs=(Output("model"), Output("refit", is_written=_with_refit)),
         is_seeded=True,
-        further_sections=_ranking_protocol,
+        further_sections=_ranking_protocol_and_start,
         not_in_key=_precision_left_to_the_device("pretrain_id"),
         uses_accelerator=_always,
     ),
@@ -328,7 +340,9 @@ def get_step(name: str) -> Step:
 
 def inputs_of(step: Step, config: PipelineConfig) -> tuple[Input, ...]:
     """Return the inputs a step has under this configuration."""
-    return tuple(entry for entry in step.inputs if _is_made(entry.name, config))
+    return tuple(
+        entry for entry in step.inputs if entry.is_read(config) and _is_made(entry.name, config)
+    )
 
 
 def outputs_of(step: Step, config: PipelineConfig) -> tuple[Output, ...]:

@@ -1,9 +1,13 @@
 """Step ``pretrain_id``: item embeddings and ID encoder alone, by next-item cross entropy."""
 
+import numpy as np
 import torch
 
+from sicsrec.config import ContentStartConfig
 from sicsrec.models.id_encoder import IdEncoder
+from sicsrec.models.item_start import ContentStart, content_start
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.item_vectors import choose_vectors, read_all_vectors
 from sicsrec.steps.stage_two import (
     StageTwoData,
     fit_and_save,
@@ -11,19 +15,51 @@ from sicsrec.steps.stage_two import (
     transformer_settings,
 )
 
+_ITEM_START = 1
+"""Sets its random numbers apart from others of the same seed."""
+
 
 def run(context: StepContext) -> StepReport:
     """Train the ID encoder; writes the output ``model`` and, where it is asked for, ``refit``."""
     section = context.config.pretrain_id
     stage = StageTwoData.read(context)
-    report = fit_and_save(context, _build(context, stage), section, stage)
+    start = _read_content_start(context, stage)
+    report = fit_and_save(context, _build(context, stage, start), section, stage)
     if context.config.refit:
-        refit_and_save(context, _build(context, stage), section, stage, report)
+        refit_and_save(context, _build(context, stage, start), section, stage, report)
+    if start is not None:
+        report.content["item_start"] = {
+            "components": start.n_components,
+            "explained_share": start.explained_share,
+            "items_without_content": int((~start.has_content).sum()),
+        }
     return report
 
 
-def _build(context: StepContext, stage: StageTwoData) -> IdEncoder:
+def _read_content_start(context: StepContext, stage: StageTwoData) -> ContentStart | None:
+    """Return where item embeddings start, None if that is at random numbers."""
+    section = context.config.pretrain_id
+    how = section.item_start
+    if not isinstance(how, ContentStartConfig):
+        return None
+    found = read_all_vectors(context.input("encode_items/vectors").path(), stage.catalog)
+    return content_start(
+        choose_vectors(found, context.config.train_sicsrec.modalities, "train_sicsrec"),
+        section.width,
+        std=how.std,
+        whitening=how.whitening,
+        rng=np.random.default_rng([context.seed, _ITEM_START]),
+    )
+
+
+def _build(context: StepContext, stage: StageTwoData, start: ContentStart | None) -> IdEncoder:
     """Build an untrained ID encoder, the same each time."""
-    settings = transformer_settings(context.config.pretrain_id, stage.catalog.n_items)
+    section = context.config.pretrain_id
+    settings = transformer_settings(section, stage.catalog.n_items)
     torch.manual_seed(context.seed)
-    return IdEncoder(**settings).to(context.device)
+    model = IdEncoder(**settings, item_start=section.item_start.kind)
+    if start is None:
+        model.spread_items(section.item_start.std)
+    else:
+        model.start_items_at(torch.from_numpy(start.embeddings))
+    return model.to(context.device)

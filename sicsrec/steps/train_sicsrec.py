@@ -13,10 +13,9 @@ import polars as pl
 import torch
 
 from sicsrec.config import TrainSicsrecConfig
-from sicsrec.data.catalog import ItemCatalog
 from sicsrec.data.sequences import Histories
-from sicsrec.data.vectors import MODALITIES, ItemVectors, read_vectors
-from sicsrec.errors import ArtifactError, DataError
+from sicsrec.data.vectors import ItemVectors
+from sicsrec.errors import ArtifactError
 from sicsrec.models.blend import Blend, HistoryFacts
 from sicsrec.models.blend_storage import save_blend
 from sicsrec.models.content import ContentEmbedding
@@ -24,6 +23,7 @@ from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import load_model
 from sicsrec.steps.context import StepContext, StepReport
+from sicsrec.steps.item_vectors import choose_vectors, read_all_vectors
 from sicsrec.steps.stage_two import (
     StageTwoData,
     fit_and_save,
@@ -42,7 +42,9 @@ def run(context: StepContext) -> StepReport:
     section = context.config.train_sicsrec
     stage = StageTwoData.read(context)
     folder = context.input("encode_items/vectors").path()
-    vectors = choose_vectors(read_all_vectors(folder, stage.catalog), section.modalities)
+    vectors = choose_vectors(
+        read_all_vectors(folder, stage.catalog), section.modalities, "train_sicsrec"
+    )
     id_encoder, model = _build(context, "pretrain_id/model", stage, vectors)
     report = fit_and_save(context, model, section, stage)
     blends = make_blends(id_encoder, model, vectors, stage.train)
@@ -118,36 +120,6 @@ def save_blends(blends: Mapping[str, Blend], fits: Mapping[str, BlendFit], folde
         save_blend(Blend(blend.models, blend.facts, fits[kind].weights), own)
 
 
-def read_all_vectors(folder: Path, catalog: ItemCatalog) -> list[ItemVectors]:
-    """Read the vectors of every modality that ``encode_items`` wrote.
-
-    Raises:
-        ArtifactError: if there is none.
-    """
-    found = [read_vectors(folder, modality, catalog) for modality in MODALITIES]
-    vectors = [entry for entry in found if entry is not None]
-    if not vectors:
-        raise ArtifactError(f"{folder} holds no vectors of any modality ({', '.join(MODALITIES)})")
-    return vectors
-
-
-def choose_vectors(
-    vectors: list[ItemVectors], modalities: Sequence[str] | None, reader: str = "train_sicsrec"
-) -> list[ItemVectors]:
-    """Return the vectors of these modalities, all for None; ``reader`` is who asks in an error.
-
-    Raises:
-        DataError: if no item has a vector of a modality that is named.
-    """
-    if modalities is None:
-        return vectors
-    chosen = [entry for entry in vectors if entry.modality in modalities]
-    for modality in modalities:
-        if not any(entry.present.any() for entry in chosen if entry.modality == modality):
-            raise DataError(f"{reader}.modalities names {modality}, but no item has a vector of it")
-    return chosen
-
-
 def widths_of(vectors: Sequence[ItemVectors]) -> dict[str, int]:
     """Return modality to the width of its vectors."""
     return {entry.modality: entry.matrix.shape[1] for entry in vectors}
@@ -179,6 +151,7 @@ def build_sicsrec(
         two_step=section.two_step,
         item_scoring=section.item_scoring,
         content_weight=section.content_weight,
+        item_start=pretrained.item_start if section.two_step else "random",
     )
     if section.two_step:
         model.load_id_encoder(pretrained)

@@ -14,22 +14,20 @@ from sicsrec.config import PretrainIdConfig, RivalName
 from sicsrec.models.base import SequenceModel
 from sicsrec.models.content_encoder import ContentEncoder, FrozenFeatures
 from sicsrec.models.gru4rec import Gru4Rec
+from sicsrec.models.id_encoder import IdEncoder
 from sicsrec.steps.context import StepContext
+from sicsrec.steps.item_vectors import choose_vectors, read_all_vectors
 from sicsrec.steps.stage_two import (
     StageTwoData,
     fit_model,
     fit_report,
     transformer_settings,
 )
-from sicsrec.steps.train_sicsrec import (
-    choose_vectors,
-    fill_content,
-    read_all_vectors,
-    widths_of,
-)
+from sicsrec.steps.train_sicsrec import fill_content, widths_of
 from sicsrec.tracking import NullTracker, Tracker
 
 NAMES: dict[RivalName, str] = {
+    "id_encoder": "ID encoder, random start",
     "gru4rec": "GRU4Rec",
     "content_encoder": "content encoder",
     "frozen_features": "frozen features",
@@ -74,6 +72,8 @@ def _build(
     context: StepContext, rival: RivalName, section: PretrainIdConfig, stage: StageTwoData
 ) -> SequenceModel:
     n_items = stage.catalog.n_items
+    if rival == "id_encoder":
+        return IdEncoder(**transformer_settings(section, n_items))
     if rival == "gru4rec":
         return Gru4Rec(
             n_items=n_items,

@@ -14,6 +14,7 @@ CONFIG = PipelineConfig.model_validate(
         "dataset": "t",
         "ingest": {"reader": {"kind": "demo"}},
         "align_encoders": {"text_encoder": {"library": "open_clip", "architecture": {}}},
+        "pretrain_id": {"item_start": {"kind": "content"}},
     }
 )
 

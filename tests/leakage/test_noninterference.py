@@ -56,7 +56,7 @@ def configuration(folder):
                 "adapter_hidden_width": 16,
                 "adapter_width": 8,
             },
-            "pretrain_id": TINY_TOWER,
+            "pretrain_id": TINY_TOWER | {"item_start": {"kind": "content"}},
             "train_sicsrec": TINY_TOWER,
         }
     )

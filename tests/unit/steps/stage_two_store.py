@@ -24,6 +24,7 @@ class StageTwoWorld:
     Args:
         root: folder of the store; it may hold what a killed process left.
         sicsrec: changes of train_sicsrec alone.
+        pretrain: changes of pretrain_id alone.
         split: of the log; leave-one-out unless given.
         changes: of the values of both sections of the configuration.
     """
@@ -32,6 +33,7 @@ class StageTwoWorld:
         self,
         root: Path,
         sicsrec: dict[str, object] | None = None,
+        pretrain: dict[str, object] | None = None,
         split: Split | None = None,
         **changes: object,
     ) -> None:
@@ -42,7 +44,7 @@ class StageTwoWorld:
                 "seed": 5,
                 "ingest": {"path": "/nowhere", "reader": {"kind": "ninerec"}},
                 "encode_items": {"source": {"kind": "given", "text": "given.npy"}},
-                "pretrain_id": section,
+                "pretrain_id": section | (pretrain or {}),
                 "train_sicsrec": section | (sicsrec or {}),
             }
         )

@@ -7,7 +7,8 @@ from sicsrec.config import PipelineConfig, TrainSicsrecConfig
 from sicsrec.data.vectors import ItemVectors
 from sicsrec.errors import DataError
 from sicsrec.models.id_encoder import IdEncoder
-from sicsrec.steps.train_sicsrec import build_sicsrec, choose_vectors
+from sicsrec.steps.item_vectors import choose_vectors
+from sicsrec.steps.train_sicsrec import build_sicsrec
 from tests.unit.stage_one import SMALL_CLIP
 
 SMALL = {"width": 8, "inner_width": 8, "n_layers": 1, "n_heads": 2, "max_history_length": 4}
@@ -46,15 +47,15 @@ def build(**changes):
 
 
 def test_all_vectors_are_used_unless_some_are_named():
-    assert choose_vectors([TEXT, IMAGE], None) == [TEXT, IMAGE]
-    assert choose_vectors([TEXT, IMAGE], ["image"]) == [IMAGE]
-    assert choose_vectors([TEXT, IMAGE], ["image", "text"]) == [TEXT, IMAGE]
+    assert choose_vectors([TEXT, IMAGE], None, "train_sicsrec") == [TEXT, IMAGE]
+    assert choose_vectors([TEXT, IMAGE], ["image"], "train_sicsrec") == [IMAGE]
+    assert choose_vectors([TEXT, IMAGE], ["image", "text"], "train_sicsrec") == [TEXT, IMAGE]
 
 
 @pytest.mark.parametrize("found", [[TEXT], [TEXT, NO_IMAGE]])
 def test_a_modality_that_no_item_has_is_an_error(found):
     with pytest.raises(DataError, match="names image, but no item has a vector"):
-        choose_vectors(found, ["text", "image"])
+        choose_vectors(found, ["text", "image"], "train_sicsrec")
 
 
 def test_two_steps_take_over_the_weights_of_the_first_and_one_step_does_not():

@@ -23,6 +23,7 @@ OWN_CONTENT = ContentRivalConfig(**OWN.model_dump(), inner_width=8)
 ALL = EvaluateConfig(
     n_bootstrap=10,
     rivals=tuple(NAMES),
+    id_encoder=OWN,
     gru4rec=OWN,
     content_encoder=OWN_CONTENT,
     frozen_features=OWN_CONTENT,
@@ -114,12 +115,12 @@ def test_a_killed_training_goes_on_with_the_rival_it_was_at(
     monkeypatch.setattr(trained_rivals, "fit_model", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_step("evaluate", make_config(evaluate=ALL), tiny.refs, tiny.store)
-    assert [path.parent.name for path in tmp_path.rglob(CHECKPOINT)] == ["gru4rec"]
+    assert [path.parent.name for path in tmp_path.rglob(CHECKPOINT)] == ["id_encoder"]
     caplog.set_level("INFO")
     again = run_step("evaluate", make_config(evaluate=ALL), tiny.refs, tiny.store)
     assert again.report == evaluated[0].report
     continued = [text for text in caplog.messages if "continuing after epoch 3" in text]
-    assert [text.split(":")[0] for text in continued] == ["gru4rec"]
+    assert [text.split(":")[0] for text in continued] == ["id_encoder"]
 
 
 def test_keys_hold_what_the_named_rivals_depend_on(tiny: TinyStore) -> None:
