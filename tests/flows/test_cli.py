@@ -89,7 +89,7 @@ def test_config_shows_every_value_with_its_origin(preset: str) -> None:
         (("config", "bili_food"), "--data FOLDER"),
         (("status", "bili_food", "--data", "/no/such/folder"), "there is no folder"),
         (("plan",), "asks no language model"),
-        (("compare", "demo", "--variants", "none.yaml"), "ablation, pair-sources"),
+        (("compare", "demo", "--variants", "none.yaml"), "ablation, item-start, pair-sources"),
         (("compare", "bili_food"), "--data FOLDER"),
         (("plan", *JUDGE), "run --until split"),
     ],

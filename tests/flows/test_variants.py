@@ -17,7 +17,7 @@ def plan(variants, *overrides, preset="demo"):
 
 
 def test_shipped_sets() -> None:
-    assert shipped_names("variants") == ("ablation", "pair-sources")
+    assert shipped_names("variants") == ("ablation", "item-start", "pair-sources")
 
 
 def test_ablation_of_the_demo_runs_all_but_what_the_preset_does_already() -> None:
@@ -121,5 +121,13 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("a: []\nb: [train_sicsrec.alpha=0.5]\n")
     assert load_variants(str(path)) == {"a": [], "b": ["train_sicsrec.alpha=0.5"]}
-    with pytest.raises(ConfigError, match="ablation, pair-sources"):
+    with pytest.raises(ConfigError, match="ablation, item-start, pair-sources"):
         load_variants("ablations")
+
+
+def test_where_items_start_can_be_compared_from_any_preset() -> None:
+    names = list(load_variants("item-start"))
+    assert list(plan(load_variants("item-start")).overrides) == names
+    started = plan(load_variants("item-start"), "pretrain_id.item_start={kind: content, std: 0.3}")
+    assert list(started.overrides) == names
+    assert started.first.config.pretrain_id.item_start.std == 0.02, "what the paper has"
