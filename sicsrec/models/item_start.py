@@ -15,8 +15,10 @@ from sicsrec.data.vectors import ItemVectors, unit_rows
 from sicsrec.errors import DataError
 
 _ROWS_AT_A_TIME = 65_536
-_NO_SPREAD = 1e-10
-"""Share of the largest variance below which a direction is a matter of rounding."""
+_NO_SPREAD = 1e-12
+"""Variance of vectors of unit length that is a matter of rounding."""
+_LITTLE_SPREAD = 1e-6
+"""Share of the largest variance below which a direction is one too, and must not be made wide."""
 
 
 @dataclass(frozen=True)
@@ -59,37 +61,42 @@ def content_start(
         DataError: if all items have the same vectors.
     """
     present: NDArray[np.bool_] = np.logical_or.reduce([entry.present for entry in vectors])
-    means = [unit_rows(entry.matrix[entry.present]).mean(axis=0) for entry in vectors]
-    total = sum(entry.matrix.shape[1] for entry in vectors)
-    covariance = np.zeros((total, total))
-    for _, rows in _joined(vectors, means):
-        covariance += rows.T @ rows
-    variances, directions = np.linalg.eigh(covariance / max(1, present.sum()))
+    means = [_mean(entry) for entry in vectors]
+    covariance = sum(rows.T @ rows for _, rows in _joined(vectors, means)) / max(1, present.sum())
+    variances, directions = np.linalg.eigh(covariance)
     kept = np.argsort(variances)[::-1][:width]
-    kept = kept[variances[kept] > _NO_SPREAD * max(variances.max(), 0.0)]
-    if not len(kept) or not variances[kept[0]] > _NO_SPREAD:
+    kept = kept[variances[kept] > max(_NO_SPREAD, _LITTLE_SPREAD * variances[kept[0]])]
+    if not len(kept):
         raise DataError(
             "the vectors of all items are the same, so item embeddings cannot start at them; set "
             "pretrain_id.item_start.kind: random"
         )
-    rotation, _ = np.linalg.qr(rng.standard_normal((width, width)))
-    spread = variances[kept] ** (0.5 * whitening)
     # An eigenvector's sign is the library's choice; this one is not.
     largest = np.abs(directions[:, kept]).argmax(axis=0)
-    signs = np.sign(directions[largest, kept])
-    projection = (directions[:, kept] * signs / spread) @ rotation[: len(kept)]
+    components = directions[:, kept] * np.sign(directions[largest, kept])
+    components /= variances[kept] ** (0.5 * whitening)
+    components *= std / np.sqrt((variances[kept] ** (1.0 - whitening)).sum() / width)
+    rotation, _ = np.linalg.qr(rng.standard_normal((width, width)))
+    projection = components @ rotation[: len(kept)]
     embeddings = np.empty((len(present), width), dtype=np.float32)
     for first, rows in _joined(vectors, means):
         embeddings[first : first + len(rows)] = rows @ projection
-    embeddings[present] *= std / embeddings[present].std()
-    n_without = int((~present).sum())
-    embeddings[~present] = rng.normal(scale=std, size=(n_without, width))
+    embeddings[~present] = rng.normal(scale=std, size=(int((~present).sum()), width))
     share = float(variances[kept].sum() / variances.sum())
     return ContentStart(embeddings, present, len(kept), share)
 
 
+def _mean(entry: ItemVectors) -> NDArray[np.float64]:
+    """Return the mean of the vectors, each at unit length, of the items that have one."""
+    total = np.zeros(entry.matrix.shape[1])
+    for first in range(0, len(entry.present), _ROWS_AT_A_TIME):
+        # Rows of items without the modality are 0.
+        total += unit_rows(entry.matrix[first : first + _ROWS_AT_A_TIME]).sum(axis=0, dtype=float)
+    return total / max(1, entry.present.sum())
+
+
 def _joined(
-    vectors: Sequence[ItemVectors], means: Sequence[NDArray[np.float32]]
+    vectors: Sequence[ItemVectors], means: Sequence[NDArray[np.float64]]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield the first row and the centred vectors of all modalities, some items at a time."""
     for first in range(0, len(vectors[0].present), _ROWS_AT_A_TIME):
@@ -98,4 +105,4 @@ def _joined(
             (unit_rows(entry.matrix[rows]) - mean) * entry.present[rows, None]
             for entry, mean in zip(vectors, means, strict=True)
         ]
-        yield first, np.concatenate(parts, axis=1).astype(np.float64)
+        yield first, np.concatenate(parts, axis=1)

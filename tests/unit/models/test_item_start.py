@@ -113,3 +113,11 @@ def test_vectors_that_are_all_the_same_are_refused() -> None:
     same = np.ones((N, 3), dtype=np.float32)
     with pytest.raises(DataError, match=r"are the same.*item_start.kind: random"):
         start(ItemVectors("text", same, np.ones(N, dtype=bool)))
+
+
+def test_what_differs_by_rounding_alone_is_no_direction() -> None:
+    vectors = drawn("text", TEXT_WIDTH)
+    flat = np.zeros((N, 2), dtype=np.float32)
+    flat[:, 1] = 1.0 + 1e-6 * np.random.default_rng(0).normal(size=N)
+    found = start(vectors, ItemVectors("image", flat, np.ones(N, dtype=bool)), whitening=1.0)
+    assert found.n_components == TEXT_WIDTH
