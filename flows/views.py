@@ -12,7 +12,7 @@ from flows.terminal import format_age, format_bytes, is_narrow, new_table
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.shared_store import SharedStore
-from sicsrec.steps import STEPS
+from sicsrec.steps import STEPS, Input
 from sicsrec.steps.plan import plan_steps
 
 _STYLES = {"cached": "cyan", "shared": "cyan", "to do": "yellow", "not needed": "dim"}
@@ -88,7 +88,7 @@ def steps_table() -> Table:
     for step in STEPS:
         table.add_row(
             step.name,
-            "\n".join(entry.name for entry in step.inputs) or "raw data",
+            "\n".join(_input_name(entry) for entry in step.inputs) or "raw data",
             "\n".join(
                 f"{output.name}: "
                 + ("as its inputs" if output.sees is None else ", ".join(sorted(output.sees)))
@@ -99,6 +99,10 @@ def steps_table() -> Table:
         )
         table.add_section()
     return table
+
+
+def _input_name(entry: Input) -> str:
+    return f"{entry.name}, if asked for" if entry.is_optional else entry.name
 
 
 def config_lines(resolved: ResolvedConfig) -> Iterator[Text]:

@@ -30,6 +30,11 @@ class Input:
     is_read: Callable[[PipelineConfig], bool] = _always
     """Inputs that are not read are not waited for either."""
 
+    @property
+    def is_optional(self) -> bool:
+        """Whether some configurations read it and others do not."""
+        return self.is_read is not _always
+
 
 def _never(config: PipelineConfig) -> bool:  # noqa: ARG001
     return False

@@ -173,6 +173,14 @@ def test_no_trial_declares_an_input_that_has_seen_the_test_part(
     assert reading == {"split"}
 
 
+def test_step_one_makes_vectors_first_where_items_start_at_them(
+    home: Path, request_: SearchRequest
+) -> None:
+    overrides = [*SMALL, "pretrain_id.item_start.kind=content"]
+    request_ = replace(request_, ranges="step-one", overrides=overrides)
+    assert {"encode_items", "pretrain_id"} < set(plan_search(request_, settings_of(home)).steps)
+
+
 @pytest.mark.parametrize("preset", ["demo", "bili_food", "movielens-100k"])
 @pytest.mark.parametrize("ranges", shipped_names("ranges"))
 def test_shipped_ranges_hold_the_values_of_shipped_presets(preset: str, ranges: str) -> None:
