@@ -1,5 +1,7 @@
 """Step ``pretrain_id``: item embeddings and ID encoder alone, by next-item cross entropy."""
 
+import logging
+
 import numpy as np
 import torch
 
@@ -14,6 +16,8 @@ from sicsrec.steps.stage_two import (
     refit_and_save,
     transformer_settings,
 )
+
+logger = logging.getLogger(__name__)
 
 _ITEM_START = 1
 """Sets its random numbers apart from others of the same seed."""
@@ -43,13 +47,19 @@ def _read_content_start(context: StepContext, stage: StageTwoData) -> ContentSta
     if not isinstance(how, ContentStartConfig):
         return None
     found = read_all_vectors(context.input("encode_items/vectors").path(), stage.catalog)
-    return content_start(
+    start = content_start(
         choose_vectors(found, context.config.train_sicsrec.modalities, "train_sicsrec"),
         section.width,
         std=how.std,
         whitening=how.whitening,
         rng=np.random.default_rng([context.seed, _ITEM_START]),
     )
+    logger.info(
+        "item embeddings start at %d components of the items' vectors, %.0f %% of their variance; "
+        "%d items without vectors start at random numbers",
+        start.n_components, 100 * start.explained_share, (~start.has_content).sum(),
+    )  # fmt: skip
+    return start
 
 
 def _build(context: StepContext, stage: StageTwoData, start: ContentStart | None) -> IdEncoder:

@@ -60,8 +60,11 @@ def test_what_training_never_meets_keeps_its_start_and_the_rest_learns(world, ou
     assert (moved > 1e-4).all()
 
 
-def test_the_report_says_what_embeddings_are_made_of(world):
-    report = world.run("pretrain_id").content["item_start"]
+def test_the_report_and_a_message_say_what_embeddings_are_made_of(tmp_path, caplog):
+    world = StageTwoWorld(tmp_path, pretrain=CONTENT | {"max_epochs": 1})
+    with caplog.at_level("INFO", logger="sicsrec.steps.pretrain_id"):
+        report = world.run("pretrain_id").content["item_start"]
+    assert "at 4 components of the items' vectors, 100 % of their variance; 0 items" in caplog.text
     assert report == {
         "components": 4, "explained_share": pytest.approx(1.0), "items_without_content": 0
     }  # fmt: skip
