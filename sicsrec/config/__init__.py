@@ -349,7 +349,7 @@ class ContentStartConfig(Section):
 
     kind: Literal["content"] = "content"
     std: PositiveFloat = 0.1
-    """Standard deviation of all their numbers."""
+    """Standard deviation of all their numbers. Items without any vector start at random ones."""
     whitening: Share = 0.5
     """0: components vary as much as they do in the vectors; 1: all equally; between: by that power
     of their spread."""
@@ -555,6 +555,8 @@ class PipelineConfig(Section):
 
     def rival_settings(self, name: RivalName) -> PretrainIdConfig:
         """Return how a rival is trained: as the ID encoder, but for the values of its own.
+
+        What it embeds starts at random numbers of the default spread.
 
         Raises:
             ValueError: if its own values do not go with those of the ID encoder.

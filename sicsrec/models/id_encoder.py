@@ -32,13 +32,16 @@ class IdEncoder(SequenceModel):
         positions: ``from_start``: p_0 is that of the oldest item; ``from_end``: of the most recent
             one of the sequence, as when batches are padded on the left.
         item_start: ``content``: whoever makes the model calls :meth:`start_items_at` before it is
-            trained, and items that training never meets keep those embeddings.
+            trained, and items with content that training never meets keep those embeddings.
 
     Initial values: linear layers and embeddings N(0, 0.02), biases 0, LayerNorms identity, the
     padding row 0.
     """
 
     kind = "id_encoder"
+
+    has_content: Bool[Tensor, " items_and_padding"]
+    """Which items started at content; where ``item_start`` is ``content``."""
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class IdEncoder(SequenceModel):
         self.apply(initialise)
         with torch.no_grad():
             self.item_embedding.weight[0].zero_()
+        if item_start == "content":
+            self.register_buffer("has_content", torch.zeros(n_items + 1, dtype=torch.bool))
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`SequenceModel.settings`."""
@@ -85,7 +90,8 @@ class IdEncoder(SequenceModel):
             "dropout": self.dropout,
             "max_history_length": self.max_history_length,
             "positions": self.positions,
-            "item_start": self.item_start,
+            # What random numbers start at says nothing that older versions would not know.
+            **({} if self.item_start == "random" else {"item_start": self.item_start}),
         }
 
     @torch.no_grad()
@@ -94,19 +100,29 @@ class IdEncoder(SequenceModel):
         self.item_embedding.weight.mul_(std / INITIAL_STD)
 
     @torch.no_grad()
-    def start_items_at(self, embeddings: Float[Tensor, "items width"]) -> None:
-        """Replace the random item embeddings before training; that of padding stays 0."""
+    def start_items_at(
+        self, embeddings: Float[Tensor, "items width"], has_content: Bool[Tensor, " items"]
+    ) -> None:
+        """Replace the random item embeddings before training; that of padding stays 0.
+
+        Args:
+            embeddings: row r belongs to item index r + 1.
+            has_content: which of them say what the item is.
+        """
         self.item_embedding.weight[1:] = embeddings
+        self.has_content[1:] = has_content
 
     def unread_rows(self, train: Histories) -> list[tuple[Tensor, Bool[Tensor, " rows"]]]:
         """See :meth:`SequenceModel.unread_rows`: where content is what items start at.
 
-        All that the softmax teaches of an item that nobody watched is that nobody did.
+        All that the softmax teaches of an item that nobody watched is that nobody did. Of one
+        without content nothing else is known.
         """
         if self.item_start == "random":
             return []
         met = train.take((train.lengths > 1).nonzero()[0])
-        return [(self.item_embedding.weight, self.item_embedding.rows_without(met.items))]
+        unmet = self.item_embedding.rows_without(met.items)
+        return [(self.item_embedding.weight, unmet & self.has_content)]
 
     def position_vectors(self, batch: TokenBatch) -> Float[Tensor, "rows length width"]:
         """Return p of every token."""

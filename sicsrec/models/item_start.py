@@ -6,7 +6,7 @@ the vectors of all modalities are joined first.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,8 @@ def content_start(
     Vectors are scaled to unit length, centred over the items that have the modality, and joined; a
     modality that an item lacks counts as its mean. Component k is divided by ``s_k ** whitening``,
     s_k being its standard deviation. A random rotation then spreads the components over all
-    dimensions, which a Transformer deals out to its heads in their order.
+    dimensions, which a Transformer deals out to its heads in their order. A vector of zeros counts
+    as none.
 
     Args:
         vectors: of one catalogue, at least one modality.
@@ -58,8 +59,9 @@ def content_start(
         rng: draws the rotation and the embeddings of items without content.
 
     Raises:
-        DataError: if all items have the same vectors.
+        DataError: if no two items have different vectors.
     """
+    vectors = [replace(entry, present=np.any(entry.matrix, axis=1)) for entry in vectors]
     present: NDArray[np.bool_] = np.logical_or.reduce([entry.present for entry in vectors])
     means = [_mean(entry) for entry in vectors]
     covariance = sum(rows.T @ rows for _, rows in _joined(vectors, means)) / max(1, present.sum())
@@ -68,8 +70,8 @@ def content_start(
     kept = kept[variances[kept] > max(_NO_SPREAD, _LITTLE_SPREAD * variances[kept[0]])]
     if not len(kept):
         raise DataError(
-            "the vectors of all items are the same, so item embeddings cannot start at them; set "
-            "pretrain_id.item_start.kind: random"
+            f"{present.sum()} of {len(present)} items have vectors, and no two of them differ, so "
+            "item embeddings cannot start at them; set pretrain_id.item_start.kind: random"
         )
     # An eigenvector's sign is the library's choice; this one is not.
     largest = np.abs(directions[:, kept]).argmax(axis=0)

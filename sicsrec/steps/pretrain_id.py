@@ -19,8 +19,8 @@ from sicsrec.steps.stage_two import (
 
 logger = logging.getLogger(__name__)
 
-_ITEM_START = 1
-"""Sets its random numbers apart from others of the same seed."""
+_ITEM_START = 0
+"""Sets its random numbers apart from those of the epochs, which count from 1."""
 
 
 def run(context: StepContext) -> StepReport:
@@ -71,5 +71,7 @@ def _build(context: StepContext, stage: StageTwoData, start: ContentStart | None
     if start is None:
         model.spread_items(section.item_start.std)
     else:
-        model.start_items_at(torch.from_numpy(start.embeddings))
+        model.start_items_at(
+            torch.from_numpy(start.embeddings), torch.from_numpy(start.has_content)
+        )
     return model.to(context.device)

@@ -6,7 +6,8 @@ with the same data order and the same dropout as an undisturbed one; on the CPU 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def fit(
         Content vectors of items that the histories never read stay as they were given. All the
         gradient they get is that of λ‖table‖, however small, and Adam, which divides it by its own
         size, takes steps of the whole learning rate with it: they would soon be 0, and all alike.
+        So it is with item embeddings that started at content. Validation sees such rows as they
+        will be kept.
 
     Args:
         model: as it was made, on its device; parameters that need no gradient stay as they are.
@@ -110,9 +113,7 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate, fused=True)
     model.peers = peers
-    untaught = [
-        (table, rows, table.detach()[rows].clone()) for table, rows in model.unread_rows(train)
-    ]
+    untaught = _rows_as_they_are(model.unread_rows(train))
     checkpoint = Checkpoint(work / CHECKPOINT, model, optimiser)
     state = checkpoint.resume()
     check_same_start(state, peers, work / CHECKPOINT)
@@ -126,7 +127,8 @@ def fit(
         advance(state.epoch)
         while state.epoch < settings.max_epochs and state.epochs_without_gain < settings.patience:
             losses = _train_epoch(model, loss, train, optimiser, settings, state, checkpoint)
-            metrics = validate(model) if validate else {}
+            with _as_kept(untaught):
+                metrics = validate(model) if validate else {}
             value = metrics.get(settings.selection_metric, state.best_value)
             state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
             if validate is None or value > state.best_value:
@@ -141,14 +143,37 @@ def fit(
                 found = f"{settings.selection_metric} {value:.4f}, best {state.best_value:.4f}"
             advance(1, found)
     model.load_state_dict(checkpoint.best_weights, strict=True)
-    with torch.no_grad():
-        for table, rows, vectors in untaught:
-            table[rows] = vectors
+    _put(untaught)
     logger.info(
         "%s: epoch %d of %d kept, %s", model.kind, state.best_epoch, state.epoch,
         f"{settings.selection_metric} {state.best_value:.4f}" if validate else "no validation",
     )  # fmt: skip
     return state
+
+
+_Rows = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""Tables, some of their rows as a mask, and what these hold."""
+
+
+def _rows_as_they_are(places: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> _Rows:
+    return [(table, rows, table.detach()[rows].clone()) for table, rows in places]
+
+
+@torch.no_grad()
+def _put(values: _Rows) -> None:
+    for table, rows, vectors in values:
+        table[rows] = vectors
+
+
+@contextmanager
+def _as_kept(untaught: _Rows) -> Iterator[None]:
+    """Let a model be judged as it will be kept, and train on as it was."""
+    trained = _rows_as_they_are((table, rows) for table, rows, _ in untaught)
+    _put(untaught)
+    try:
+        yield
+    finally:
+        _put(trained)
 
 
 def epochs_of(model: SequenceModel, *, is_refit: bool) -> str:

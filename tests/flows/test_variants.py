@@ -6,6 +6,7 @@ import pytest
 
 from flows.shipped import shipped_names
 from flows.variants import load_variants, plan_variants
+from sicsrec.config import RandomStartConfig
 from sicsrec.errors import ConfigError, NotApplicableError
 
 GIVEN = ["encode_items.source={kind: given, text: text.npy}"]
@@ -125,9 +126,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         load_variants("ablations")
 
 
-def test_where_items_start_can_be_compared_from_any_preset() -> None:
-    names = list(load_variants("item-start"))
-    assert list(plan(load_variants("item-start")).overrides) == names
-    started = plan(load_variants("item-start"), "pretrain_id.item_start={kind: content, std: 0.3}")
-    assert list(started.overrides) == names
-    assert started.first.config.pretrain_id.item_start.std == 0.02, "what the paper has"
+@pytest.mark.parametrize("preset", ["demo", "bili_food"])
+@pytest.mark.parametrize("overrides", [(), ("pretrain_id.item_start={kind: content, std: 0.3}",)])
+def test_where_items_start_can_be_compared_from_any_preset(
+    preset: str, overrides: tuple[str, ...]
+) -> None:
+    variants = load_variants("item-start")
+    planned = plan(variants, *overrides, preset=preset)
+    assert (list(planned.overrides), planned.skipped) == (list(variants), {})
+    first = planned.first.config
+    assert first.pretrain_id.item_start == RandomStartConfig(), "what the paper has"
+    assert first.train_sicsrec.temperature == 0.0625

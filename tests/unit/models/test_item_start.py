@@ -50,8 +50,7 @@ def test_all_components_keep_how_items_lie_to_each_other() -> None:
     scale = found.embeddings.std() ** 2 * 16 / (joined.std() ** 2 * 10)
     expected = joined @ joined.T * scale
     gram = found.embeddings.astype(np.float64) @ found.embeddings.T
-    # The mean of what is centred by modality is not quite 0 where items lack one.
-    np.testing.assert_allclose(gram, expected, atol=0.03 * expected.max())
+    np.testing.assert_allclose(gram, expected, atol=1e-5 * expected.max())
 
 
 def test_fewer_components_are_those_that_vary_most() -> None:
@@ -111,8 +110,21 @@ def test_the_same_seed_gives_the_same_and_items_keep_their_rows(monkeypatch) -> 
 
 def test_vectors_that_are_all_the_same_are_refused() -> None:
     same = np.ones((N, 3), dtype=np.float32)
-    with pytest.raises(DataError, match=r"are the same.*item_start.kind: random"):
+    with pytest.raises(
+        DataError, match=r"40 of 40 .* no two of them differ.*item_start.kind: random"
+    ):
         start(ItemVectors("text", same, np.ones(N, dtype=bool)))
+    with pytest.raises(DataError, match="0 of 40 items have vectors"):
+        start(ItemVectors("text", 0 * same, np.zeros(N, dtype=bool)))
+
+
+def test_a_vector_of_zeros_is_none() -> None:
+    vectors = drawn("text", TEXT_WIDTH)
+    lacking = drawn("text", TEXT_WIDTH, lacking=(4,))
+    zero = ItemVectors("text", lacking.matrix, vectors.present)
+    found = start(zero)
+    assert not found.has_content[4]
+    np.testing.assert_array_equal(found.embeddings, start(lacking).embeddings)
 
 
 def test_what_differs_by_rounding_alone_is_no_direction() -> None:
