@@ -90,7 +90,7 @@ class IdEncoder(SequenceModel):
             "dropout": self.dropout,
             "max_history_length": self.max_history_length,
             "positions": self.positions,
-            # What random numbers start at says nothing that older versions would not know.
+            # Left out where it is random, so that descriptions of such models stay as they were.
             **({} if self.item_start == "random" else {"item_start": self.item_start}),
         }
 
