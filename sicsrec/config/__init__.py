@@ -556,7 +556,7 @@ class PipelineConfig(Section):
     def rival_settings(self, name: RivalName) -> PretrainIdConfig:
         """Return how a rival is trained: as the ID encoder, but for the values of its own.
 
-        What it embeds starts at random numbers of the default spread.
+        Where the items of ``pretrain_id`` start is no concern of a rival: its own are random.
 
         Raises:
             ValueError: if its own values do not go with those of the ID encoder.
@@ -565,10 +565,7 @@ class PipelineConfig(Section):
         if name == "gru4rec":
             # A GRU has no heads, so its width need not be a multiple of theirs.
             own["n_heads"] = 1
-        random_start = {"item_start": RandomStartConfig().model_dump()}
-        return PretrainIdConfig.model_validate(
-            {**self.pretrain_id.model_dump(), **random_start, **own}
-        )
+        return PretrainIdConfig.model_validate({**self.pretrain_id.model_dump(), **own})
 
     @model_validator(mode="after")
     def _rivals_can_be_made(self) -> "PipelineConfig":
