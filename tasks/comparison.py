@@ -1,6 +1,6 @@
 """The MLflow record of a comparison of variants."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from sicsrec.evaluation.variants import (
     variant_table,
 )
 from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED
-from tasks.record import open_store
+from tasks.record import markdown_row, open_store
 from tasks.settings import Settings
 
 PerUser = Mapping[str, Mapping[int, ArtifactRef]]
@@ -58,9 +58,53 @@ def record_comparison(
     run = open_store().begin(config.dataset, f"comparison {name}", {}, tags)
     with run.closing():
         rows = compare_variants(files, (SICSREC, SICSREC_BLENDED), resampling)
+        run.describe(describe_comparison(config.dataset, rows, not_run))
         tracker = run.tracker()
         tracker.log_table("variants", variant_table(rows))
         if has_differences(rows):
             figure = plot_differences(rows, next(iter(per_user)), METRICS)
             tracker.log_figure("variants", figure)
     return ComparisonOutcome(rows, run.experiment_id, run.run_id)
+
+
+def describe_comparison(
+    dataset: str, rows: Sequence[Mapping[str, Any]], not_run: Mapping[str, str]
+) -> str:
+    """Return the description of a comparison in Markdown: a table per model.
+
+    Args:
+        dataset: name of the data set.
+        rows: see :func:`sicsrec.evaluation.variants.compare_variants`.
+        not_run: why a variant was skipped or a run failed.
+    """
+    lines = [
+        f"Variants on **{dataset}**: means over the seeds, and the difference to the first variant "
+        "with its interval, bold where that excludes 0. The picture and the whole table are among "
+        "the artifacts; the variants' own runs carry the same tag `comparison`."
+    ]
+    titles = [name.replace("_at_", "@").upper() for name in METRICS]
+    for model in dict.fromkeys(str(row["model"]) for row in rows):
+        of_model = [row for row in rows if row["model"] == model]
+        lines += [
+            "",
+            markdown_row([f"{model}, test, {of_model[0]['users']:,} users", "seeds", *titles]),
+            "|---|" + "---|" * (len(titles) + 1),
+            *(
+                markdown_row(
+                    [row["variant"], str(row["seeds"]), *(_compared(row, name) for name in METRICS)]
+                )
+                for row in of_model
+            ),
+        ]
+    if not_run:
+        lines += ["", *(f"- {variant}: {reason}" for variant, reason in not_run.items())]
+    return "\n".join(lines)
+
+
+def _compared(row: Mapping[str, Any], name: str) -> str:
+    difference, low, high = (row[f"{name}_{end}"] for end in ("difference", "low", "high"))
+    if difference is None:
+        return f"{row[name]:.4f}"
+    signed = f"{difference:+.4f}"
+    told = f"**{signed}**" if low > 0 or high < 0 else signed
+    return f"{row[name]:.4f} {told} ({low:+.4f} to {high:+.4f})"

@@ -129,10 +129,10 @@ def describe_run(
         titles = [name.replace("_at_", "@").upper() for name in names]
         lines += [
             "",
-            _row([f"test, {results[0]['users']:,} users", *titles, "NDCG@10 interval"]),
+            markdown_row([f"test, {results[0]['users']:,} users", *titles, "NDCG@10 interval"]),
             "|---|" + "---|" * (len(names) + 1),
             *(
-                _row(
+                markdown_row(
                     [
                         row["model"],
                         *(f"{row[name]:.4f}" for name in names),
@@ -157,9 +157,10 @@ def _in_short(results: Sequence[Mapping[str, Any]]) -> str:
     return f" Test NDCG@10: {figures}."
 
 
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return a row of a table for the description of a run."""
     # MLflow's page leaves no room between columns: numbers would run into each other.
-    return f"| {' | &nbsp; '.join(cells)} |"
+    return f"| {' | &nbsp; '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def open_step_record(config: PipelineConfig, refs: Refs, run: RunRecord) -> OpenTracker:

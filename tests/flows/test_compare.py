@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.settings import PREFECT_API_URL
 from rich.console import Console
 
@@ -68,6 +69,7 @@ def test_variants_share_steps_a_failure_stops_nothing_and_a_rerun_goes_on(home: 
     }
     assert summary.info.status == "FINISHED"
     assert "broken, seed 1: DataError: encode_items.source" in summary.data.tags["not_run"]
+    assert "broken, seed 1: DataError" in summary.data.tags[MLFLOW_RUN_NOTE]
     assert summary.info.run_id == outcome.mlflow_run_id
     client = MlflowClient(database_uri(home))
     assert [f.path for f in client.list_artifacts(summary.info.run_id, "figures")] == [
