@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.selection import select_steps
-from flows.series import run_in_series
+from flows.series import in_words, run_in_series
 from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.terminal import difference_tables
@@ -72,8 +72,8 @@ def run_comparison(
             )
             steps = select_steps(plan.first.config, LAST_STEP)
             left = run_in_series(asked, steps, heading, console)
-            if isinstance(left, str):
-                finished.failed[f"{variant}, seed {seed}"] = left
+            if isinstance(left, BaseException):
+                finished.failed[f"{variant}, seed {seed}"] = in_words(left)
                 continue
             refs = {name: ref for step in left.steps for name, ref in step.refs.items()}
             finished.per_user[variant][seed] = refs["evaluate/per_user"]

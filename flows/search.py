@@ -5,6 +5,7 @@ by them.
 """
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,25 +27,40 @@ from flows.configuration import (
     resolve_config,
 )
 from flows.selection import select_steps
-from flows.series import count_cached, run_in_series
+from flows.series import count_cached, in_words, run_in_series
 from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.shipped import read_shipped_or_file
 from flows.terminal import trial_table
 from sicsrec.artifacts import make_key
 from sicsrec.config import PipelineConfig
-from sicsrec.errors import ConfigError, SicsrecError
+from sicsrec.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    DiskFullError,
+    SharedStoreError,
+    SicsrecError,
+    TrackingError,
+)
+from sicsrec.replacing import replaced
 from sicsrec.steps import STEPS, get_step
+from sicsrec.steps.external import check_places, external_inputs
 from sicsrec.steps.runner import step_identity
 from sicsrec.tuning.ranges import Range, parse_ranges
-from sicsrec.tuning.study import Proposal, Study, TrialRow, best_of, open_study
+from sicsrec.tuning.study import Proposal, Study, TrialRow, best_of, has_tried, open_study
 from tasks.outcome import RunOutcome
 from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
 """Validation metrics that a search may go by."""
 
 _HEADER = "# Found by `sicsrec search`"
+
+_NOT_BY_VALUES = (BackendUnavailableError, DiskFullError, SharedStoreError, TrackingError)
+"""What stops a search: the values tried have nothing to do with it, and the next trial would meet
+it too."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,7 @@ def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
     Raises:
         ConfigError: if the metric, a range or the configuration cannot be used, a range changes
             nothing that a trial runs, or the winner cannot be written to the file asked for.
+        DataError: if the raw data or a given vector file does not exist.
     """
     if request.metric not in METRICS:
         raise ConfigError(f"--metric {request.metric}: known are {', '.join(METRICS)}")
@@ -128,7 +145,8 @@ def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
     sections = {section for entry in ranges for section in _sections(entry)}
     last_step = "pretrain_id" if sections == {"pretrain_id"} else "train_sicsrec"
     _check_reached(ranges, tried, last_step)
-    name = _name(request, resolved.config, ranges)
+    check_places(select_steps(resolved.config, wanted=[last_step]), resolved.config)
+    name = _name(request, resolved.config, ranges, last_step)
     plan = SearchPlan(request, resolved, ranges, last_step, name)
     _check_output(_preset_path(plan, settings))
     return plan
@@ -168,7 +186,7 @@ def _check_output(path: Path) -> None:
     if not os.access(there, os.W_OK):
         raise ConfigError(f"--output {path}: nothing can be written to {there}; name another place")
     # Bytes, because a file of somebody else need not be text.
-    if path.exists() and not path.read_bytes().startswith(_HEADER.encode()):
+    if path.exists() and path.stat().st_size and not path.read_bytes().startswith(_HEADER.encode()):
         raise ConfigError(f"--output {path}: this file is not a search's; name another one")
 
 
@@ -189,7 +207,9 @@ def _overrides(request: SearchRequest, values: Mapping[str, Any]) -> list[str]:
     return ["refit=false", *request.overrides, *tried]
 
 
-def _name(request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range]) -> str:
+def _name(
+    request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range], last_step: str
+) -> str:
     """Return a name that changes with all that trials depend on, but not with their number."""
     values = config.model_dump(mode="json", exclude={"ingest", "evaluate", "export"})
     for entry in ranges:
@@ -197,11 +217,15 @@ def _name(request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range
             section, _, key = path.partition(".")
             # Where the search starts makes no trial another one.
             _leave_out(values[section], key)
+    later = [name for name in select_steps(config, wanted=[last_step]) if name != "ingest"]
     identity = {
         "config": values,
         "remove_seen": config.evaluate.remove_seen,
         "data": step_identity(get_step("ingest"), config, {}),
-        "versions": {step.name: step.version for step in STEPS},
+        "external": {name: external_inputs(name, config) for name in later},
+        "versions": {
+            step.name: [step.version, dict(step.further_versions(config))] for step in STEPS
+        },
         "ranges": [entry.model_dump(mode="json") for entry in ranges],
         "metric": request.metric,
     }
@@ -223,12 +247,14 @@ def _preset_path(plan: SearchPlan, settings: Settings) -> Path:
 def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path) -> FinishedSearch:
     """Carry out the trials that are missing, and write the best one as a preset.
 
-    A trial that fails does not stop the others. A search that was killed goes on with the trial it
-    was at; what its steps had finished is reused.
+    A trial that fails by the values it tries does not stop the others. A search that was killed, or
+    stopped by trouble of another kind, goes on with the trial it was at; what its steps had
+    finished is reused.
 
     Raises:
-        SicsrecError: if no trial ended well, another process carries out the same search, or the
-            temporary server does not start.
+        SicsrecError: if no trial ended well, another process carries out the same search, the
+            temporary server does not start, the disk is full, or a judge, the records or the shared
+            store cannot be reached.
     """
     folder, config = settings.home / "searches", plan.resolved.config
     with (
@@ -249,6 +275,11 @@ def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path
                 _run_trial(plan, study, proposal, tags, console)
                 record.log_trials(study.rows(), metric)
             rows = study.rows()
+            if not has_tried(rows, _own_values(plan)):
+                logger.warning(
+                    "the %d trials have not tried the configuration's own values, so the winner "
+                    "may be worse than they are; ask for more trials", len(rows),
+                )  # fmt: skip
             winner = best_of(rows)
             if winner is None:
                 reasons = "; ".join(dict.fromkeys(row.note for row in rows))
@@ -256,7 +287,8 @@ def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path
             record.log_winner(winner, metric)
             path = _preset_path(plan, settings)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_preset(plan, rows, winner, record.run.run_id), "utf-8")
+            with replaced(path) as file:
+                file.write(_preset(plan, rows, winner, record.run.run_id).encode())
             return FinishedSearch(rows, winner, path, record.run.experiment_id, record.run.run_id)
 
 
@@ -282,8 +314,10 @@ def _run_trial(
     )
     heading = f"trial {proposal.number} of {request.n_trials}"
     left = run_in_series(asked, plan.steps, heading, console, describe)
-    if isinstance(left, str):
-        study.tell_failed(proposal, left)
+    if isinstance(left, _NOT_BY_VALUES):
+        raise left
+    if isinstance(left, BaseException):
+        study.tell_failed(proposal, in_words(left))
     else:
         study.tell(proposal, figures[metric])
 
@@ -318,14 +352,14 @@ def _preset(
     given = dict(parse_override(text) for text in request.overrides)
     seed = {} if request.seed is None else {"seed": request.seed}
     values = extend_preset(request.preset, given | seed | winner.values)
-    first = rows[0]
-    is_own = first.value is not None and first.values == _own_values(plan)
+    own_values = _own_values(plan)
+    own = next((row.value for row in rows if row.values == own_values), None)
     lines = [
         f"{_HEADER}, {datetime.now().astimezone():%Y-%m-%d}: search {plan.name},",
         f"# trial {winner.number} of {len(rows)}, ranges {Path(request.ranges).name}, seed "
         f"{plan.resolved.config.seed}, MLflow run {mlflow_run_id}.",
         f"# Validation {request.metric} {winner.value:.4f}"
-        + (f"; the preset's own values have {first.value:.4f}." if is_own else "."),
+        + ("." if own is None else f"; the preset's own values have {own:.4f}."),
         "# Chosen on the validation part alone: no test target was opened.",
     ]
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

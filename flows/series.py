@@ -29,7 +29,7 @@ def run_in_series(
     heading: str,
     console: Console,
     describe: Describe = count_cached,
-) -> RunOutcome | str:
+) -> RunOutcome | BaseException:
     """Run the flow inside a session; print one line of how it ended.
 
     Args:
@@ -40,16 +40,22 @@ def run_in_series(
         describe: gives the words of the line where the run ended well.
 
     Returns:
-        What the run left, or why it failed: the next run starts all the same.
+        What the run left, or what it failed with.
     """
     started = time.monotonic()
     with RunView(console, steps, heading=heading, leaves_table=False) as view:
         state = run_flow(asked, view)
-    outcome = state.result(raise_on_failure=False)
-    has_ended_well = isinstance(outcome, RunOutcome)
-    if not has_ended_well:
+    outcome: RunOutcome | BaseException = state.result(raise_on_failure=False)
+    if isinstance(outcome, RunOutcome):
+        words = describe(outcome)
+    else:
         logger.error("%s failed", heading, exc_info=outcome)
-    words = describe(outcome) if has_ended_well else f"failed, {outcome}"
+        words = f"failed, {outcome}"
     line = f"{heading}: {words}, {format_seconds(time.monotonic() - started)}"
     console.print(Text(line), soft_wrap=True)
-    return outcome if has_ended_well else f"{type(outcome).__name__}: {outcome}"
+    return outcome
+
+
+def in_words(error: BaseException) -> str:
+    """Say what a run failed with."""
+    return f"{type(error).__name__}: {error}"

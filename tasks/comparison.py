@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
 from sicsrec.evaluation.plots import plot_differences
@@ -97,7 +98,10 @@ def describe_comparison(
             ),
         ]
     if not_run:
-        lines += ["", *(f"- {variant}: {reason}" for variant, reason in not_run.items())]
+        lines += [
+            "",
+            *(f"- {variant}: {without_passwords(reason)}" for variant, reason in not_run.items()),
+        ]
     return "\n".join(lines)
 
 

@@ -74,5 +74,6 @@ def record_trial(outcome: RunOutcome, config: PipelineConfig, step: str) -> dict
     [key] = [entry.key for entry in outcome.steps if entry.name == step]
     report = store.report(config.dataset, step, key)["content"]
     figures = {f"valid/{name}": float(value) for name, value in report["valid"].items()}
-    open_store().attach(outcome.mlflow_run_id).log_metrics(figures)
+    run = open_store().attach(outcome.mlflow_run_id, outcome.mlflow_experiment_id)
+    run.log_metrics(figures)
     return figures

@@ -91,7 +91,8 @@ def plot_cohorts(
             [row[metric] for row in rows],
             [places[row["cohort"]] + shift for row in rows],
             xerr=_errors(rows, metric),
-            fmt=_MARKERS[number % len(_MARKERS)],
+            # Colours come again before pairs of colour and marker do.
+            fmt=_MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)],
             color=_COLOURS[number % len(_COLOURS)],
             markersize=5,
             capsize=2,
@@ -139,7 +140,8 @@ def plot_differences(rows: Sequence[Row], first: str, metrics: Sequence[str]) ->
                     [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)],
                     [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)],
                 ],
-                fmt=_MARKERS[number % len(_MARKERS)],
+                # Colours come again before pairs of colour and marker do.
+                fmt=_MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)],
                 color=_COLOURS[number % len(_COLOURS)],
                 markersize=5,
                 capsize=2,

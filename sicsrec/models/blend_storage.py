@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sicsrec.data.transitions import TransitionCounts
 from sicsrec.errors import ArtifactError
 from sicsrec.models.base import SequenceModel
-from sicsrec.models.blend import Blend, HistoryFacts
+from sicsrec.models.blend import NEXT_GAPS, PREVIOUS_GAPS, Blend, HistoryFacts
 
 BLEND_FILE = "blend.json"
 FACTS_FILE = "blend.safetensors"
@@ -66,7 +66,23 @@ def load_blend(folder: Path, models: Sequence[SequenceModel]) -> Blend:
                 f"{folder}: the blend is of {n_items} items, its model {kind!r} of "
                 f"{by_kind[kind].n_items}"
             )
+    _check_facts(folder, facts, n_items)
     return Blend([by_kind[kind] for kind in kinds], facts, weights)
+
+
+def _check_facts(folder: Path, facts: HistoryFacts, n_items: int) -> None:
+    """Refuse facts of another catalogue or of another version, as of a copy that was cut off."""
+    missing = {*NEXT_GAPS, *PREVIOUS_GAPS} - facts.transitions.keys()
+    if missing:
+        raise ArtifactError(
+            f"{folder / FACTS_FILE} lacks the transitions of the gaps {sorted(missing)}"
+        )
+    lengths = {name: len(array) for name, array in facts.vectors.items()}
+    for name, length in {"counts": len(facts.counts), **lengths}.items():
+        if length != n_items:
+            raise ArtifactError(
+                f"{folder}: the blend is of {n_items} items, {name} in {FACTS_FILE} of {length}"
+            )
 
 
 def _read_facts(arrays: dict[str, NDArray[np.generic]], n_items: int) -> HistoryFacts:

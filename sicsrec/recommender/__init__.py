@@ -17,6 +17,7 @@ items are encoded.
 from sicsrec.recommender.encoders import ENCODERS_FOLDER, ItemEncoders
 from sicsrec.recommender.model import (
     BLEND_FOLDER,
+    CARD_FILE,
     ID_ENCODER_FOLDER,
     ITEMS_FILE,
     HistoriesById,
@@ -25,6 +26,7 @@ from sicsrec.recommender.model import (
 
 __all__ = [
     "BLEND_FOLDER",
+    "CARD_FILE",
     "ENCODERS_FOLDER",
     "ID_ENCODER_FOLDER",
     "ITEMS_FILE",

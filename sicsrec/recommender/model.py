@@ -1,5 +1,6 @@
 """Loads a model folder and recommends."""
 
+import json
 import logging
 import os
 import shutil
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 ITEMS_FILE = "items.parquet"
 """Columns item_id (string), item_index (int32, 1..N) and title (string, may be null)."""
+CARD_FILE = "model_card.json"
 ID_ENCODER_FOLDER = "id_encoder"
 BLEND_FOLDER = "blend"
 CHUNK_USERS = 8192
@@ -125,6 +127,7 @@ class Recommender:
             raise ArtifactError(
                 f"{path} has no {ITEMS_FILE}; expected a folder that the export step wrote"
             )
+        _check_whole(path)
         keep_torch_to_usable_cores()
         model = load_model(path, device)
         scorer: Scorer | None = None
@@ -151,7 +154,14 @@ class Recommender:
             raise ArtifactError("this recommender was not loaded from a folder")
         if target.exists():
             raise ArtifactError(f"{target} exists already; give a new folder")
-        shutil.copytree(self.folder, target, copy_function=shutil.copyfile)
+        # Renamed when it is whole: a part of a folder may pass for another model's.
+        copied = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            shutil.copytree(self.folder, copied, copy_function=shutil.copyfile)
+            copied.rename(target)
+        except OSError:
+            shutil.rmtree(copied, ignore_errors=True)
+            raise
         return target
 
     @property
@@ -478,6 +488,25 @@ def _check_device(device: str) -> None:
         raise ConfigError(
             f"device {device!r} cannot be used, give e.g. cpu or cuda: {why}"
         ) from err
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a folder that lacks what its card names: without its blend it would rank by another
+    model and say nothing. A folder may lack the card.
+    """
+    try:
+        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as err:
+        raise ArtifactError(f"{folder / CARD_FILE} cannot be read: {err}") from err
+    named = card.get("files") if isinstance(card, dict) else None
+    missing = [name for name in named or () if not (folder / Path(name).name).exists()]
+    if missing:
+        raise ArtifactError(
+            f"{folder} lacks {', '.join(missing)}, which its {CARD_FILE} names; copy the whole "
+            "folder that the export step wrote"
+        )
 
 
 def _read_items(path: Path) -> pl.DataFrame:

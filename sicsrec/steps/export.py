@@ -22,7 +22,7 @@ from sicsrec.data.sequences import Histories
 from sicsrec.errors import DataError
 from sicsrec.evaluation.ranking import Scorer, recommend
 from sicsrec.models.base import SequenceModel
-from sicsrec.recommender import BLEND_FOLDER, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
+from sicsrec.recommender import BLEND_FOLDER, CARD_FILE, ID_ENCODER_FOLDER, ITEMS_FILE, Recommender
 from sicsrec.recommender.model import CHUNK_USERS
 from sicsrec.recommender.tables import (
     RECOMMENDATIONS,
@@ -175,7 +175,7 @@ def _write_model_folder(context: StepContext, parts: _Parts, catalog: ItemCatalo
     content = _model_card(context, parts.model, catalog)
     content["files"] |= write_encoders(context, folder)
     card = json.dumps(content, indent=2, ensure_ascii=False)
-    (folder / "model_card.json").write_text(card + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(card + "\n", encoding="utf-8")
 
 
 def _model_card(

@@ -221,6 +221,8 @@ class MlflowStore:
             run = self.attach(run_id)
             tags = [RunTag(key, value) for key, value in process_tags().items()]
             self.client.log_batch(run_id, tags=tags)
+            if "error" in self.client.get_run(run_id).data.tags:
+                self.client.delete_tag(run_id, "error")
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:
             return None
@@ -313,7 +315,8 @@ class MlflowStore:
         run = self.client.create_run(
             experiment_id,
             start_time=started,
-            tags={**tags, **process_tags(), MLFLOW_RUN_NAME: name},
+            tags={key: _short(without_passwords(value)) for key, value in tags.items()}
+            | {**process_tags(), MLFLOW_RUN_NAME: name},
             run_name=name,
         )
         return str(run.info.run_id)

@@ -91,7 +91,7 @@ class Range(Section):
     def holds(self, value: object) -> bool:
         """Whether a value is one of the range, on its grid where it has one."""
         if self.interval is None:
-            return encode(value) in {encode(choice) for choice in self.choices}
+            return any(is_equal(value, choice) for choice in self.choices)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
         if self.is_whole and not float(value).is_integer():
@@ -106,6 +106,15 @@ _VALUE: TypeAdapter[Interval | list[Any]] = TypeAdapter(Interval | _Choices)
 def encode(value: object) -> str:
     """Return a choice as the study keeps it; a study takes no lists."""
     return json.dumps(value)
+
+
+def is_equal(value: object, choice: object) -> bool:
+    """Whether two values are one to the configuration: 0 is 0.0, but neither is False."""
+    if isinstance(value, bool) or isinstance(choice, bool):
+        return value is choice
+    if isinstance(value, int | float) and isinstance(choice, int | float):
+        return value == choice
+    return encode(value) == encode(choice)
 
 
 def parse_ranges(values: Mapping[Any, Any], where: str) -> tuple[Range, ...]:

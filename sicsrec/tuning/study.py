@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sicsrec.errors import ConfigError
-from sicsrec.tuning.ranges import Range, encode
+from sicsrec.tuning.ranges import Range, encode, is_equal
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +83,16 @@ class Study:
         """Return what to try next.
 
         Args:
-            own: the configuration's own values by path. They are the first trial, exactly as they
-                are, where the ranges hold them, so that the winner is never worse on validation
-                than they are. Otherwise the log says why they are not tried.
+            own: the configuration's own values by path. They come before any others, exactly as
+                they are, where the ranges hold them and no trial had them, so that the winner is
+                never worse on validation than they are. Otherwise the log says why they are not
+                tried.
         """
-        number = len(self.rows()) + 1
-        fault = _why_not_tried(self._ranges, own) if number == 1 else None
-        is_own = number == 1 and fault is None
-        if fault is not None:
+        rows = self.rows()
+        number = len(rows) + 1
+        fault = _why_not_tried(self._ranges, own)
+        is_own = fault is None and not has_tried(rows, own)
+        if fault is not None and number == 1:
             logger.info("the configuration's own values are not tried: %s", fault)
         # A process that was killed right here before has left it waiting.
         trials = self._study.get_trials(deepcopy=False)
@@ -127,6 +129,11 @@ class Study:
             values = json.loads(trial.user_attrs["values"])
             rows.append(TrialRow(len(rows) + 1, values, trial.value, reason))
         return rows
+
+
+def has_tried(rows: Sequence[TrialRow], values: Mapping[str, Any]) -> bool:
+    """Whether a trial had these values, however it ended."""
+    return any(row.values == values for row in rows)
 
 
 def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
@@ -198,5 +205,5 @@ def _suggest(trial: Any, entry: Range) -> Any:
 
 def _to_study(entry: Range, value: Any) -> Any:
     if entry.interval is None:
-        return encode(value)
+        return encode(next(choice for choice in entry.choices if is_equal(value, choice)))
     return int(value) if entry.is_whole else float(value)

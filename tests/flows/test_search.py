@@ -23,7 +23,14 @@ from flows.search import (
 )
 from flows.shipped import shipped_names
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.errors import ConfigError, NotApplicableError
+from sicsrec.errors import (
+    ConfigError,
+    DataError,
+    DiskFullError,
+    NotApplicableError,
+    SicsrecError,
+    TrainingDivergedError,
+)
 from sicsrec.steps import get_step
 from sicsrec.tracking.mlflow_store import database_uri
 from sicsrec.tuning.study import TrialRow
@@ -57,6 +64,13 @@ def carry_out(home: Path, request: SearchRequest) -> tuple[FinishedSearch, str]:
     print_search(finished, plan, settings, console)
     assert isinstance(console.file, io.StringIO)
     return finished, console.file.getvalue()
+
+
+def vectors(home: Path, content: bytes = b"vectors") -> Path:
+    """Return a file of given vectors, which no plan reads."""
+    file = home / "text.npy"
+    file.write_bytes(content)
+    return file
 
 
 def runs_of(home: Path) -> list[Run]:
@@ -211,6 +225,42 @@ def test_what_trials_depend_on_makes_another_search(home: Path, request_: Search
     assert len({name(), *others}) == 7
 
 
+def test_other_vectors_at_the_same_place_make_another_search(
+    home: Path, request_: SearchRequest
+) -> None:
+    source = f"encode_items.source={{kind: given, text: {home / 'text.npy'}}}"
+    asked = replace(request_, overrides=[*SMALL, source])
+    with pytest.raises(DataError, match=r"there is no vector file .*text\.npy"):
+        plan_search(asked, settings_of(home))
+    vectors(home)
+    first = plan_search(asked, settings_of(home)).name
+    assert plan_search(asked, settings_of(home)).name == first
+    vectors(home, b"others")
+    assert plan_search(asked, settings_of(home)).name != first
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_trouble_that_no_value_brought_is_no_trial(
+    home: Path, request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    troubles = iter([DiskFullError("the disk is full"), TrainingDivergedError("not a number")])
+    monkeypatch.setattr(search, "run_in_series", lambda *_: next(troubles))
+    with pytest.raises(DiskFullError):
+        carry_out(home, replace(request_, n_trials=1))
+    # The next process makes that trial, and what its values bring is kept.
+    with pytest.raises(SicsrecError, match="no trial ended well: TrainingDivergedError"):
+        carry_out(home, replace(request_, n_trials=1))
+    assert next(troubles, None) is None
+    with pytest.raises(SicsrecError, match="no trial ended well"):
+        carry_out(home, replace(request_, n_trials=1))
+    assert "have not tried" not in caplog.text
+    # Other values of one's own come first, as soon as there is a trial for them.
+    better = replace(request_, n_trials=1, overrides=[*SMALL, "train_sicsrec.temperature=0.1"])
+    with pytest.raises(SicsrecError, match="no trial ended well"):
+        carry_out(home, better)
+    assert "the 1 trials have not tried the configuration's own values" in caplog.text
+
+
 def test_a_file_of_ones_own_stays_the_base_of_the_preset(
     home: Path, request_: SearchRequest
 ) -> None:
@@ -256,7 +306,7 @@ def test_ranges_are_tried_on_the_configuration_first(
 
 
 def test_a_value_that_asks_for_missing_data_is_refused(home: Path, request_: SearchRequest) -> None:
-    given = [*SMALL, "encode_items.source={kind: given, text: text.npy}"]
+    given = [*SMALL, f"encode_items.source={{kind: given, text: {vectors(home)}}}"]
     Path(request_.ranges).write_text("train_sicsrec.modalities: [[text], [image]]", "utf-8")
     with pytest.raises(ConfigError, match=r"range of train_sicsrec\.modalities") as caught:
         plan_search(replace(request_, overrides=given), settings_of(home))
@@ -266,7 +316,7 @@ def test_a_value_that_asks_for_missing_data_is_refused(home: Path, request_: Sea
 def test_ranges_of_steps_that_no_trial_runs_are_refused(
     home: Path, request_: SearchRequest
 ) -> None:
-    source = "encode_items.source={kind: given, text: text.npy}"
+    source = f"encode_items.source={{kind: given, text: {vectors(home)}}}"
     asked = replace(request_, overrides=[*SMALL, source])
     ranges = Path(request_.ranges)
     learning = "align_encoders.n_epochs: [1, 2]\n"
@@ -274,7 +324,7 @@ def test_ranges_of_steps_that_no_trial_runs_are_refused(
     with pytest.raises(ConfigError, match=r"range of align_encoders\.n_epochs: .*runs only ingest"):
         plan_search(asked, settings_of(home))
     plan_search(replace(asked, overrides=SMALL), settings_of(home))
-    sources = "encode_items.source: [{kind: given, text: text.npy}, {kind: encoders}]\n"
+    sources = f"encode_items.source: [{{kind: given, text: {vectors(home)}}}, {{kind: encoders}}]\n"
     ranges.write_text(f"{sources}{learning}", "utf-8")
     plan_search(asked, settings_of(home))
 
@@ -293,6 +343,8 @@ def test_a_file_that_cannot_hold_the_winner_is_refused(
 ) -> None:
     (home / "folder.yaml").mkdir()
     (home / "binary.yml").write_bytes(b"\xff\xfe\x00")
+    (home / "empty.yaml").touch()
+    plan_search(replace(request_, output=home / "empty.yaml"), settings_of(home))
     with pytest.raises(ConfigError, match=message):
         plan_search(replace(request_, output=home / name), settings_of(home))
 

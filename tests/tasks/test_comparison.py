@@ -8,7 +8,7 @@ from tasks.comparison import describe_comparison
 
 def row(variant: str, value: float, difference: tuple[float, float, float] | None = None) -> Any:
     ends = difference or (None, None, None)
-    figures = {name: value for name in METRICS} | {
+    figures = dict.fromkeys(METRICS, value) | {
         f"{name}_{end}": number
         for name in METRICS
         for end, number in zip(("difference", "low", "high"), ends, strict=True)

@@ -18,6 +18,7 @@ from sicsrec.models.new_items import NewItemVectors
 from sicsrec.models.sicsrec import SICSRec
 from sicsrec.models.storage import save_model
 from sicsrec.recommender import Recommender
+from sicsrec.recommender.explanations import explain
 from sicsrec.recommender.service import RankingService
 from tests.unit.recommender_parts import new_items
 from tests.unit.steps.tiny_store import N_ITEMS, make_catalog, make_sicsrec
@@ -215,6 +216,41 @@ def test_items_without_any_content_are_near_nothing_by_content(folder: Path) -> 
     of_new = recommender.neighbours_of_new(new_items(1), k=N_ITEMS)
     assert of_new.height == N_ITEMS - 2
     assert not {"v01", "v04"} & set(of_new["item_id"])
+
+
+def test_items_without_content_are_no_reason_by_content(folder: Path) -> None:
+    recommender, adapter = without_two_texts(folder)
+    # As above: no c of 0 for those that have a text.
+    torch.nn.init.ones_(adapter.outer.bias)
+    (known, bare) = explain(recommender, ["v01", "v03", "v04"], ["v02", "v04"])
+    assert [item for item, _ in known.nearest] == ["v03"]
+    assert bare.nearest == []
+
+
+def test_a_folder_without_what_its_card_names_is_refused(folder: Path) -> None:
+    """A blend that is missing would else be passed over: the model alone would rank."""
+    (folder / "model_card.json").write_text(json.dumps({"files": {"blend": "weights"}}))
+    with pytest.raises(ArtifactError, match=r"lacks blend, which its model_card\.json names"):
+        Recommender.load(folder)
+    (folder / "model_card.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"model_card\.json cannot be read"):
+        Recommender.load(folder)
+
+
+def test_a_copy_is_whole_or_not_there(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender, target = Recommender.load(folder), tmp_path_factory.mktemp("copies") / "model"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sicsrec.recommender.model.shutil.copyfile", full)
+        with pytest.raises(OSError, match="No space left"):
+            recommender.save(target)
+    assert not list(target.parent.iterdir())
+    assert Recommender.load(recommender.save(target)).ranks_by == "sicsrec"
 
 
 @pytest.mark.parametrize("given", [5, "v03", {"v03": 1}])

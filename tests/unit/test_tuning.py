@@ -121,6 +121,25 @@ def test_a_fraction_is_none_of_a_range_of_whole_numbers() -> None:
     assert not entry.holds(2.5)
 
 
+def test_a_choice_is_one_however_its_number_is_written(tmp_path: Path) -> None:
+    ranges = parse_ranges(
+        {"train_sicsrec.alpha": [1, 0], "train_sicsrec.two_step": [True, False]}, "mine.yaml"
+    )
+    assert all(ranges[0].holds(value) for value in (0, 0.0, 1, 1.0))
+    assert not ranges[0].holds(False)
+    assert not ranges[1].holds(1)
+    own = {"train_sicsrec.alpha": 1.0, "train_sicsrec.two_step": True}
+    with open_study(tmp_path, "s", ranges, seed=3) as study:
+        assert study.propose(own).values == own
+
+
+def test_changed_own_values_come_first_where_a_search_goes_on(tmp_path: Path) -> None:
+    better = OWN | {"pretrain_id.dropout": 0.3}
+    carry_out(tmp_path, 2)
+    assert carry_out(tmp_path, 4, better)[2] == better
+    assert carry_out(tmp_path, 5, OWN).count(OWN) == 1
+
+
 def test_own_values_are_tried_to_the_last_digit_and_others_are_rounded(tmp_path: Path) -> None:
     own = OWN | {"train_sicsrec.learning_rate": 0.00123456789}
     first, second = carry_out(tmp_path, 2, own)

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from sicsrec.data.sequences import Histories
 from sicsrec.errors import ArtifactError
 from sicsrec.models import blend
 from sicsrec.models.blend import Blend, HistoryFacts
-from sicsrec.models.blend_storage import BLEND_FILE, load_blend, save_blend
+from sicsrec.models.blend_storage import BLEND_FILE, FACTS_FILE, load_blend, save_blend
 from sicsrec.models.id_encoder import IdEncoder
 from tests.unit.evaluation.conftest import make_histories, random_histories
 
@@ -165,6 +166,14 @@ def test_what_is_missing_or_does_not_fit_is_named(train: Histories, tmp_path: Pa
         load_blend(tmp_path, [])
     with pytest.raises(ArtifactError, match=r"of 9 items, its model 'id_encoder' of 4"):
         load_blend(tmp_path, [make_id_encoder(4)])
+    arrays = load_file(tmp_path / FACTS_FILE)
+    save_file({n: a for n, a in arrays.items() if ".2." not in n}, tmp_path / FACTS_FILE)
+    with pytest.raises(ArtifactError, match=r"lacks the transitions of the gaps \[2\]"):
+        load_blend(tmp_path, [make_id_encoder()])
+    save_file(arrays | {"counts": arrays["counts"][:4]}, tmp_path / FACTS_FILE)
+    with pytest.raises(ArtifactError, match=r"of 9 items, counts in .* of 4"):
+        load_blend(tmp_path, [make_id_encoder()])
+    save_file(arrays, tmp_path / FACTS_FILE)
     config = json.loads((tmp_path / BLEND_FILE).read_text())
     (tmp_path / BLEND_FILE).write_text(json.dumps(config | {"weights": {"cold": "much"}}))
     with pytest.raises(ArtifactError, match="not the folder of a blend"):

@@ -11,7 +11,6 @@ from sicsrec.training import checkpoint, job
 from tests.unit.steps.killing import hanging_mark, kill_when_hanging
 from tests.unit.steps.stage_two_store import STEPS, StageTwoWorld
 
-
 # Random numbers come from the seed anew; content has to be read again, and rows of it are kept.
 STARTS_AT_CONTENT = {"item_start": {"kind": "content"}}
 
