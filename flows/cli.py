@@ -127,7 +127,7 @@ def compare(
         str,
         typer.Option(
             "--variants",
-            help="ablation, item-start, pair-sources, or a YAML file: names with lists of overrides.",
+            help="ablation, item-start, pair-sources, or a YAML file: names and overrides.",
             metavar="SET",
         ),
     ] = "ablation",
