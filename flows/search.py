@@ -145,8 +145,9 @@ def plan_search(request: SearchRequest, settings: Settings) -> SearchPlan:
     sections = {section for entry in ranges for section in _sections(entry)}
     last_step = "pretrain_id" if sections == {"pretrain_id"} else "train_sicsrec"
     _check_reached(ranges, tried, last_step)
-    check_places(select_steps(resolved.config, wanted=[last_step]), resolved.config)
-    name = _name(request, resolved.config, ranges, last_step)
+    steps = select_steps(resolved.config, wanted=[last_step])
+    check_places(steps, resolved.config)
+    name = _name(request, resolved.config, ranges, steps)
     plan = SearchPlan(request, resolved, ranges, last_step, name)
     _check_output(_preset_path(plan, settings))
     return plan
@@ -208,7 +209,7 @@ def _overrides(request: SearchRequest, values: Mapping[str, Any]) -> list[str]:
 
 
 def _name(
-    request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range], last_step: str
+    request: SearchRequest, config: PipelineConfig, ranges: Sequence[Range], steps: Sequence[str]
 ) -> str:
     """Return a name that changes with all that trials depend on, but not with their number."""
     values = config.model_dump(mode="json", exclude={"ingest", "evaluate", "export"})
@@ -217,12 +218,11 @@ def _name(
             section, _, key = path.partition(".")
             # Where the search starts makes no trial another one.
             _leave_out(values[section], key)
-    later = [name for name in select_steps(config, wanted=[last_step]) if name != "ingest"]
     identity = {
         "config": values,
         "remove_seen": config.evaluate.remove_seen,
         "data": step_identity(get_step("ingest"), config, {}),
-        "external": {name: external_inputs(name, config) for name in later},
+        "external": {name: external_inputs(name, config) for name in steps if name != "ingest"},
         "versions": {
             step.name: [step.version, dict(step.further_versions(config))] for step in STEPS
         },
@@ -257,6 +257,7 @@ def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path
             store cannot be reached.
     """
     folder, config = settings.home / "searches", plan.resolved.config
+    own = _own_values(plan)
     with (
         open_study(folder, plan.name, plan.ranges, config.seed) as study,
         prefect_session(settings, console, log),
@@ -270,12 +271,12 @@ def run_search(plan: SearchPlan, settings: Settings, console: Console, log: Path
         with recorded_search(plan.name, config, params, study.recall("mlflow_run")) as record:
             study.remember("mlflow_run", record.run.run_id)
             while len(study.rows()) < plan.request.n_trials:
-                proposal = study.propose(_own_values(plan))
+                proposal = study.propose(own)
                 tags = record.tags_of_trial(proposal.number)
                 _run_trial(plan, study, proposal, tags, console)
                 record.log_trials(study.rows(), metric)
             rows = study.rows()
-            if not has_tried(rows, _own_values(plan)):
+            if not has_tried(rows, own):
                 logger.warning(
                     "the %d trials have not tried the configuration's own values, so the winner "
                     "may be worse than they are; ask for more trials", len(rows),

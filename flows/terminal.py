@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sicsrec.addresses import WithoutPasswords
-from sicsrec.evaluation.names import metrics_of
+from sicsrec.evaluation.names import metrics_of, title_of
 from sicsrec.progress import Advance, LogProgress, Progress
 from sicsrec.tuning.study import TrialRow
 from tasks.outcome import StepOutcome
@@ -211,7 +211,7 @@ def results_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         table = new_table(f"{split}, {rows[0].get('users', 0):,} users")
         table.add_column("model", overflow="fold")
         for name in shown:
-            label = name.replace("_at_", "@").upper()
+            label = title_of(name)
             table.add_column(label, justify="right", no_wrap=True)
         table.add_column("NDCG@10 interval", justify="right", no_wrap=True)
         for number, row in enumerate(rows, start=1):
@@ -244,7 +244,7 @@ def difference_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             table.caption_justify = "left"
         table.add_column("variant", overflow="fold")
         for name in _COMPARED:
-            label = name.replace("_at_", "@").upper()
+            label = title_of(name)
             table.add_column(label, justify="right", no_wrap=True)
         for row in of_model:
             lacking = f"\n({row['seeds']} of {seeds} seeds)" if row["seeds"] < seeds else ""
@@ -265,7 +265,7 @@ def trial_table(rows: Sequence[TrialRow], metric: str, n_shown: int = 10) -> Tab
     failed = f", {n_failed} of them failed" if n_failed else ""
     table = new_table(f"{len(rows)} trials{failed}, best by validation")
     table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column(metric.replace("_at_", "@").upper(), justify="right", no_wrap=True)
+    table.add_column(title_of(metric), justify="right", no_wrap=True)
     table.add_column("values", overflow="fold")
     for row in done[:n_shown]:
         values = ", ".join(f"{path} {value}" for path, value in row.values.items())

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sicsrec.addresses import without_passwords
 from sicsrec.artifacts import ArtifactRef, ArtifactStore
 from sicsrec.config import PipelineConfig
+from sicsrec.evaluation.names import title_of
 from sicsrec.evaluation.plots import plot_differences
 from sicsrec.evaluation.variants import (
     METRICS,
@@ -16,7 +16,7 @@ from sicsrec.evaluation.variants import (
     variant_table,
 )
 from sicsrec.steps.evaluate import SICSREC, SICSREC_BLENDED
-from tasks.record import markdown_row, open_store
+from tasks.record import markdown_table, open_store
 from tasks.settings import Settings
 
 PerUser = Mapping[str, Mapping[int, ArtifactRef]]
@@ -83,25 +83,17 @@ def describe_comparison(
         "with its interval, bold where that excludes 0. The picture and the whole table are among "
         "the artifacts; the variants' own runs carry the same tag `comparison`."
     ]
-    titles = [name.replace("_at_", "@").upper() for name in METRICS]
+    titles = [title_of(name) for name in METRICS]
     for model in dict.fromkeys(str(row["model"]) for row in rows):
         of_model = [row for row in rows if row["model"] == model]
-        lines += [
-            "",
-            markdown_row([f"{model}, test, {of_model[0]['users']:,} users", "seeds", *titles]),
-            "|---|" + "---|" * (len(titles) + 1),
-            *(
-                markdown_row(
-                    [row["variant"], str(row["seeds"]), *(_compared(row, name) for name in METRICS)]
-                )
-                for row in of_model
-            ),
+        head = [f"{model}, test, {of_model[0]['users']:,} users", "seeds", *titles]
+        cells = [
+            [row["variant"], str(row["seeds"]), *(_compared(row, name) for name in METRICS)]
+            for row in of_model
         ]
+        lines += ["", *markdown_table(head, cells)]
     if not_run:
-        lines += [
-            "",
-            *(f"- {variant}: {without_passwords(reason)}" for variant, reason in not_run.items()),
-        ]
+        lines += ["", *(f"- {variant}: {reason}" for variant, reason in not_run.items())]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run, task_run
 
 from sicsrec.artifacts import canonical_json, flatten
 from sicsrec.config import PipelineConfig
-from sicsrec.evaluation.names import MAIN, MAIN_BLENDED, metrics_of, tracked_metrics
+from sicsrec.evaluation.names import MAIN, MAIN_BLENDED, metrics_of, title_of, tracked_metrics
 from sicsrec.liveness import is_abandoned
 from sicsrec.report.place import Report
 from sicsrec.runs import RunRegister, registers
@@ -126,22 +126,17 @@ def describe_run(
     if results:
         names = [name for name in metrics_of(results[0]) if results[0][name] is not None]
         names = [name for name in names if name != "mrr"]
-        titles = [name.replace("_at_", "@").upper() for name in names]
-        lines += [
-            "",
-            markdown_row([f"test, {results[0]['users']:,} users", *titles, "NDCG@10 interval"]),
-            "|---|" + "---|" * (len(names) + 1),
-            *(
-                markdown_row(
-                    [
-                        row["model"],
-                        *(f"{row[name]:.4f}" for name in names),
-                        f"{row['ndcg_at_10_low']:.4f} to {row['ndcg_at_10_high']:.4f}",
-                    ]
-                )
-                for row in results
-            ),
+        titles = [title_of(name) for name in names]
+        rows = [
+            [
+                row["model"],
+                *(f"{row[name]:.4f}" for name in names),
+                f"{row['ndcg_at_10_low']:.4f} to {row['ndcg_at_10_high']:.4f}",
+            ]
+            for row in results
         ]
+        head = [f"test, {results[0]['users']:,} users", *titles, "NDCG@10 interval"]
+        lines += ["", *markdown_table(head, rows)]
     return "\n".join(lines)
 
 
@@ -157,8 +152,12 @@ def _in_short(results: Sequence[Mapping[str, Any]]) -> str:
     return f" Test NDCG@10: {figures}."
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """Return a row of a table for the description of a run."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table for the description of a run."""
+    return [_row(head), "|" + "---|" * len(head), *(_row(row) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
     # MLflow's page leaves no room between columns: numbers would run into each other.
     return f"| {' | &nbsp; '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 

@@ -37,6 +37,16 @@ def slug(model: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
 
 
+def title_of(metric: str) -> str:
+    """Return a metric's name as tables for people show it.
+
+    Example:
+        >>> title_of("ndcg_at_10")
+        'NDCG@10'
+    """
+    return metric.replace("_at_", "@").upper()
+
+
 def metrics_of(row: Row) -> list[str]:
     """Return the metrics that a row of results has, in its order.
 

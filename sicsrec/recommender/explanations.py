@@ -60,14 +60,14 @@ def explain(recommender: Recommender, history: list[str], item_ids: list[str]) -
     columns = recommender.indices_of(item_ids) - 1
     parts = _parts(recommender, histories)
     vectors = recommender.unit_vectors()
-    has_content = vectors.any(dim=1)
+    has_vector = _has_vector(recommender.model)
     watched = np.unique(histories.items.astype(np.int64)) - 1
     ids = recommender.item_ids
     explanations = []
     for item_id, column in zip(item_ids, columns.tolist(), strict=True):
         others = torch.from_numpy(watched[watched != column])
         # What has no content is near nothing, nor is anything near it.
-        others = others[has_content[others] & has_content[column]]
+        others = others[has_vector[others] & has_vector[column]]
         similarities = vectors[others] @ vectors[column]
         order = similarities.argsort(descending=True)[:N_NEAREST].tolist()
         own = {name: float(values[column]) for name, values in parts.items()}
@@ -83,6 +83,13 @@ def explain(recommender: Recommender, history: list[str], item_ids: list[str]) -
             )
         )
     return explanations
+
+
+def _has_vector(model: SequenceModel) -> torch.Tensor:
+    """Return [N], whether an item has what the model's first kind of vectors is made of."""
+    if isinstance(model, SICSRec):
+        return model.content_embedding.has_any()
+    return torch.ones(model.n_items, dtype=torch.bool)
 
 
 @torch.no_grad()

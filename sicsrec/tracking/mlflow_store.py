@@ -315,7 +315,7 @@ class MlflowStore:
         run = self.client.create_run(
             experiment_id,
             start_time=started,
-            tags={key: _short(without_passwords(value)) for key, value in tags.items()}
+            tags={key: _short(value) for key, value in tags.items()}
             | {**process_tags(), MLFLOW_RUN_NAME: name},
             run_name=name,
         )
@@ -458,7 +458,7 @@ class PipelineRun(_RecordedRun):
 
     def describe(self, text: str) -> None:
         """Put a description in Markdown on the run's page, in place of an earlier one."""
-        note = text[:_MAX_NOTE_LENGTH]
+        note = without_passwords(text)[:_MAX_NOTE_LENGTH]
         self._send("description", lambda c, run_id: c.set_tag(run_id, MLFLOW_RUN_NOTE, note))
 
 
@@ -580,7 +580,7 @@ def _ended(run: _RecordedRun) -> Iterator[None]:
         status = "FINISHED"
     except Exception as err:
         status = "FAILED"
-        run.set_tags({"error": without_passwords(f"{type(err).__name__}: {err}")})
+        run.set_tags({"error": f"{type(err).__name__}: {err}"})
         raise
     finally:
         run.end(status)
@@ -591,5 +591,5 @@ def _now() -> int:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = without_passwords(str(value))
     return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 1] + "…"

@@ -219,9 +219,7 @@ def test_items_without_any_content_are_near_nothing_by_content(folder: Path) -> 
 
 
 def test_items_without_content_are_no_reason_by_content(folder: Path) -> None:
-    recommender, adapter = without_two_texts(folder)
-    # As above: no c of 0 for those that have a text.
-    torch.nn.init.ones_(adapter.outer.bias)
+    recommender, _ = without_two_texts(folder)
     (known, bare) = explain(recommender, ["v01", "v03", "v04"], ["v02", "v04"])
     assert [item for item, _ in known.nearest] == ["v03"]
     assert bare.nearest == []
