@@ -6,12 +6,17 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -75,3 +80,67 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}; set SICSREC_TEST_DATA to the folder of the real data")
     return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of the test processes makes and the others find."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            making = folder.with_name(f".{folder.name}")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make(making)
+            making.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_database(pytestconfig: pytest.Config) -> Path:
+    """Prefect's database without runs, and also the start of the one in ``PREFECT_HOME``.
+
+    Its hundred migrations take ten seconds of processor time, which every server on a new home
+    would need again, so what one version of Prefect made is kept between sessions.
+    """
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            [Path(sys.executable).parent / "prefect", "server", "database", "upgrade", "--yes"],
+            env=os.environ | {"PREFECT_HOME": str(folder)},
+            check=True,
+            capture_output=True,
+        )
+
+    kept = pytestconfig.cache.mkdir("prefect") / version("prefect")
+    database = made_once(kept, make) / "prefect.db"
+    own = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    own.parent.mkdir(exist_ok=True)
+    shutil.copyfile(database, own)
+    return database
+
+
+@pytest.fixture(scope="session")
+def prefect_server(
+    prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A server for all tests of a process that look at what flows and tasks left."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    folder = tmp_path_factory.mktemp("prefect-server")
+    shutil.copyfile(prefect_database, folder / "prefect-test.db")
+    # The harness makes its database in a new folder; here it finds one there.
+    with (
+        patch("prefect.testing.utilities.mkdtemp", return_value=str(folder)),
+        prefect_test_harness(server_startup_timeout=90),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an MLflow database without runs; making one takes seconds, copying none."""
+    from sicsrec.tracking.mlflow_store import MlflowStore
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    return made_once(root / "mlflow", MlflowStore) / "mlflow"

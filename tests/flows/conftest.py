@@ -1,4 +1,4 @@
-"""One Prefect server for all flow tests, and a pipeline small enough to run in seconds."""
+"""A pipeline small enough to run in seconds, and a home of a test's own."""
 
 import shutil
 import signal
@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
-
-from sicsrec.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
     from tests.flows.runs import Launcher
@@ -33,26 +30,12 @@ SMALL = [
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
-
-
-@pytest.fixture(scope="session")
 def launcher(prefect_server: None) -> "Iterator[Launcher]":
     """Starts runs of the command line in processes of their own, in little time."""
     from tests.flows.runs import launching
 
     with launching(heavy=False, PREFECT_API_URL=str(PREFECT_API_URL.value())) as started:
         yield started
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs; making one takes seconds, copying none."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    MlflowStore(folder)
-    return folder / "mlflow"
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +46,10 @@ def _keep_signal_handler() -> Iterator[None]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
-    """A home of the test's own."""
+def home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, prefect_database: Path
+) -> Path:
+    """A home of the test's own, and a database for the server that it may start."""
     folder = tmp_path / "home"
     shutil.copytree(empty_database, folder / "mlflow")
     monkeypatch.setenv("SICSREC_HOME", str(folder))

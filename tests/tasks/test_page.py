@@ -38,7 +38,6 @@ from tasks.tracebacks import (
     keep_tracebacks_out_of_prefect,
     write_traceback,
 )
-from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 TRACKING = {"mlflow_experiment_id": "3", "mlflow_run_id": "abc"}
 MLFLOW_PAGE = "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"

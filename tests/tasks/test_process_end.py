@@ -7,7 +7,6 @@ from prefect.states import Crashed, Running
 
 from sicsrec.liveness import STARTED_TAG, process_tags
 from tasks.process_end import crash_abandoned_flow_runs
-from tests.flows.conftest import prefect_server  # noqa: F401 - a fixture
 
 
 @flow(name="train")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -27,7 +28,8 @@ NOBODY = RunRecord("0" * 32, "1", STEP_NAMES)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Iterator[Path]:
+    shutil.copytree(empty_database, tmp_path / "home" / "mlflow")
     monkeypatch.setenv("SICSREC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     yield tmp_path / "home"

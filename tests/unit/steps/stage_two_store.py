@@ -26,6 +26,7 @@ class StageTwoWorld:
         sicsrec: changes of train_sicsrec alone.
         pretrain: changes of pretrain_id alone.
         split: of the log; leave-one-out unless given.
+        refit: train once more on train and valid.
         changes: of the values of both sections of the configuration.
     """
 
@@ -35,6 +36,7 @@ class StageTwoWorld:
         sicsrec: dict[str, object] | None = None,
         pretrain: dict[str, object] | None = None,
         split: Split | None = None,
+        refit: bool = True,
         **changes: object,
     ) -> None:
         section = TOWER | TRAINING | changes
@@ -42,6 +44,7 @@ class StageTwoWorld:
             {
                 "dataset": "tiny",
                 "seed": 5,
+                "refit": refit,
                 "ingest": {"path": "/nowhere", "reader": {"kind": "ninerec"}},
                 "encode_items": {"source": {"kind": "given", "text": "given.npy"}},
                 "pretrain_id": section | (pretrain or {}),

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,13 @@ from sicsrec.tracking.mlflow_store import MlflowStore
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowStore:
-    return MlflowStore(tmp_path_factory.mktemp("home"))
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> MlflowStore:
+    return new_store(tmp_path_factory.mktemp("home"), empty_database)
+
+
+def new_store(home: Path, empty_database: Path) -> MlflowStore:
+    shutil.copytree(empty_database, home / "mlflow")
+    return MlflowStore(home)
 
 
 def read(store: MlflowStore, run_id: str) -> Run:
@@ -137,9 +143,9 @@ def test_null_tracker_takes_everything() -> None:
 
 
 def test_a_step_whose_parameters_are_refused_has_one_run_that_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
 ) -> None:
-    store = MlflowStore(tmp_path)
+    store = new_store(tmp_path, empty_database)
     parent = store.begin("films", "first")
     refused = [MlflowException("not now")]
     log_batch = store.client.log_batch
@@ -162,9 +168,9 @@ def test_a_step_whose_parameters_are_refused_has_one_run_that_ends(
 
 
 def test_a_pipeline_run_whose_parameters_are_refused_is_not_left_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
 ) -> None:
-    store = MlflowStore(tmp_path)
+    store = new_store(tmp_path, empty_database)
 
     def refuse(*_arguments: object, **_named: object) -> None:
         raise MlflowException("no")
@@ -186,9 +192,12 @@ def test_an_experiment_that_was_deleted_takes_the_next_run(store: MlflowStore) -
 
 
 def test_a_mark_that_is_refused_tells_no_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    empty_database: Path,
 ) -> None:
-    store = MlflowStore(tmp_path)
+    store = new_store(tmp_path, empty_database)
 
     def refuse(*_arguments: object, **_named: object) -> None:
         raise MlflowException("API request to http://me:s3cret@127.0.0.1:5000/api failed")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -50,8 +51,9 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
+def logged(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Logged]:
     root = tmp_path_factory.mktemp("registry")
+    shutil.copytree(empty_database, root / "mlflow")
     tiny = make_tiny_store(root / "artifacts")
     config = with_encoders(tiny, make_config(export=ExportConfig(top_k=5, score="blend")))
     for step in ("evaluate", "export"):

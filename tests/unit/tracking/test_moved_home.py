@@ -21,8 +21,11 @@ def record(home: Path, name: str) -> str:
 
 
 @pytest.mark.parametrize("is_copy", [False, True], ids=["moved", "copied"])
-def test_records_and_files_stay_together(tmp_path: Path, is_copy: bool) -> None:
+def test_records_and_files_stay_together(
+    tmp_path: Path, empty_database: Path, is_copy: bool
+) -> None:
     before, after = tmp_path / "home", tmp_path / "mein Zuhause ü"
+    shutil.copytree(empty_database, before / "mlflow")
     first = record(before, "first")
     shutil.copytree(before, after)
     if not is_copy:
@@ -41,9 +44,10 @@ def test_records_and_files_stay_together(tmp_path: Path, is_copy: bool) -> None:
 
 
 def test_other_places_and_half_made_databases_are_left_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, empty_database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = tmp_path / "home"
+    shutil.copytree(empty_database, home / "mlflow")
     store = MlflowStore(home)
     elsewhere = f"{(tmp_path / 'bucket').as_uri()}/films"
     number = store.client.create_experiment("films", artifact_location=elsewhere)

@@ -25,12 +25,12 @@ NO_DROPOUT = {"dropout": 0.0, "batch_targets": 5, "max_epochs": 2}
 SAMPLED = NO_DROPOUT | {"sampled_softmax_above": 5, "n_sampled": 6}
 
 
-def check_equal(tmp_path, step, changes, sicsrec=None):
+def check_equal(tmp_path, step, changes, sicsrec=None, refit=True):
     outcomes = []
     for n_processes in (1, 2):
         root = tmp_path / str(n_processes)
         root.mkdir()
-        world = StageTwoWorld(root, sicsrec, **changes)
+        world = StageTwoWorld(root, sicsrec, refit=refit, **changes)
         if step == "train_sicsrec":
             world.run("pretrain_id")
         report = world.run(step, n_processes=n_processes)
@@ -48,7 +48,8 @@ def check_equal(tmp_path, step, changes, sicsrec=None):
 
 
 def test_step_2_in_two_processes_gives_the_metrics_of_one(tmp_path):
-    check_equal(tmp_path, "train_sicsrec", SAMPLED, {"item_dropout": 0.0})
+    # Starting processes is what takes time here; the slow test of step 1 refits in them too.
+    check_equal(tmp_path, "train_sicsrec", SAMPLED, {"item_dropout": 0.0}, refit=False)
 
 
 @pytest.mark.slow
