@@ -18,6 +18,7 @@ from flows.selection import select_steps
 from flows.training_pipeline import training_pipeline
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import SicsrecError
+from sicsrec.runs import killed_processes
 from tasks.outcome import RunOutcome, StepOutcome
 from tasks.page import failed_run, publish_run
 from tasks.process_end import crash_abandoned_flow_runs
@@ -94,7 +95,7 @@ def sicsrec(
             settings.check_home()
             settings.make_home()
             # A worker that was killed with its runs cannot say so; nobody else may ever look.
-            crash_abandoned_flow_runs()
+            crash_abandoned_flow_runs(killed_processes(settings.store_root))
         config = resolve_config(
             preset,
             data=data,

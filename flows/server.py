@@ -20,7 +20,7 @@ from typing import Self
 from flows.following import end, start_following
 from sicsrec.addresses import ask, without_password
 from sicsrec.errors import SicsrecError
-from sicsrec.runs import registers
+from sicsrec.runs import killed_processes
 from tasks.settings import MLFLOW_URL, TEMPORARY_SERVER, Settings
 
 PREFECT_URL = "http://127.0.0.1:4200"
@@ -197,7 +197,7 @@ def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]
     from sicsrec.tracking.mlflow_store import MlflowStore
 
     store = MlflowStore(settings.home, settings.mlflow_uri)
-    store.close_abandoned()
+    store.close_abandoned(killed_processes(settings.store_root))
     chosen = port or _default_port(MLFLOW_URL)
     return _run_until_stopped(
         [
@@ -228,14 +228,15 @@ def close_what_was_killed(settings: Settings, api_url: str | None) -> None:
 
     Imports MLflow and Prefect only when there is something to do for them.
     """
-    if any(register.killed() for register in registers(settings.store_root).values()):
+    gone = killed_processes(settings.store_root)
+    if gone:
         from tasks.record import close_abandoned_records
 
-        close_abandoned_records()
+        close_abandoned_records(gone)
     if api_url is not None and is_answering(api_url):
         from tasks.process_end import crash_abandoned_flow_runs
 
-        crash_abandoned_flow_runs()
+        crash_abandoned_flow_runs(gone)
 
 
 def _wait_until_answering(

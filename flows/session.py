@@ -25,6 +25,7 @@ from sicsrec.addresses import without_password
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.disk_space import naming_full_disk
 from sicsrec.errors import SicsrecError
+from sicsrec.runs import killed_processes
 from tasks.outcome import Observer, RunOutcome, observed_by
 from tasks.settings import Settings
 
@@ -103,7 +104,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
                 server.wait()
             from tasks.process_end import crash_abandoned_flow_runs
 
-            crash_abandoned_flow_runs()
+            crash_abandoned_flow_runs(killed_processes(settings.store_root))
             yield
         except BaseException as err:
             logger.exception("the run ended with an error")

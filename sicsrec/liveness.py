@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
@@ -24,12 +24,15 @@ def process_tags() -> dict[str, str]:
     }
 
 
-def is_abandoned(tags: Mapping[str, str]) -> bool:
-    """Whether the tags name a process of this host that is gone.
+def is_abandoned(tags: Mapping[str, str], gone: Collection[Mapping[str, str]] = ()) -> bool:
+    """Whether the tags name a process that is gone.
 
-    Records of other hosts, and records without tags, are never called abandoned: nothing is known
-    of their processes. Two containers of one host name would take each other's for their own.
+    Of other hosts that is known of the processes in ``gone`` alone, see
+    :func:`sicsrec.runs.killed_processes`; records without tags are never called abandoned. Two
+    containers of one host name would take each other's for their own.
     """
+    if {name: tags.get(name) for name in (HOST_TAG, PID_TAG, STARTED_TAG)} in gone:
+        return True
     if tags.get(HOST_TAG) != socket.gethostname() or not tags.get(PID_TAG, "").isdigit():
         return False
     pid, started = int(tags[PID_TAG]), tags.get(STARTED_TAG)

@@ -118,6 +118,10 @@ class RunRegister:
             and not self._is_held(self._lock(entry.id))
         ]
 
+    def living(self) -> list[RunEntry]:
+        """Return the runs that are alive, here or elsewhere."""
+        return [entry for entry in self.entries() if self._is_held(self._lock(entry.id))]
+
     def is_in_use(self) -> bool:
         """Return whether a run or step that uses the dataset is alive, here or elsewhere."""
         locks = [path for path in self.folder.glob("*.lock") if path.name != _ENTRANCE]
@@ -189,6 +193,22 @@ def registers(root: Path) -> dict[str, RunRegister]:
     """Return the registers of all datasets of a store by name."""
     names = sorted(path.parent.name for path in root.glob(f"*/{_FOLDER}"))
     return {name: RunRegister(root, name) for name in names}
+
+
+def killed_processes(root: Path) -> list[Mapping[str, str]]:
+    """Return the processes of the runs of a store that were killed, of whichever host.
+
+    The locks tell it where a process cannot be asked: a container that was made anew has another
+    name, and one of a work pool runs once.
+
+    Returns:
+        Tags of each process, as :func:`sicsrec.liveness.process_tags` gives them.
+    """
+    every = registers(root).values()
+    # One process can carry out several runs, such as those of a comparison.
+    alive = [process_tags()] + [entry.process for found in every for entry in found.living()]
+    killed = [entry.process for found in every for entry in found.killed()]
+    return [process for process in killed if process not in alive]
 
 
 def _now() -> str:

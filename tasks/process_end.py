@@ -1,11 +1,13 @@
 """Flow runs whose process was killed do not stay "Running" in Prefect for ever.
 
 A flow run carries labels with host, process and start of the process, see
-:mod:`sicsrec.liveness`. Only runs of processes of this host that are gone are touched.
+:mod:`sicsrec.liveness`. Only runs of processes that are known to be gone are touched: those of this
+host, and those of others of which the store knows it, here called ``gone``; see
+:func:`sicsrec.runs.killed_processes`.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -42,13 +44,13 @@ def sign_flow_run() -> None:
         client.update_flow_run_labels(flow_run.id, {**process_tags()})
 
 
-def crash_abandoned_flow_runs() -> list[str]:
-    """Mark flow runs as crashed whose process of this host is gone; return their names."""
+def crash_abandoned_flow_runs(gone: Collection[Mapping[str, str]] = ()) -> list[str]:
+    """Mark flow runs as crashed whose process is gone; return their names."""
     with get_client(sync_client=True) as client:
-        found = abandoned_flow_runs(client)
+        found = abandoned_flow_runs(client, gone)
         for run in found:
             _crash(client, run)
-        for run in _ended_without_their_tasks(client):
+        for run in _ended_without_their_tasks(client, gone):
             _crash_tasks(client, run)
     names = [run.name for run in found]
     for name in names:
@@ -56,25 +58,30 @@ def crash_abandoned_flow_runs() -> list[str]:
     return names
 
 
-def abandoned_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    """Return the flow runs that count as running and whose process of this host is gone."""
-    return _of_gone_processes(client, [StateType.RUNNING, StateType.CANCELLING])
+def abandoned_flow_runs(
+    client: SyncPrefectClient, gone: Collection[Mapping[str, str]] = ()
+) -> list[FlowRun]:
+    """Return the flow runs that count as running and whose process is gone."""
+    return _of_gone_processes(client, gone, [StateType.RUNNING, StateType.CANCELLING])
 
 
-def _ended_without_their_tasks(client: SyncPrefectClient) -> list[FlowRun]:
+def _ended_without_their_tasks(
+    client: SyncPrefectClient, gone: Collection[Mapping[str, str]]
+) -> list[FlowRun]:
     """Return runs that whoever carried them out has marked as ended, but not their tasks.
 
     ``sicsrec serve`` and workers do so when the process of a run is gone.
     """
-    return _of_gone_processes(client, TERMINAL_STATES, _OPEN_TASKS)
+    return _of_gone_processes(client, gone, TERMINAL_STATES, _OPEN_TASKS)
 
 
 def _of_gone_processes(
     client: SyncPrefectClient,
+    gone: Collection[Mapping[str, str]],
     states: Iterable[StateType],
     task_filter: TaskRunFilter | None = None,
 ) -> list[FlowRun]:
-    """Return flow runs in one of these states, with such tasks, whose process here is gone."""
+    """Return flow runs in one of these states, with such tasks, whose process is gone."""
     of_states = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
     )
@@ -86,7 +93,7 @@ def _of_gone_processes(
     return [
         run
         for run in runs
-        if is_abandoned({name: str(value) for name, value in run.labels.items()})
+        if is_abandoned({name: str(value) for name, value in run.labels.items()}, gone)
     ]
 
 

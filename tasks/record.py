@@ -4,7 +4,7 @@ import hashlib
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from sicsrec.config import PipelineConfig
 from sicsrec.evaluation.names import MAIN, MAIN_BLENDED, metrics_of, title_of, tracked_metrics
 from sicsrec.liveness import is_abandoned
 from sicsrec.report.place import Report
-from sicsrec.runs import RunRegister, registers
+from sicsrec.runs import RunRegister, killed_processes, registers
 from sicsrec.steps import Step, inputs_of
 from sicsrec.steps.runner import OpenTracker, StepResult
 from sicsrec.tracking import Tracker
@@ -78,8 +78,10 @@ def recorded_run(
         **prefect_links(),
         **(further_tags or {}),
     }
-    run = open_store().begin(config.dataset, name, flatten(config.model_dump(mode="json")), tags)
-    _note_killed(settings.store_root)
+    gone = killed_processes(settings.store_root)
+    params = flatten(config.model_dump(mode="json"))
+    run = open_store().begin(config.dataset, name, params, tags, gone)
+    _note_killed(settings.store_root, gone)
     register = RunRegister(settings.store_root, config.dataset)
     with run.closing(), register.recording(run.run_id, preset, steps[-1]):
         run.describe(describe_run(tags, config.seed, steps))
@@ -276,16 +278,20 @@ def _encoder_name(config: PipelineConfig, modality: str) -> str:
     return f"{encoder.library}:{encoder.model or 'architecture from the configuration'}"
 
 
-def close_abandoned_records() -> None:
-    """Close what killed runs of this host left open in MLflow, and note it in the register."""
-    open_store().close_abandoned()
-    _note_killed(Settings.from_environment().store_root)
+def close_abandoned_records(gone: Collection[Mapping[str, str]]) -> None:
+    """Close what killed runs left open in MLflow, and note it in the register.
+
+    Args:
+        gone: tags of processes known to be dead, see :func:`sicsrec.runs.killed_processes`.
+    """
+    open_store().close_abandoned(gone)
+    _note_killed(Settings.from_environment().store_root, gone)
 
 
-def _note_killed(root: Path) -> None:
+def _note_killed(root: Path, gone: Collection[Mapping[str, str]]) -> None:
     for register in registers(root).values():
         for entry in register.killed():
-            if is_abandoned(entry.process):
+            if is_abandoned(entry.process, gone):
                 register.note_failure(entry.id)
 
 

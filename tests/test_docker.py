@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from prefect.settings import Settings as PrefectSettings
 from pydantic import BaseModel
 
+from tasks.settings import Settings
 from tests.conftest import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
@@ -147,8 +148,20 @@ def test_the_worker_serves_the_pool_of_the_deployments():
     deployments = yaml.safe_load((DOCKER / "prefect.yaml").read_text(encoding="utf-8"))
     [pool] = {entry["work_pool"]["name"] for entry in deployments["deployments"]}
     assert words[words.index("--pool") + 1] == pool
-    assert words[words.index("--overwrite") + 1] == pool
+    assert words[words.index("inspect") + 1] == pool
+    assert words[words.index("create") + 3].rstrip(";") == pool
     assert words[words.index("--prefect-file") + 1] == "/opt/sicsrec/docker/prefect.yaml"
+
+
+def test_runs_of_a_work_pool_have_the_variables_that_the_command_line_sets():
+    deployments = yaml.safe_load((DOCKER / "prefect.yaml").read_text(encoding="utf-8"))
+    given = deployments["definitions"]["work_pool"]["job_variables"]["env"]
+    ours = Settings.from_environment({"SICSREC_HOME": "/home"}).third_party_environment()
+    assert given.items() <= ours.items()
+    # Not what a server is told, nor what is for a terminal, which a worker's runs have none of.
+    assert {name for name in ours if name.startswith("MLFLOW_HTTP_") or "TELEMETRY" in name} <= set(
+        given
+    )
 
 
 @pytest.mark.slow
@@ -156,7 +169,8 @@ def test_the_worker_serves_the_pool_of_the_deployments():
     "command",
     [
         "prefect server start --host --port",
-        "prefect work-pool create --type --overwrite",
+        "prefect work-pool inspect",
+        "prefect work-pool create --type",
         "prefect deploy --all --prefect-file",
         "prefect worker start --pool --type --with-healthcheck",
         "mlflow server --host --port --workers",

@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -148,10 +148,11 @@ class MlflowStore:
         name: str,
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
+        gone: Collection[Mapping[str, str]] = (),
     ) -> "PipelineRun":
         """Start the run of a whole pipeline.
 
-        Runs that dead processes of this host left open are closed first.
+        Runs that dead processes of this host, and those in ``gone``, left open are closed first.
 
         Raises:
             TrackingError: if the store cannot be reached: nothing is under way yet.
@@ -159,7 +160,7 @@ class MlflowStore:
         """
         try:
             with self._naming_full_disk():
-                self.close_abandoned()
+                self.close_abandoned(gone)
                 experiment_id = self._experiment(experiment)
                 run_id = self._create_run(experiment_id, name, tags or {}, _now())
                 try:
@@ -256,8 +257,12 @@ class MlflowStore:
                 self.client.set_experiment_tag(found.experiment_id, tag, kind)
         return str(found.experiment_id)
 
-    def close_abandoned(self) -> None:
-        """Close the runs, parents and children, that dead processes of this host left open.
+    def close_abandoned(self, gone: Collection[Mapping[str, str]] = ()) -> None:
+        """Close the runs, parents and children, that dead processes left open.
+
+        Args:
+            gone: tags of processes of other hosts that are known to be dead; those of this host
+                are looked for.
 
         Raises:
             TrackingError: if the store cannot be reached: nothing is under way yet.
@@ -265,19 +270,19 @@ class MlflowStore:
         """
         try:
             with self._naming_full_disk():
-                self._close_all_abandoned()
+                self._close_all_abandoned(gone)
         except _ERRORS as err:
             raise self._away(err) from err
 
-    def _close_all_abandoned(self) -> None:
-        host = process_tags()[HOST_TAG]
-        condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
+    def _close_all_abandoned(self, gone: Collection[Mapping[str, str]]) -> None:
         experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
-        for run in self.client.search_runs(experiments, condition, max_results=1000):
-            if is_abandoned(run.data.tags):
-                self.client.set_tag(run.info.run_id, "error", "the process was killed")
-                self.client.set_terminated(run.info.run_id, "KILLED")
-                logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
+        for host in {tags[HOST_TAG] for tags in (process_tags(), *gone)}:
+            condition = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
+            for run in self.client.search_runs(experiments, condition, max_results=1000):
+                if is_abandoned(run.data.tags, gone):
+                    self.client.set_tag(run.info.run_id, "error", "the process was killed")
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+                    logger.info("closed the MLflow run %s of a killed process", run.info.run_name)
 
     def marked_runs(self, tag: str) -> set[str]:
         """Return the ids of all runs that carry a tag with the value ``true``.

@@ -6,7 +6,7 @@ import pytest
 
 from flows.configuration import resolve_config
 from sicsrec.liveness import HOST_TAG, PID_TAG, process_tags
-from sicsrec.runs import RunRegister
+from sicsrec.runs import RunRegister, killed_processes
 from tasks.record import (
     _note_killed,
     config_digest,
@@ -70,7 +70,7 @@ def test_checkout_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> 
     git_commit.cache_clear()
 
 
-def test_only_runs_of_dead_processes_of_this_host_are_noted_as_killed(tmp_path: Path) -> None:
+def test_only_runs_of_processes_known_to_be_dead_are_noted_as_killed(tmp_path: Path) -> None:
     register, own = RunRegister(tmp_path, "demo"), process_tags()
     dead = max(psutil.pids()) + 10_000_000
     processes = {
@@ -84,6 +84,7 @@ def test_only_runs_of_dead_processes_of_this_host_are_noted_as_killed(tmp_path: 
             entry = json.loads(path.read_text())
         path.write_text(json.dumps(entry | {"process": process}))
     assert {entry.id for entry in register.killed()} == set(processes)
-    _note_killed(tmp_path)
-    noted = {entry.id for entry in register.entries() if entry.failed is not None}
-    assert noted == {"dead"}
+    for gone, expected in (((), {"dead"}), (killed_processes(tmp_path), {"dead", "elsewhere"})):
+        _note_killed(tmp_path, gone)
+        noted = {entry.id for entry in register.entries() if entry.failed is not None}
+        assert noted == expected

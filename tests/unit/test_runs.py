@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
-from sicsrec.runs import RunRegister
+from sicsrec.liveness import HOST_TAG, process_tags
+from sicsrec.replacing import replace_json
+from sicsrec.runs import RunRegister, killed_processes
 
 
 def test_an_entry_half_written_goes_when_its_run_is_dead_and_the_next_comes(tmp_path) -> None:
@@ -47,3 +51,23 @@ def test_a_run_remembers_all_its_steps_in_their_order(tmp_path) -> None:
         register.note_step("good", "split", "b" * 16)
     (entry,) = register.entries()
     assert list(entry.steps.items()) == [("ingest", "a" * 16), ("split", "b" * 16)]
+
+
+def test_processes_of_killed_runs_are_known_on_every_host_that_shares_the_store(tmp_path) -> None:
+    """A process whose other run is alive, such as that of a comparison, is alive."""
+    register = RunRegister(tmp_path, "tiny")
+    dead, alive = (process_tags() | {HOST_TAG: host} for host in ("made anew", "other"))
+
+    def sign(run_id: str, process: dict[str, str]) -> None:
+        path = register.folder / f"{run_id}.json"
+        entry = json.loads(path.read_text()) | {"process": process, "ended": None}
+        replace_json(path, entry)
+
+    for run_id, process in (("killed", dead), ("killed too", alive), ("here", process_tags())):
+        with register.recording(run_id, "demo", "split"):
+            pass
+        sign(run_id, process)
+    with RunRegister(tmp_path, "other").recording("goes on", "demo", "split"):
+        register = RunRegister(tmp_path, "other")
+        sign("goes on", alive)
+        assert killed_processes(tmp_path) == [dead]

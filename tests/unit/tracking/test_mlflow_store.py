@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from sicsrec.errors import TrackingError
-from sicsrec.liveness import STARTED_TAG
+from sicsrec.liveness import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
 from sicsrec.tracking import NullTracker, Tracker
 from sicsrec.tracking.mlflow_store import MlflowStore
 
@@ -94,11 +94,16 @@ def test_interrupted_run_is_killed(store: MlflowStore) -> None:
 
 
 def test_what_a_dead_process_left_open_is_closed(store: MlflowStore) -> None:
-    dead, alive = store.begin("films", "dead"), store.begin("films", "alive")
-    store.client.set_tag(dead.run_id, STARTED_TAG, "1.00")
-    store.close_abandoned()
-    assert read(store, dead.run_id).info.status == "KILLED"
-    assert read(store, alive.run_id).info.status == "RUNNING"
+    names = ("dead", "alive", "dead there", "of which nothing is known")
+    dead, alive, dead_there, unknown = (store.begin("films", name).run_id for name in names)
+    store.client.set_tag(dead, STARTED_TAG, "1.00")
+    there = process_tags() | {HOST_TAG: "elsewhere"}
+    for run_id, tags in ((dead_there, there), (unknown, there | {PID_TAG: "1"})):
+        for name, value in tags.items():
+            store.client.set_tag(run_id, name, value)
+    store.close_abandoned([there])
+    statuses = [read(store, run_id).info.status for run_id in (dead, alive, dead_there, unknown)]
+    assert statuses == ["KILLED", "RUNNING", "KILLED", "RUNNING"]
 
 
 def test_attached_run_is_the_same(store: MlflowStore) -> None:
