@@ -10,6 +10,10 @@ from sicsrec.errors import DataError
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv"})
 """Suffixes, in lower case, of the files that are taken for videos."""
 
+# FFmpeg goes by content, and playlists (HLS, ffconcat, DASH) name further files, which may lie
+# anywhere: only formats that hold all of a video themselves, some of which go by a wrong suffix.
+_FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
+
 _TAKEN_AT = 0.1
 """Where in the video the frame is, as a share of its length: the first ones are often black."""
 
@@ -33,8 +37,14 @@ def take_frame(path: Path, max_pixels: int) -> bytes:
             "pip install 'sicsrec[video]'"
         ) from err
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(
+            str(path), metadata_errors="ignore", options={"format_whitelist": _FORMATS}
+        ) as container:
             return _take(av, container, max_pixels)
+    except av.error.ArgumentError as err:
+        # So it answers for other formats.
+        detail = f"it is damaged, or in none of the formats {_FORMATS.replace(',', ', ')}"
+        raise CoverError("undecodable_video", detail) from err
     except (av.error.FFmpegError, OSError, ValueError) as err:
         raise CoverError("undecodable_video", f"{type(err).__name__}: {err}") from err
 

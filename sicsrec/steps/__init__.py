@@ -189,7 +189,7 @@ def _ranking_protocol_and_start(config: PipelineConfig) -> tuple[str, ...]:
 STEPS: tuple[Step, ...] = (
     Step(
         name="ingest",
-        version=11,
+        version=12,
         inputs=(),
         not_in_key=_where_raw_data_lies,
         outputs=(

@@ -17,10 +17,10 @@ from sicsrec.errors import DataError
 LIMITS = CoverLimits(max_bytes=100, max_pixels=10_000, short_side=512)
 
 
-def write_video(path, n_frames=20, size=(64, 48)):
+def write_video(path, n_frames=20, size=(64, 48), *, codec="mpeg4", form=None):
     """Black for the first frames, then red."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(n_frames):
             pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
@@ -140,6 +140,54 @@ def test_videos_become_covers_where_there_is_no_image(tmp_path):
     assert CoverStore(stored).read(["b"])[0].size == (64, 48)
     reasons = Counter(quarantine.frame()["reason"])
     assert reasons == {"duplicate_cover": 1, "undecodable_video": 1, "no_such_file": 1}
+
+
+def store_all(root, folder, names):
+    """Return what became of some covers and the quarantine."""
+    quarantine = QuarantineLog()
+    files = [CoverFile(name, (folder / name).relative_to(root).as_posix()) for name in names]
+    stored = root / "stored"
+    stored.mkdir()
+    writer = CoverWriter(stored)
+    outcome = store_covers(
+        root, folder, files, writer, LIMITS, quarantine, lambda n=1, note="": None
+    )
+    writer.close()
+    return outcome.status, quarantine.frame()
+
+
+def test_videos_of_all_known_formats_are_read_also_under_a_wrong_suffix(tmp_path):
+    kinds = {
+        "a.mp4": ("mpeg4", None),
+        "b.mkv": ("mpeg4", None),
+        "c.webm": ("libvpx", None),
+        "d.avi": ("mpeg4", None),
+        "e.mov": ("mpeg4", None),
+        "f.flv": ("flv", None),
+        "ts.mp4": ("mpeg2video", "mpegts"),
+        "wmv.avi": ("wmv2", "asf"),
+    }
+    for name, (codec, form) in kinds.items():
+        write_video(tmp_path / name, codec=codec, form=form)
+    status, refused = store_all(tmp_path, tmp_path, list(kinds))
+    assert status == dict.fromkeys(kinds, "ok")
+    assert refused.is_empty()
+
+
+def test_no_playlist_leads_to_other_files(tmp_path):
+    folder, outside = tmp_path / "covers", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    write_video(outside / "a.ts", codec="mpeg2video", form="mpegts")
+    (folder / "link.mp4").symlink_to(write_video(outside / "a.mp4"))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{outside}/a.ts\n#EXT-X-ENDLIST\n"
+    (folder / "list.m3u8").write_text(playlist)
+    for name, target in (("hls.mp4", "list.m3u8"), ("concat.mkv", "link.mp4")):
+        (folder / name).write_text(f"ffconcat version 1.0\nfile {target}\n")
+    status, refused = store_all(tmp_path, folder, ["hls.mp4", "concat.mkv"])
+    assert status == {"hls.mp4": "broken", "concat.mkv": "broken"}
+    assert refused["reason"].to_list() == ["undecodable_video", "undecodable_video"]
+    assert "none of the formats" in refused["detail"][0]
 
 
 def test_without_pyav_the_error_names_the_extra(tmp_path, monkeypatch):
