@@ -88,7 +88,8 @@ class TablesReaderConfig(Section):
     """Column of a rating, used by the filter ``min_rating``."""
     quotes: bool = True
     """Whether ``"`` encloses fields of CSV and TSV files. False for files that are written without
-    quoting, as Hive and MySQL write them: there a ``"`` is text, and a line is always one row."""
+    quoting, as Hive and MySQL write them: there a ``"`` is text, a line is always one row, and a
+    field that is ``\\N`` is empty."""
 
 
 ReaderConfig = Annotated[

@@ -42,6 +42,8 @@ class Dialect:
     """For files that may come with or without a header: the names, in lower case, that a header may
     give to each of ``columns``. A first row that begins with one of them is a header, and so is one
     of which the first word alone is unknown, unless it may be an item that is called so."""
+    null: str | None = None
+    """The field that stands for null; None: no field does."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Table:
 
     file: str
     frame: pl.DataFrame
-    """The wanted columns as strings, and ``row``, counted from 1 over the file's data rows."""
+    """The wanted columns as strings or null, and ``row``, counted from 1 over the data rows."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,10 @@ def read_delimited(
         raise DataError(f"{path} cannot be read: {err}") from err
     chunks.append(_to_frame(wanted, values, rows))
     n_rows[file] += row
-    return Table(file, pl.concat(chunks))
+    frame = pl.concat(chunks)
+    if dialect.null is not None:
+        frame = frame.with_columns(pl.col(wanted).replace(dialect.null, None))
+    return Table(file, frame)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from sicsrec.errors import DataError
 from sicsrec.paths import printable
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_UNQUOTED_NULL = r"\N"
+"""How Hive and MySQL write null."""
 _JSON_LINES = (".jsonl", ".ndjson")
 # A backslash before it would make it text that only looks like one.
 _ESCAPED_NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -150,7 +152,8 @@ def _read_table(
         )
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
-        dialect = Dialect(_DELIMITERS[suffix], has_quotes=has_quotes)
+        null = None if has_quotes else _UNQUOTED_NULL
+        dialect = Dialect(_DELIMITERS[suffix], has_quotes=has_quotes, null=null)
         return read_delimited(path, relative, dialect, wanted, kind, n_rows, quarantine)
     if suffix in _JSON_LINES:
         return _read_json_lines(path, relative, wanted, kind, n_rows, quarantine)

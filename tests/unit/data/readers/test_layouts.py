@@ -299,6 +299,26 @@ def test_tables_without_quoting(tmp_path):
     assert raw.quarantine.frame().height == 0
 
 
+@pytest.mark.parametrize("has_quotes", [False, True])
+def test_without_quoting_a_backslash_and_n_is_null(tmp_path, has_quotes):
+    put(tmp_path, "i.tsv", "id\tname\tpic\n7\t\\N\t\\N\n8\t\\\\N\t\n\\N\tx\t\n9\tNULL\t\n")
+    put(tmp_path, "l.csv", "u,i,t\n\\N,7,1\nu,\\N,2\nu,7,\\N\nNone,8,3\n")
+    reader = TablesReaderConfig(
+        items="i.tsv", interactions="l.csv", image="pic", quotes=has_quotes,
+        item_id="id", title="name", interaction_user="u", interaction_item="i", timestamp="t",
+    )  # fmt: skip
+    raw = read(tmp_path, reader)
+    refused = [(row["row"], row["reason"]) for row in raw.quarantine.frame().to_dicts()]
+    if has_quotes:
+        assert rows(raw.items, "item_id", "title")[0] == ("7", "\\N")
+        assert refused == [(3, "bad_timestamp")]
+        return
+    assert rows(raw.items, "item_id", "title") == [("7", None), ("8", "\\\\N"), ("9", "NULL")]
+    assert rows(raw.interactions, "user_id", "item_id") == [("None", "8")]
+    assert refused == [(1, "empty_id"), (2, "empty_id"), (3, "bad_timestamp"), (3, "empty_id")]
+    assert raw.covers == []
+
+
 def test_covers_named_in_a_column(tmp_path):
     write_table(tmp_path / "videos.csv", RECORDS)
     write_table(tmp_path / "log.csv", LOG)
