@@ -9,6 +9,7 @@ from sicsrec.paths import printable
 
 REASONS: dict[str, str] = {
     "wrong_field_count": "the row has more or fewer fields than the file's header or layout",
+    "repeated_header": "the row is the file's header once more, as in files joined end to end",
     "unclosed_quote": "a quote is opened and not closed",
     "doubtful_quote": "a quoted text of many lines, each of which could be a row of its own",
     "field_too_long": "a field has more than 16,777,216 characters",

@@ -195,6 +195,23 @@ def test_first_row_of_a_file_without_header_may_be_broken(tmp_path):
     assert refused == [(1, "wrong_field_count")]
 
 
+HEADED = Dialect(columns=("a", "b"), header_words={"a": frozenset("x"), "b": frozenset("y")})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "header"),
+    [(CSV, "a, b"), (CSV, '"a",b'), (CSV, "\ufeffa,b"), (HEADED, "x,y"), (HEADED, "y,x")],
+)
+def test_a_header_between_joined_files_is_no_row(tmp_path, dialect, header):
+    content = f"{header}\n1,2\n{header}\n3,4\na,5\n6,b\n"
+    rows, refused, n_rows = read(tmp_path, content, dialect)
+    data = [("1", "2", 1), ("3", "4", 3), ("a", "5", 4), ("6", "b", 5)]
+    is_turned = header == "y,x"
+    assert rows == [(b, a, row) if is_turned else (a, b, row) for a, b, row in data]
+    assert refused == [(2, "repeated_header")]
+    assert n_rows == 5
+
+
 def test_latin_1(tmp_path):
     dialect = Dialect("|", has_quotes=False, encoding="latin-1", columns=("a", "b"))
     rows, refused, _ = read(tmp_path, 'Misérables|"5\n'.encode("latin-1"), dialect)
