@@ -194,14 +194,10 @@ def digest_visible(root: Path, mark: Callable[[Path], str]) -> str:
             path.relative_to(root).as_posix(),
             path.readlink().as_posix() if path.is_dir() else mark(path),
         )
-        for path in sorted(_walk_visible(root))
+        for path in sorted(visible_paths(root))
+        if path.is_file() or path.is_dir()
     ]
     return digest_json(entries)
-
-
-def visible_files(root: Path) -> Iterator[Path]:
-    """Yield the files below a folder but hidden ones and those of hidden folders, in no order."""
-    return (path for path in _walk_visible(root) if path.is_file())
 
 
 def is_hidden(name: str) -> bool:
@@ -209,14 +205,17 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _walk_visible(root: Path) -> Iterator[Path]:
-    """Yield visible files and, as they are not walked into, links to folders."""
+def visible_paths(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder but hidden ones and those of hidden folders, in no order.
+
+    Links to folders are yielded, as they are not walked into, and so are links that lead nowhere.
+    """
     for folder, below, names in os.walk(root):
         # Not even looked into: a home may hold more files than the data.
         below[:] = [name for name in below if not is_hidden(name)]
         yield from (path for name in below if (path := Path(folder, name)).is_symlink())
         paths = (Path(folder, name) for name in names if not is_hidden(name))
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def make_key(identity: Mapping[str, object]) -> str:

@@ -99,6 +99,13 @@ def test_digest_of_a_folder_follows_where_links_to_folders_lead(tmp_path):
     assert len(digests) == 3
 
 
+def test_a_link_that_leads_nowhere_is_no_content(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = digest_folder(tmp_path)
+    (tmp_path / "b").symlink_to("c")
+    assert digest_folder(tmp_path) == before
+
+
 def test_path_that_leaves_its_root_is_refused(tmp_path):
     root = tmp_path / "root"
     root.mkdir()

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from sicsrec.artifacts import visible_files
+from sicsrec.artifacts import visible_paths
 from sicsrec.config import TablesReaderConfig
 from sicsrec.data.covers import CoverFile
 from sicsrec.data.ids import written_ids
@@ -330,15 +330,24 @@ def _parquet_parts(folder: Path) -> list[Path]:
     """Return the files of a table that is a folder, without what Spark and others put beside them:
     ``.part-0.parquet.crc``, ``_SUCCESS``, ``_delta_log``. Some write parts without an extension.
     ``_day=1`` is a value of the column ``_day``, as for Spark.
+
+    Raises:
+        DataError: if a link leads to no file.
     """
-    return sorted(
+    paths = sorted(
         path
-        for path in visible_files(folder)
-        if path.suffix.lower() in ("", ".parquet")
-        and not any(
+        for path in visible_paths(folder)
+        if not any(
             part.startswith("_") and "=" not in part for part in path.relative_to(folder).parts
         )
     )
+    if (link := next((path for path in paths if not path.is_file()), None)) is not None:
+        target = "a folder, and these are not followed" if link.is_dir() else "nothing"
+        raise DataError(
+            f"{printable(str(link))} is a link to {target}; put the folder or file itself in its "
+            "place, or remove it"
+        )
+    return [path for path in paths if path.suffix.lower() in ("", ".parquet")]
 
 
 def read_ids(frame: pl.DataFrame) -> pl.Series:

@@ -548,6 +548,20 @@ def test_files_of_a_folder_may_differ_in_types_and_in_what_is_not_read(tmp_path)
     assert sorted(found) == [("a", "7"), ("b", "007"), ("c", "1"), ("d", "1"), ("e", "7")]
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "what"), [("day=2", "old/day=2", "a folder"), ("part-1", "old/x", "nothing")]
+)
+def test_a_link_among_the_parts_leads_to_a_file(tmp_path, name, target, what):
+    put_parquet(tmp_path / "old/day=2/part-0", user_id=["b"], item_id=["7"])
+    put_parquet(tmp_path / "log.parquet/day=1/part-0", user_id=["a"], item_id=["1"])
+    (tmp_path / "log.parquet/part-9").symlink_to(tmp_path / "old/day=2/part-0")
+    (tmp_path / "log.parquet/_delta_log").symlink_to(tmp_path / "old")
+    assert read_log(tmp_path).interactions["user_id"].to_list() == ["a", "b"]
+    (tmp_path / "log.parquet" / name).symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=f"log.parquet/{name} is a link to {what}"):
+        read_log(tmp_path)
+
+
 def test_the_file_of_a_folder_that_lacks_a_column_is_named(tmp_path):
     put_parquet(tmp_path / "log.parquet/day=1/part-0", user_id=["a"], item_id=["1"])
     put_parquet(tmp_path / "log.parquet/day=2/part-1", user_id=["a"], item=["1"])
