@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from sicsrec.artifacts import is_hidden, resolve_inside
 from sicsrec.data.covers import CoverFile
@@ -62,22 +62,31 @@ def inside(root: Path, relative: str, key: str) -> Path:
         key: the configuration key, for the message.
 
     Raises:
-        DataError: if it lies outside of ``root``, does not exist, or is hidden: hidden files count
-            for nothing, so a change of one would go unnoticed.
+        DataError: if it lies outside of ``root``, does not exist, or is hidden, also by a link to a
+            folder: hidden files count for nothing, so a change of one would go unnoticed.
     """
-    hidden = [part for part in PurePosixPath(relative).parts if is_hidden(part) and part != ".."]
-    if hidden:
-        raise DataError(
-            f"{key}: {relative!r} is hidden, and hidden files of the data folder count for "
-            f"nothing; rename {hidden[0]!r}, or make its folder the data folder"
-        )
+    path, written = root / relative, PurePosixPath(relative)
+    _refuse_hidden(written, f"{key}: {relative!r} is hidden")
     try:
         exists = resolve_inside(root, relative).exists()
+        # A link to a file counts by the file's content; in a folder files count by where it is.
+        folder = resolve_inside(root, str(written if path.is_dir() else written.parent))
     except ArtifactError as err:
         raise DataError(f"{key}: {relative!r} leads out of the data folder {root}") from err
     if not exists:
         raise DataError(f"{key}: the data folder {root} has no {relative!r}")
-    return root / relative
+    place = folder.relative_to(root.resolve())
+    _refuse_hidden(place, f"{key}: {relative!r} leads into the hidden folder {str(place)!r}")
+    return path
+
+
+def _refuse_hidden(path: PurePath, complaint: str) -> None:
+    hidden = [part for part in path.parts if is_hidden(part) and part != ".."]
+    if hidden:
+        raise DataError(
+            f"{complaint}, and hidden files of the data folder count for nothing; rename "
+            f"{hidden[0]!r}, or make its folder the data folder"
+        )
 
 
 def check_folder(folder: Path) -> None:

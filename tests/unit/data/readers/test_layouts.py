@@ -255,6 +255,28 @@ def test_tables_of_every_kind_say_the_same(tmp_path, suffix):
     assert raw.quarantine.frame().height == 0
 
 
+@pytest.mark.parametrize("place", ["table.parquet", "link/videos.csv"])
+def test_tables_behind_a_link_to_a_hidden_folder_are_refused(tmp_path, place):
+    put_parquet(tmp_path / ".raw/table.parquet/part-0", id=["1"], name=["A"])
+    write_table(tmp_path / ".raw" / "videos.csv", RECORDS)
+    (tmp_path / "table.parquet").symlink_to(".raw/table.parquet")
+    (tmp_path / "link").symlink_to(".raw")
+    write_table(tmp_path / "log.csv", LOG)
+    reader = TablesReaderConfig(items=place, interactions="log.csv", **MAPPING)
+    message = f"ingest.reader.items: '{place}' leads into the hidden folder '.raw.*rename '.raw'"
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, reader)
+
+
+def test_a_link_to_a_hidden_file_is_the_file(tmp_path):
+    (tmp_path / ".raw").mkdir()
+    write_table(tmp_path / ".raw" / "videos.csv", RECORDS)
+    (tmp_path / "videos.csv").symlink_to(".raw/videos.csv")
+    write_table(tmp_path / "log.csv", LOG)
+    reader = TablesReaderConfig(items="videos.csv", interactions="log.csv", **MAPPING)
+    assert read(tmp_path, reader).items.height == len(RECORDS)
+
+
 def test_topics_are_stripped_and_empty_ones_dropped(tmp_path):
     topics = ["a| |b", "  ", " x | ", "||", ""]
     records = [RECORDS[0] | {"id": str(row), "tags": text} for row, text in enumerate(topics)]
