@@ -27,7 +27,7 @@ def read_given_vectors(path: Path, catalog: ItemCatalog) -> NDArray[np.float32]:
         [N, D]; row r belongs to index r + 1.
 
     Raises:
-        SchemaError: if columns, types or dimensions are not these.
+        SchemaError: if columns, types or dimensions are not these, or a vector is null or empty.
         DataError: if an item has no vector or two, an id is unknown, or a value is not finite.
     """
     if not path.is_file():
@@ -113,17 +113,22 @@ def _stack(path: Path, ordered: pl.DataFrame) -> NDArray[np.float32]:
     as_list = ordered["vector"]
     if isinstance(as_list.dtype, pl.Array):
         as_list = as_list.arr.to_list()
-    lengths = as_list.list.len()
-    width = lengths.mode()[0] if len(lengths) else None
-    bad = ordered.filter((lengths != width) | lengths.is_null())["item_id"]
-    if len(bad) or not width:
+    # An empty vector is none.
+    lengths = as_list.list.len().replace(0, None)
+    width: int = max(lengths.drop_nulls().mode().to_list(), default=0)
+    if not width:
+        raise SchemaError(f"{path}: no item has a vector; all are null or empty")
+    missing = ordered.filter(lengths.is_null())["item_id"]
+    others = ordered.filter(lengths != width)["item_id"]
+    if len(missing) or len(others):
         raise SchemaError(
-            f"{path}: vectors must all have the same width; {len(bad)} items differ from {width}, "
-            f"e.g. {bad.head(3).to_list()}"
+            f"{path}: every item must have a vector, and all the same width; {len(missing)} items "
+            f"have none (e.g. {missing.head(3).to_list()}), {len(others)} another width than "
+            f"{width} (e.g. {others.head(3).to_list()})"
         )
     # A null inside a vector becomes NaN and is reported as not finite.
     flat = as_list.explode().cast(pl.Float32).to_numpy()
-    return np.ascontiguousarray(flat.reshape(len(ordered), int(width)))
+    return np.ascontiguousarray(flat.reshape(len(ordered), width))
 
 
 def _is_number(dtype: object) -> bool:

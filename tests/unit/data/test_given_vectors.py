@@ -74,6 +74,8 @@ def test_ids_meet_in_every_form_of_unicode(tmp_path):
         (["a", "b", "c", None], [[1.0]] * 4, DataError, "1 are null"),
         (["a", "b", "c"], [[1.0], [2.0, 3.0], [4.0]], SchemaError, "same width.*'b'"),
         (["a", "b", "c"], [[1.0], None, [4.0]], SchemaError, "same width.*'b'"),
+        (["a", "b", "c"], [None, None, [4.0]], SchemaError, r"2 items have none .*'a', 'b'\]"),
+        (["a", "b", "c"], [[], [], [4.0, 5.0]], SchemaError, "2 items .* 0 another width than 2"),
         (["a", "b", "c"], [[], [], []], SchemaError, "vector|width"),
         (["a", "b", "c"], [[1.0], [float("nan")], [4.0]], DataError, "not finite.*'b'"),
         (["a", "b", "c"], [[1.0], [float("inf")], [4.0]], DataError, "not finite.*'b'"),
@@ -89,6 +91,14 @@ def test_parquet_that_does_not_fit_is_refused(tmp_path, ids, vectors, error, mes
     with pytest.raises(error, match=message) as caught:
         read_given_vectors(path, numbered_catalog(["a", "b", "c"]))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+@pytest.mark.parametrize("dtype", [pl.List(pl.Float32), pl.Array(pl.Float32, 0)])
+def test_vectors_that_are_all_null_or_empty_are_none(tmp_path, nothing, dtype):
+    path = put_parquet(tmp_path, ["a", "b"], [nothing, nothing], dtype)
+    with pytest.raises(SchemaError, match="no item has a vector"):
+        read_given_vectors(path, numbered_catalog(["a", "b"]))
 
 
 @pytest.mark.parametrize(
