@@ -124,18 +124,22 @@ class FilterConfig(Section):
     @classmethod
     def _is_moment(cls, value: str | None) -> str | None:
         if value is not None:
-            _moment(value)
+            parse_moment(value)
         return value
 
     @model_validator(mode="after")
     def _leaves_time(self) -> "FilterConfig":
-        if self.since and self.until and _moment(self.since) >= _moment(self.until):
+        if self.since and self.until and parse_moment(self.since) >= parse_moment(self.until):
             raise ValueError(f"since {self.since} is not before until {self.until}")
         return self
 
 
-def _moment(text: str) -> datetime:
-    """Return the time that a text names; one without an offset is taken for UTC."""
+def parse_moment(text: str) -> datetime:
+    """Return the time that a text names; one without an offset is taken for UTC.
+
+    Raises:
+        ValueError: if it is no ISO 8601 time, or before 1970.
+    """
     try:
         # Python takes 20210304 for a date; as a number it is a day of 1970.
         moment = datetime.fromisoformat("" if text.strip().isdigit() else text)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from sicsrec.config import FilterConfig
-from sicsrec.data.readers.rows import parse_timestamps
+from sicsrec.config import FilterConfig, parse_moment
 from sicsrec.errors import DataError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def _active_filters(interactions: pl.DataFrame, config: FilterConfig) -> list[tu
     for name, text in (("since", config.since), ("until", config.until)):
         if text is not None:
             _need(interactions, "timestamp", name)
-            moment = parse_timestamps(pl.Series([text], dtype=pl.String)).item()
-            is_since = pl.col("timestamp") >= moment
+            milliseconds = (parse_moment(text) - _EPOCH) // timedelta(milliseconds=1)
+            is_since = pl.col("timestamp") >= milliseconds
             active.append((name, _filter_by(is_since if name == "since" else ~is_since)))
     if config.drop_repeats:
         active.append(("drop_repeats", drop_repeats))
