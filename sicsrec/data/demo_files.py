@@ -76,7 +76,8 @@ def write_interactions(
         for viewing in viewings
     ]
     n_faults = max(1, len(rows) // 1000)
-    broken = [["u00000", "8888", str(viewings[-1].seconds)]] * n_faults
+    unknown = str(max(8888, int(videos.ids.max()) + 1))
+    broken = [["u00000", unknown, str(viewings[-1].seconds)]] * n_faults
     broken += [["u00001", rows[0][1], word] for word in ["yesterday", ""] * n_faults]
     broken += [["", rows[0][1], rows[0][2]], ["u00002", rows[0][1]]]
     for row in broken:

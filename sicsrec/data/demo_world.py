@@ -1,5 +1,6 @@
 """The world behind the built-in catalogue: which videos exist, and who watches what when."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,8 +81,10 @@ def draw_videos(random: Generator, n_items: int) -> Videos:
         topics[members], styles[members] = topics[members[0]], styles[members[0]]
         appeal[members] = 0.6 * appeal[members[0]] + 0.4 * appeal[members]
         released[members] = np.sort(released[members])
+    # Whoever comes finds something to watch, in the smallest world too.
+    released[released.argmin()] = 0.0
     order = np.argsort(released, kind="stable")
-    names = random.permutation(len(SERIES_FIRST) * len(SERIES_SECOND))[:n_series]
+    names = random.permutation(len(SERIES_FIRST) * len(SERIES_SECOND)).tolist()
     return Videos(
         # Numbers that say nothing of the order of release.
         ids=1000 + random.permutation(n_items),
@@ -89,10 +92,7 @@ def draw_videos(random: Generator, n_items: int) -> Videos:
         styles=styles[order],
         series=series[order],
         episodes=episodes[order],
-        series_names=tuple(
-            f"{SERIES_FIRST[name // len(SERIES_SECOND)]} {SERIES_SECOND[name % len(SERIES_SECOND)]}"
-            for name in names.tolist()
-        ),
+        series_names=tuple(_series_name(names, number) for number in range(n_series)),
         released=released[order],
         appeal=appeal[order],
     )
@@ -108,6 +108,14 @@ def _draw_series(random: Generator, n_items: int) -> tuple[NDArray[np.int64], ND
         episodes[row : row + n_episodes] = np.arange(1, n_episodes + 1)
         row, number = row + n_episodes, number + 1
     return series, episodes
+
+
+def _series_name(names: Sequence[int], number: int) -> str:
+    """Return the name of a series; when all have been given they come again with a number."""
+    n_times, place = divmod(number, len(names))
+    first, second = divmod(names[place], len(SERIES_SECOND))
+    name = f"{SERIES_FIRST[first]} {SERIES_SECOND[second]}"
+    return name if n_times == 0 else f"{name} {n_times + 1}"
 
 
 def draw_viewings(random: Generator, videos: Videos, n_users: int) -> list[Viewing]:

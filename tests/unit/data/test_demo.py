@@ -5,13 +5,14 @@ import time
 from itertools import pairwise
 
 import numpy as np
+import polars as pl
 import pytest
 
 from sicsrec.config import DemoReaderConfig, IngestConfig
 from sicsrec.data.demo import write_demo
-from sicsrec.data.demo_files import draw_cover, write_title
-from sicsrec.data.demo_words import STYLE_WORDS, TOPIC_WORDS
-from sicsrec.data.demo_world import draw_videos, draw_viewings
+from sicsrec.data.demo_files import draw_cover, write_interactions, write_title
+from sicsrec.data.demo_words import SERIES_FIRST, SERIES_SECOND, STYLE_WORDS, TOPIC_WORDS
+from sicsrec.data.demo_world import Viewing, draw_videos, draw_viewings
 from sicsrec.data.readers import read_raw
 
 
@@ -61,6 +62,26 @@ def test_every_kind_of_broken_row_is_there(raw):
     assert raw.items["title"].null_count() >= 1
     assert raw.items.height > raw.items["item_id"].n_unique()
     assert set(raw.interactions["item_id"]) - set(raw.items["item_id"]) == {"8888"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_demo_is_written(tmp_path, seed):
+    write_demo(tmp_path, n_items=1, n_users=1, seed=seed)
+    lines = (tmp_path / "interactions.csv").read_text().splitlines()
+    assert sum(line.startswith("u00000,1000,") for line in lines) == 1
+
+
+def test_a_large_demo_has_a_name_for_every_series_and_an_unknown_item(tmp_path):
+    random = np.random.default_rng(0)
+    videos = draw_videos(random, 9000)
+    n_series = videos.series.max() + 1
+    assert n_series > len(SERIES_FIRST) * len(SERIES_SECOND)
+    assert len(set(videos.series_names)) == len(videos.series_names) == n_series
+    for video in (videos.series.argmax(), 0):
+        assert write_title(random, videos, int(video))
+    write_interactions(tmp_path / "log.csv", videos, [Viewing(0, 0, 1)], random)
+    log = pl.read_csv(tmp_path / "log.csv", truncate_ragged_lines=True)
+    assert set(log["item_id"]) - set(videos.ids) == {10_000}
 
 
 @pytest.fixture(scope="module")
