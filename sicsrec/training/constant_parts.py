@@ -7,14 +7,20 @@
                   file is what a killed run left and is not used
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sicsrec.replacing import replaced
+
+logger = logging.getLogger(__name__)
 
 
 class ConstantParts:
@@ -107,21 +113,22 @@ class PartsWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         lengths = np.concatenate(self._lengths)
-        written = self._path.with_suffix(".tmp.npz")
-        np.savez(
-            written,
-            indices=indices,
-            lengths=lengths,
-            dtype=np.array(self._dtype.str),
-            shape=np.array(self._shape, dtype=np.int64),
-            identity=np.array(identity),
-        )
-        written.replace(_index_path(self._path))
+        with replaced(_index_path(self._path)) as file:
+            np.savez(
+                file,
+                indices=indices,
+                lengths=lengths,
+                dtype=np.array(self._dtype.str),
+                shape=np.array(self._shape, dtype=np.int64),
+                identity=np.array(identity),
+            )
         return _map(self._path, indices, lengths, self._dtype, self._shape)
 
 
 def read_parts(path: Path, indices: NDArray[np.int32], identity: str) -> ConstantParts | None:
     """Return the arrays of a finished file, or None if there is none, or one of other items.
+
+    A damaged file counts as none, for its content can be made anew.
 
     Args:
         path: of the first file.
@@ -131,8 +138,13 @@ def read_parts(path: Path, indices: NDArray[np.int32], identity: str) -> Constan
     index_path = _index_path(path)
     if not (path.is_file() and index_path.is_file()):
         return None
-    with np.load(index_path, allow_pickle=False) as index:
-        content: Mapping[str, NDArray[Any]] = {name: index[name] for name in index.files}
+    try:
+        # Opened here: of a damaged file numpy leaves it open.
+        with index_path.open("rb") as file, np.load(file, allow_pickle=False) as index:
+            content: Mapping[str, NDArray[Any]] = {name: index[name] for name in index.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as err:
+        logger.warning("%s is damaged and made anew: %s", index_path, err)
+        return None
     if str(content["identity"]) != identity or not np.array_equal(content["indices"], indices):
         return None
     lengths, shape = content["lengths"], tuple(content["shape"].tolist())

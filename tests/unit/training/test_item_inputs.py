@@ -8,6 +8,7 @@ from sicsrec.encoders.builder import build_encoder
 from sicsrec.encoders.content import open_content
 from sicsrec.errors import ConfigError, EncoderError
 from sicsrec.progress import NoProgress
+from sicsrec.training.constant_parts import PartsWriter, read_parts
 from sicsrec.training.item_inputs import tabulate_inputs
 from tests.unit.stage_one import SMALL_CLIP, bert, make_catalog, save_tiny_bert, write_covers
 
@@ -158,6 +159,24 @@ def test_a_file_that_is_not_whole_is_made_anew(tmp_path, monkeypatch, damage):
     inputs = tabulate(encoder, content, tmp_path)
     assert torch.equal(inputs.encode(content.indices), expected)
     assert file.read_bytes() == whole
+
+
+def test_a_damaged_index_counts_as_none(tmp_path, caplog):
+    path, indices = tmp_path / "text_inputs.bin", np.array([1, 2], dtype=np.int32)
+    with PartsWriter(path) as writer:
+        writer.add(np.ones((2, 3, 4), dtype=np.float32), np.array([3, 2]))
+        writer.finish(indices, "encoder")
+    index = path.with_suffix(".npz")
+    whole = index.read_bytes()
+    turned = bytearray(whole)
+    turned[whole.index("encoder".encode("utf-32-le"))] ^= 1
+    for damaged in (b"", whole[:200], whole[:-1], bytes(len(whole)), turned):
+        index.write_bytes(damaged)
+        assert read_parts(path, indices, "encoder") is None
+    assert caplog.text.count("text_inputs.npz is damaged and made anew") == 5
+    index.write_bytes(whole)
+    assert read_parts(path, indices, "encoder") is not None
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, index.name}
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
