@@ -44,10 +44,11 @@ def run(context: StepContext) -> StepReport:
             raw = read_raw(config, Path(scratch))
         quarantine = raw.quarantine
         items = keep_first_rows(raw.items, quarantine)
-        _check_has_items(raw)
+        _check_has_rows(raw, raw.items, "item")
         # Before the items are compared with the log, for without them every row of it is bad.
         share = config.max_bad_row_share
         check_bad_share(quarantine, raw.n_rows, share, "ingest.max_bad_row_share")
+        _check_has_rows(raw, raw.interactions, "interaction")
         known = keep_known_items(raw.interactions, items, quarantine)
         check_bad_share(quarantine, raw.n_rows, share, "ingest.max_bad_row_share")
         filtered, filter_counts = apply_filters(known, config.filters)
@@ -69,13 +70,13 @@ def run(context: StepContext) -> StepReport:
     return StepReport(interactions.height, "interactions", content)
 
 
-def _check_has_items(raw: RawData) -> None:
-    if raw.items.height or "item" in raw.quarantine.counts():
+def _check_has_rows(raw: RawData, rows: pl.DataFrame, kind: str) -> None:
+    if rows.height or kind in raw.quarantine.counts():
         return
     empty = sorted(file for file, n_rows in raw.n_rows.items() if not n_rows)
     raise DataError(
-        f"ingest: no usable item: no rows, at most a header, in {', '.join(empty)}; give a file of "
-        "items that holds some"
+        f"ingest: no usable {kind}: no rows, at most a header, in {', '.join(empty)}; give a file "
+        f"of {kind}s that holds some"
     )
 
 

@@ -288,6 +288,7 @@ def test_too_many_bad_covers_stop_the_step(data, tmp_path):
         ("items.csv", "item_id,title\n,A\n", 1.0, "no usable item is left"),
         ("items.csv", "item_id,title\nx,t\n", 1.0, r"no usable interaction .* e\.g\. \['x'\]"),
         ("log.csv", "user_id,item_id,timestamp\n", 1.0, "no usable interaction"),
+        ("log.csv", "user_id,item_id,timestamp\n", 0.05, "no rows.* in log.csv; .* interactions"),
     ],
 )
 def test_nothing_usable_is_a_clear_error(data, tmp_path, file, content, limit, message):
