@@ -130,9 +130,9 @@ def announced(
     board = board_of(hosts.folder)
     board.mkdir(parents=True, exist_ok=True)
     with FileLock(board / ".lock"):
-        for left in board.glob(f"*/{_ANNOUNCEMENT}"):
-            # Whoever held the lock and did not clear this is gone.
-            shutil.rmtree(left.parent, ignore_errors=True)
+        for left in filter(Path.is_dir, list(board.iterdir())):
+            # Whoever held the lock and did not clear this is gone, maybe before it announced.
+            shutil.rmtree(left, ignore_errors=True)
         own = board / uuid.uuid4().hex
         own.mkdir()
         try:
