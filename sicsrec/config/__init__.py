@@ -32,7 +32,7 @@ class DemoReaderConfig(Section):
 
 
 class MovieLensReaderConfig(Section):
-    """MovieLens 100K: ``u.data``, ``u.item`` and, where present, ``items.csv`` and ``posters/``."""
+    """MovieLens 100K: ``u.data``, ``items.csv`` or else ``u.item``, and ``posters/`` if present."""
 
     kind: Literal["movielens_100k"] = "movielens_100k"
 
@@ -50,7 +50,10 @@ class NineRecReaderConfig(Section):
 
 
 class MicroLensReaderConfig(Section):
-    """MicroLens: ``*_pairs.csv`` or ``.tsv``, ``*_titles.csv``, ``*_covers/``."""
+    """MicroLens: ``*_pairs.csv`` or ``.tsv``, ``*_titles.csv``, ``*_covers/``.
+
+    Without covers, ``*_videos/``: of each a frame becomes the cover.
+    """
 
     kind: Literal["microlens"] = "microlens"
 
@@ -82,8 +85,8 @@ class TablesReaderConfig(Section):
     interaction_item: str = "item_id"
     """Column of the item id in the interaction file."""
     timestamp: str | None = "timestamp"
-    """Column of the time: integer seconds or milliseconds since 1970, or ISO 8601. None: the order
-    of the rows is the order in time."""
+    """Column of the time: seconds or milliseconds since 1970, whole or with decimals, or ISO 8601.
+    None: the order of the rows is the order in time."""
     rating: str | None = None
     """Column of a rating, used by the filter ``min_rating``."""
     quotes: bool = True
