@@ -267,7 +267,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="train_sicsrec",
-        version=7,
+        version=8,
         inputs=(
             Input("ingest/catalog", TRAIN),
             Input("split/train", TRAIN),

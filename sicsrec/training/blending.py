@@ -40,6 +40,8 @@ values are :data:`MAX_VALUES`."""
 
 _ENOUGH = 1e-6
 """Newton's decrement, in nats per user, below which the minimum counts as found."""
+_ROUNDING = 1e-6
+"""Deviation, as a share of the values, up to which features of float32 count as equal."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class BlendFit:
 class _Block:
     features: Float[Tensor, "users items features"]
     """Less their mean over the items of each user."""
+    means: Float[Tensor, "users features"]
+    """What the features are less by."""
     columns: Int[Tensor, " users"]
     """Column of each user's target."""
 
@@ -162,19 +166,29 @@ def _make_block(blend: Blend, valid: RankingSet, rows: np.ndarray) -> _Block:
         features = features.cpu()
     # What all items share cancels out of the softmax. Left in, it would swamp in float32 what tells
     # them apart, and the covariances of cosines that all lie near 1 would be noise.
-    features -= features.mean(dim=1, keepdim=True)
+    means = features.mean(dim=1)
+    features -= means[:, None]
     columns = torch.from_numpy(valid.targets[rows].astype(np.int64) - 1)
-    return _Block(features, columns.to(features.device))
+    return _Block(features, means, columns.to(features.device))
 
 
 def _deviations(blocks: _Blocks, n_features: int) -> Float[Tensor, " features"]:
-    """Return s, the root of the variance over the items, averaged over the users."""
+    """Return s, the root of the variance over the items, averaged over the users.
+
+    It is 0 for features that rounding alone may have made unequal, such as cosines of vectors that
+    are the same but for their last digits: weights fitted to that would be a million times the
+    others' and, in sums of float32, swallow what these say.
+    """
     total = torch.zeros(n_features, dtype=torch.float64)
+    squares = torch.zeros(n_features, dtype=torch.float64)
     n_users = 0
     for block in blocks:
         total += block.features.var(dim=1, correction=0).sum(dim=0).double().cpu()
+        squares += block.means.square().sum(dim=0).double().cpu()
         n_users += len(block.columns)
-    return (total / max(1, n_users)).sqrt()
+    deviations = (total / max(1, n_users)).sqrt()
+    magnitudes = (squares / max(1, n_users)).sqrt()
+    return torch.where(deviations > _ROUNDING * magnitudes, deviations, 0.0)
 
 
 def _loss(

@@ -84,6 +84,19 @@ def test_a_feature_that_never_varies_gets_no_weight() -> None:
     assert fit.weights["cold"] == 0.0
 
 
+def test_what_rounding_tells_apart_gets_no_weight() -> None:
+    train = random_histories(60, N_ITEMS, longest=7, seed=3)
+    noise = np.random.default_rng(1).normal(size=(N_ITEMS, 64))
+    facts = HistoryFacts.from_training(
+        train, N_ITEMS, {"text": (1 + 1e-4 * noise).astype(np.float32)}
+    )
+    blend = Blend([make_id_encoder()], facts)
+    users = random_histories(100, N_ITEMS, longest=4, seed=6)
+    assert dict(blend.features(users))["last_text"].unique().numel() > 2, "rounding is there"
+    fit = fit_blend(blend, draw_targets(make_blend({"watched": -2.0}), users, seed=3), seed=0)
+    assert max(abs(fit.weights[name]) for name in ("last_text", "history_text")) < 1e-3
+
+
 def test_memory_is_bounded_by_sampling_users(monkeypatch: pytest.MonkeyPatch) -> None:
     users = random_histories(400, N_ITEMS, longest=4, seed=6)
     valid = draw_targets(make_blend({"watched": -2.0}), users, seed=3)
