@@ -134,7 +134,6 @@ class Settings:
         Prefect, and the terminal is left to whoever started the run.
         """
         return {
-            "SICSREC_HOME": str(self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(self.server_start_seconds),
@@ -191,9 +190,14 @@ class Settings:
             ) from err
 
     def apply(self) -> None:
-        """Set these variables, except those that the user has set; before Prefect is imported."""
+        """Set these variables, except those that the user has set; before Prefect is imported.
+
+        The home alone is always set, as one path for all processes that are started from here,
+        whatever folder they are in.
+        """
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
+        os.environ["SICSREC_HOME"] = str(self.home)
 
 
 def _home(named: str) -> Path:

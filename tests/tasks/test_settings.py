@@ -89,6 +89,21 @@ def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
+@pytest.mark.parametrize("home", ["", "here", "~/there"])
+def test_processes_that_are_started_have_the_same_home_in_any_folder(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SICSREC_HOME", home)
+    named = Settings.from_environment()
+    named.apply()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    inherited = Settings.from_environment()
+    inherited.check_home()
+    assert inherited.home == named.home
+
+
 def test_a_secret_is_read_by_its_name(monkeypatch):
     monkeypatch.setenv("SICSREC_TEST_SECRET", "value")
     assert read_secret("SICSREC_TEST_SECRET") == "value"
