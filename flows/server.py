@@ -157,6 +157,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
             f"a Prefect server answers on port {chosen} already. To use it, set "
             f"PREFECT_API_URL={api_url}; for one of its own, give --port"
         )
+    _check_free(chosen)
     log = settings.log_folder / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     stop_on_sigterm()
@@ -291,20 +292,42 @@ def _run_until_stopped(
     page: str,
     say: Callable[[str], None],
 ) -> int:
-    """Serve a page until somebody stops it, and say where it is once it is there."""
+    """Serve a page until somebody stops it, and say where it is once it is there.
+
+    Raises:
+        SicsrecError: if the port is taken, or the server ends before it answers.
+    """
+    _check_free(port)
     stop_on_sigterm()
     say(f"{name} is starting  (Ctrl-C stops it)")
     process = start_following(command, environment, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None and not _is_listening(port):
             time.sleep(0.1)
-        if process.poll() is None:
-            say(f"{name}: http://127.0.0.1:{port}{page}")
+        if process.poll() is not None:
+            raise SicsrecError(
+                f"the server of {name} ended before it answered, with exit status "
+                f"{process.returncode}; what it printed stands above"
+            )
+        say(f"{name}: http://127.0.0.1:{port}{page}")
         return process.wait()
     except KeyboardInterrupt:
         return 0
     finally:
         end(process)
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that another program has: its page would be taken for that of the server.
+
+    Raises:
+        SicsrecError: naming the port.
+    """
+    if _is_listening(port):
+        raise SicsrecError(
+            f"another program listens on port {port} already, maybe the same command in another "
+            "terminal; end it, or give another port with --port"
+        )
 
 
 def _is_listening(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -267,6 +268,28 @@ def test_a_server_that_ends_first_hands_its_exit_status_on() -> None:
     )
     assert process.wait(timeout=30) == 3
     following.end(process)
+
+
+@pytest.mark.parametrize("command", [["ui"], ["ui", "--prefect"], ["serve"]])
+def test_a_port_that_another_program_has_is_refused(
+    command: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(app, [*command, "--port", port])
+    assert result.exit_code == 1
+    words = " ".join(result.output.replace("│", "").split())
+    assert f"another program listens on port {port} already" in words
+    assert "is starting" not in words
+
+
+def test_a_page_whose_server_ends_at_once_is_one_message(home: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    said: list[str] = []
+    with pytest.raises(SicsrecError, match=r"of it ended before it answered, with exit status 3"):
+        server._run_until_stopped(command, os.environ, server.free_port(), "it", "", said.append)
+    assert not any("http" in line for line in said)
 
 
 def test_a_server_ends_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
