@@ -478,8 +478,9 @@ def serve(
         ),
     ] = None,
     timezone: Annotated[
-        str, typer.Option("--timezone", help="Of the schedules, such as Europe/Berlin.")
-    ] = "UTC",
+        str | None,
+        typer.Option("--timezone", help="Of the schedules, such as Europe/Berlin; otherwise UTC."),
+    ] = None,
     n_at_once: Annotated[
         int, typer.Option("--at-once", min=1, help="Runs carried out at the same time.")
     ] = 1,
@@ -498,18 +499,22 @@ def serve(
         )
         from flows.server import standing_prefect_server
         from flows.service import deployments_table, print_how_to_run
+        from sicsrec.errors import ConfigError
 
         schedules = parse_schedules(cron or ())
-        check_timezone(timezone)
+        if timezone is not None and not schedules:
+            raise ConfigError(f"--timezone {timezone} is that of schedules; give one with --cron")
+        zone = "UTC" if timezone is None else timezone
+        check_timezone(zone)
         parameters = default_parameters(preset, data, overrides or ())
         with standing_prefect_server(settings, port) as api_url:
-            console.print(deployments_table(schedules, timezone))
+            console.print(deployments_table(schedules, zone))
             page = settings.prefect_page
             serve_deployments(
                 schedules,
                 n_at_once,
                 lambda: print_how_to_run(api_url, page, console),
-                timezone=timezone,
+                timezone=zone,
                 parameters=parameters,
             )
 

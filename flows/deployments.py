@@ -110,10 +110,11 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
     """Return deployments and their schedules from texts like ``full-pipeline=0 3 * * *``.
 
     Raises:
-        ConfigError: if a text is something else, names no deployment or has too few fields.
+        ConfigError: if a text is something else, names no deployment or one that has a schedule
+            already, or has too few fields.
     """
     known = [entry.name for entry in DEPLOYMENTS]
-    schedules = {}
+    schedules: dict[str, str] = {}
     for text in texts:
         name, equals, cron = (part.strip() for part in text.partition("="))
         if not equals or not cron:
@@ -121,6 +122,11 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, str]:
         if name not in known:
             raise ConfigError(
                 f"--cron {text!r}: there is no deployment {name!r}. Deployments: {', '.join(known)}"
+            )
+        if name in schedules:
+            raise ConfigError(
+                f"--cron {text!r}: {name} is given {schedules[name]!r} already; one schedule a "
+                "deployment can be given here, more on Prefect's page"
             )
         # Prefect says the rest, but must not be imported before its server is known.
         if len(cron.split()) < _CRON_FIELDS and not cron.startswith("@"):

@@ -19,7 +19,7 @@ from typing import Self
 
 from flows.following import end, start_following
 from sicsrec.addresses import ask, without_password
-from sicsrec.errors import SicsrecError
+from sicsrec.errors import ConfigError, SicsrecError
 from sicsrec.runs import killed_processes
 from tasks.settings import MLFLOW_URL, TEMPORARY_SERVER, Settings
 
@@ -138,9 +138,11 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
     """Yield the address of the server in use, or start one with a page on the loopback.
 
     Raises:
+        ConfigError: if a port is given where no server is started.
         SicsrecError: if the named server does not answer, or the own one does not start.
     """
     if settings.prefect_api_url is not None:
+        _check_no_port(port, "PREFECT_API_URL", settings.prefect_api_url)
         if not is_answering(settings.prefect_api_url):
             raise SicsrecError(
                 "no Prefect server answers under PREFECT_API_URL="
@@ -180,8 +182,14 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
 
 
 def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
-    """Serve Prefect's page over the past runs until stopped; return the exit status."""
+    """Serve Prefect's page over the past runs until stopped; return the exit status.
+
+    Raises:
+        ConfigError: if a port is given where no server is started.
+        SicsrecError: if the server does not start.
+    """
     if settings.prefect_api_url is not None:
+        _check_no_port(port, "PREFECT_API_URL", settings.prefect_api_url)
         say(f"Prefect: {settings.prefect_page or without_password(settings.prefect_api_url)}")
         return 0
     chosen = port or _default_port(PREFECT_URL)
@@ -191,8 +199,14 @@ def show_prefect(settings: Settings, port: int | None, say: Callable[[str], None
 
 
 def show_mlflow(settings: Settings, port: int | None, say: Callable[[str], None]) -> int:
-    """Serve MLflow's page over the past runs until stopped; return the exit status."""
+    """Serve MLflow's page over the past runs until stopped; return the exit status.
+
+    Raises:
+        ConfigError: if a port is given where no server is started.
+        SicsrecError: if the server does not start.
+    """
     if settings.mlflow_uri is not None and settings.mlflow_uri.startswith("http"):
+        _check_no_port(port, "MLFLOW_TRACKING_URI", settings.mlflow_uri)
         say(f"MLflow: {settings.mlflow_page}")
         return 0
     from sicsrec.tracking.mlflow_store import MlflowStore
@@ -315,6 +329,19 @@ def _run_until_stopped(
         return 0
     finally:
         end(process)
+
+
+def _check_no_port(port: int | None, variable: str, url: str) -> None:
+    """Refuse a port where a variable names the server, so that none is started here.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if port is not None:
+        raise ConfigError(
+            f"--port {port} is for a server that is started here, but {variable}="
+            f"{without_password(url)} names one; leave --port out, or unset {variable}"
+        )
 
 
 def _check_free(port: int) -> None:

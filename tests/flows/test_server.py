@@ -146,6 +146,28 @@ def test_a_slash_behind_the_address_does_no_harm(failing: str) -> None:
         (["status"], {"SICSREC_PROCESSES": "two"}, "SICSREC_PROCESSES must be a whole number"),
         (["doctor"], {"SICSREC_HOSTS": "2"}, "SICSREC_TRAINING_ADDRESS"),
         (["serve"], {"PREFECT_API_URL": "http://127.0.0.1:port/api"}, "no Prefect server answers"),
+        (
+            ["serve", "--port", "4201"],
+            {"PREFECT_API_URL": "http://a:s3cret@127.0.0.1:9/api"},
+            "--port 4201 is for a server that is started here, but "
+            "PREFECT_API_URL=http://127.0.0.1:9/api names one",
+        ),
+        (
+            ["ui", "--prefect", "--port", "4201"],
+            {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+            "leave --port out, or unset PREFECT_API_URL",
+        ),
+        (
+            ["ui", "--port", "4201"],
+            {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+            "leave --port out, or unset MLFLOW_TRACKING_URI",
+        ),
+        (["serve", "--timezone", "UTC"], {}, "--timezone UTC is that of schedules"),
+        (
+            ["serve", "--cron", "split=@daily", "--cron", "split=@hourly"],
+            {},
+            "split is given '@daily' already",
+        ),
         (["gc", "--older-than", "1e10"], {}, "36500 at most"),
         (["status"], {"SICSREC_HOME": "~no such user/x"}, "there is no such user"),
         (["config", "bili_food", "--data", "~no such user/x"], {}, "there is no such user"),
