@@ -341,15 +341,23 @@ def status(
     """Show which steps are cached and which a run would do."""
     console, settings = Console(), _settings()
     with _clear_errors(console):
-        from flows.server import close_what_was_killed
+        from flows.server import close_killed_records, crash_killed_flow_runs, is_answering
         from flows.views import status_table
+        from sicsrec.runs import killed_processes
         from tasks.shared_store import open_shared_store
 
         config = _resolve(preset, data, overrides, seed).config
         shared = open_shared_store(settings.shared_store)
         console.print(status_table(config, settings.store_root, shared, width=console.width))
         # Last: the table needs no database, which may be away, or on a full disk.
-        close_what_was_killed(settings, settings.prefect_api_url)
+        gone = killed_processes(settings.store_root)
+        close_killed_records(gone)
+        api_url = settings.prefect_api_url
+        if api_url is not None and is_answering(api_url):
+            try:
+                crash_killed_flow_runs(api_url, gone)
+            except SicsrecError as err:
+                console.print(Text(str(err), style="yellow"), soft_wrap=True)
 
 
 @app.command()

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -139,7 +140,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
 
     Raises:
         ConfigError: if a port is given where no server is started.
-        SicsrecError: if the named server does not answer, or the own one does not start.
+        SicsrecError: if the named server does not answer or refuses, or the own one does not start.
     """
     if settings.prefect_api_url is not None:
         _check_no_port(port, "PREFECT_API_URL", settings.prefect_api_url)
@@ -149,7 +150,9 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 f"{without_password(settings.prefect_api_url)}. "
                 "Start it, or unset the variable and one is started here"
             )
-        close_what_was_killed(settings, settings.prefect_api_url)
+        gone = killed_processes(settings.store_root)
+        close_killed_records(gone)
+        crash_killed_flow_runs(settings.prefect_api_url, gone)
         yield settings.prefect_api_url
         return
     chosen = port or _default_port(PREFECT_URL)
@@ -175,7 +178,9 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 f"the Prefect server on port {chosen} {err}; what it printed is in {log}"
             ) from err
         os.environ["PREFECT_API_URL"] = api_url
-        close_what_was_killed(settings, api_url)
+        gone = killed_processes(settings.store_root)
+        close_killed_records(gone)
+        crash_killed_flow_runs(api_url, gone)
         yield api_url
     finally:
         end(process)
@@ -238,20 +243,63 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def close_what_was_killed(settings: Settings, api_url: str | None) -> None:
-    """Let runs that were killed say so in MLflow, and in Prefect where a server answers.
+def close_killed_records(gone: Collection[Mapping[str, str]]) -> None:
+    """Let runs that were killed say so in MLflow, which is imported only when there are some.
 
-    Imports MLflow and Prefect only when there is something to do for them.
+    Args:
+        gone: tags of their processes, see :func:`sicsrec.runs.killed_processes`.
+
+    Raises:
+        TrackingError: if it cannot be reached.
     """
-    gone = killed_processes(settings.store_root)
     if gone:
         from tasks.record import close_abandoned_records
 
         close_abandoned_records(gone)
-    if api_url is not None and is_answering(api_url):
-        from tasks.process_end import crash_abandoned_flow_runs
 
+
+def crash_killed_flow_runs(api_url: str, gone: Collection[Mapping[str, str]]) -> None:
+    """Let runs that were killed say so to the Prefect server, which answers.
+
+    Args:
+        api_url: of the server.
+        gone: tags of processes of other hosts that are known to be dead; those of this host are
+            looked for.
+
+    Raises:
+        SicsrecError: if the server refuses.
+    """
+    from tasks.process_end import crash_abandoned_flow_runs
+
+    with naming_refusals(api_url):
         crash_abandoned_flow_runs(gone)
+
+
+@contextmanager
+def naming_refusals(api_url: str) -> Iterator[None]:
+    """Say which server answers with an error, and what to do, where Prefect's client says neither.
+
+    That a server says it is well does not mean that it lets anybody in: it is asked for that
+    without authorisation.
+
+    Raises:
+        SicsrecError: in place of what Prefect's client raises.
+    """
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except PrefectHTTPStatusError as err:
+        status = err.response.status_code
+        advice = (
+            "set PREFECT_API_AUTH_STRING to what the server was started with"
+            if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+            else "its log says why"
+        )
+        raise SicsrecError(
+            f"the Prefect server PREFECT_API_URL={without_password(api_url)} answers with HTTP "
+            f"status {status}; {advice}"
+        ) from err
 
 
 def _wait_until_answering(

@@ -15,6 +15,7 @@ from rich.text import Text
 from flows.configuration import ResolvedConfig
 from flows.server import (
     PREFECT_URL,
+    crash_killed_flow_runs,
     is_answering,
     mlflow_run_page,
     prefect_server,
@@ -81,7 +82,7 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
     """Log to a file and have a Prefect server, a temporary one unless the settings name one.
 
     Raises:
-        SicsrecError: if the temporary server does not start, or the server goes away.
+        SicsrecError: if the temporary server does not start, or the server refuses or goes away.
     """
     # Otherwise Prefect prints on the terminal that lines of its log could not be sent, many times.
     logging.raiseExceptions = False
@@ -102,9 +103,8 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
             warm_up()
             if server is not None:
                 server.wait()
-            from tasks.process_end import crash_abandoned_flow_runs
-
-            crash_abandoned_flow_runs(killed_processes(settings.store_root))
+            if api_url is not None:
+                crash_killed_flow_runs(api_url, killed_processes(settings.store_root))
             yield
         except BaseException as err:
             logger.exception("the run ended with an error")

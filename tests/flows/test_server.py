@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -24,6 +26,7 @@ from flows import configuration, following, server
 from flows.cli import app
 from flows.configuration import resolve_config
 from flows.service import print_how_to_run
+from flows.session import prefect_session
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import SicsrecError, TrackingError
 from sicsrec.steps.runner import run_step
@@ -58,8 +61,11 @@ def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
 class _Failing(BaseHTTPRequestHandler):
     """Says that it is well, and fails in all else."""
 
+    otherwise = HTTPStatus.INTERNAL_SERVER_ERROR
+
     def do_GET(self) -> None:
-        self.send_response(200 if self.path in ("/health", "/api/health") else 500)
+        is_asked_for_health = self.path in ("/health", "/api/health")
+        self.send_response(HTTPStatus.OK if is_asked_for_health else self.otherwise)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -69,12 +75,34 @@ class _Failing(BaseHTTPRequestHandler):
         pass
 
 
+class _Refusing(_Failing):
+    """As a Prefect server does that wants to be told a password."""
+
+    otherwise = HTTPStatus.UNAUTHORIZED
+
+
+@contextmanager
+def _answering(kind: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as started:
+        threading.Thread(target=started.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{started.server_port}"
+        started.shutdown()
+
+
 @pytest.fixture
 def failing() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as broken:
-        threading.Thread(target=broken.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{broken.server_port}"
-        broken.shutdown()
+    with _answering(_Failing) as address:
+        yield address
+
+
+@pytest.fixture
+def refusing(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The server that commands and Prefect's client ask."""
+    with _answering(_Refusing) as address:
+        url = f"http://alice:s3cret@{address}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield address
 
 
 @pytest.mark.parametrize(
@@ -195,6 +223,30 @@ def test_a_server_address_that_is_none_does_not_keep_the_state_of_steps_from_bei
     monkeypatch.setenv("PREFECT_API_URL", "foo")
     result = CliRunner().invoke(app, ["status"])
     assert (result.exit_code, result.exception) == (0, None)
+
+
+def test_steps_are_shown_although_the_server_refuses(refusing: str) -> None:
+    result = CliRunner().invoke(app, ["status"])
+    assert (result.exit_code, result.exception) == (0, None)
+    words = " ".join(result.output.split())
+    assert "train_sicsrec" in words
+    assert f"PREFECT_API_URL=http://{refusing}/api answers with HTTP status 401" in words
+    assert "set PREFECT_API_AUTH_STRING" in words
+
+
+@pytest.mark.parametrize("what", ["run", "serve"])
+def test_a_server_that_refuses_is_named_with_what_to_do(
+    what: str, refusing: str, home: Path
+) -> None:
+    settings, console = Settings.from_environment(), Console(file=StringIO())
+    named = f"PREFECT_API_URL=http://{refusing}/api answers .* 401; set PREFECT_API_AUTH_STRING"
+    with (
+        pytest.raises(SicsrecError, match=named),
+        prefect_session(settings, console, home / "run.log")
+        if what == "run"
+        else server.standing_prefect_server(settings, None),
+    ):
+        pass
 
 
 def test_how_to_run_says_where_the_server_is_without_its_password() -> None:
