@@ -30,6 +30,8 @@ from tasks.tracebacks import keep_passwords_out_of_prefect, keep_tracebacks_out_
 
 logger = logging.getLogger("sicsrec.flow")
 
+# Not in the flow: before it begins the engine says where the page of the run is.
+keep_passwords_out_of_prefect()
 
 _NAMED = re.compile(r".*\d{4}-\d\d-\d\d \d\d:\d\d ")
 """What an earlier attempt of a run that is tried again put before its name."""
@@ -87,7 +89,6 @@ def sicsrec(
     # Without a level of its own the library's loggers keep the root's, which hides progress.
     logging.getLogger("sicsrec").setLevel(logging.INFO)
     keep_tracebacks_out_of_prefect()
-    keep_passwords_out_of_prefect()
     is_deployed = deployment.id is not None
     try:
         if is_deployed:

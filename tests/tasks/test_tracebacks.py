@@ -1,6 +1,8 @@
 """What Prefect's log says of runs that end early."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 from prefect.exceptions import TerminationSignal
@@ -31,3 +33,19 @@ def test_the_engine_tells_tracebacks_of_faults_alone(
         log.removeHandler(caplog.handler)
     assert ("interrupted by base exception" in caplog.text) == is_told
     assert "Crash detected!" in caplog.text
+
+
+def test_the_engine_shows_no_password_before_the_flow_begins() -> None:
+    """In a process of its own, as a run of a deployment has one: here other tests are before it."""
+    program = """
+import logging
+import flows.pipeline
+logging.getLogger("prefect.flow_runs").warning(
+    "View at http://alice:s3cret@host/runs/1",
+    extra={"flow_run_name": "demo", "send_to_api": False},
+)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "View at http://host/runs/1" in done.stderr
