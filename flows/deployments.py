@@ -4,16 +4,12 @@ Prefect is imported by the functions that need it: it takes the server's address
 imported, and ``sicsrec serve`` knows that only once its server runs.
 """
 
-import asyncio
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import psutil
 from pydantic import ValidationError
 
 from flows.configuration import preset_names, resolve_config
@@ -25,17 +21,12 @@ from tasks.settings import GPU_LIMIT
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
-    from prefect.runner import Runner
 
 FLOW_NAME = "sicsrec"
 _POLL_SECONDS = 2.0
 """How often a run that is due is looked for."""
 _OF_A_PRESET = ("preset", "data", "overrides", "seed")
 """Parameters that say what a run is about."""
-_SECONDS_TO_END_BY_ITSELF = 5.0
-"""For a run that the terminal has told to end, too, before it is told again."""
-_SECONDS_TO_END = 20.0
-"""For a run that was told to end, to say so to its records."""
 _CRON_FIELDS = 5
 _CRON_FORM = "Five fields are expected: minute, hour, day of the month, month, day of the week"
 
@@ -206,12 +197,13 @@ def serve_deployments(
 
     Raises:
         ConfigError: if a schedule is none.
+        SicsrecError: if the server goes away or fails; runs under way are told to end then, too.
     """
     from prefect.client.orchestration import get_client
-    from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import sicsrec
+    from flows.served_runs import ServedRunner, carry_out
     from tasks.tracebacks import keep_passwords_out_of_prefect
 
     keep_passwords_out_of_prefect()
@@ -233,12 +225,12 @@ def serve_deployments(
         )
         deployment.schedules = _schedules(entry.name, schedules, timezone, known)
         registered.append(deployment)
-    runner = Runner(limit=n_at_once, query_seconds=_POLL_SECONDS)
+    runner = ServedRunner(limit=n_at_once, query_seconds=_POLL_SECONDS)
     for deployment in registered:
         runner.add_deployment(deployment)
     limit_gpu_work()
     say_ready()
-    asyncio.run(_carry_out(runner))
+    carry_out(runner)
 
 
 def read_deployments(client: "SyncPrefectClient") -> "dict[str, DeploymentResponse]":
@@ -278,42 +270,6 @@ def _schedules(
         )
         for entry in (known.schedules if known else ())
     ]
-
-
-async def _carry_out(runner: "Runner") -> None:
-    """Carry out runs until SIGINT or SIGTERM, then end what is under way."""
-    loop, is_over = asyncio.get_running_loop(), asyncio.Event()
-    work = asyncio.create_task(runner.start())
-    # The runner begins by taking SIGTERM, at which it would leave its runs as they are.
-    await asyncio.sleep(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, is_over.set)
-    over = asyncio.create_task(is_over.wait())
-    await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-    if is_over.is_set():
-        # The loop goes on meanwhile: it passes on what the runs still print.
-        await asyncio.to_thread(_end_runs)
-        work.cancel()
-    over.cancel()
-    with suppress(asyncio.CancelledError):
-        await work
-
-
-def _end_runs() -> None:
-    """Let every run under way end in order, which a terminal may have told it already."""
-    runs = [child for child in psutil.Process().children() if _is_run(child)]
-    _, left = psutil.wait_procs(runs, timeout=_SECONDS_TO_END_BY_ITSELF)
-    for run in left:
-        with suppress(psutil.NoSuchProcess):
-            run.terminate()
-    psutil.wait_procs(left, timeout=_SECONDS_TO_END)
-
-
-def _is_run(process: psutil.Process) -> bool:
-    try:
-        return any(word.startswith("prefect.") for word in process.cmdline())
-    except psutil.Error:
-        return False
 
 
 def limit_gpu_work() -> dict[str, Any]:

@@ -5,10 +5,15 @@ that log is what the page and ``prefect deployment run --watch`` show. Errors th
 theirs there. Neither has the passwords of servers.
 """
 
+import io
 import logging
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
@@ -51,7 +56,7 @@ def keep_tracebacks_out_of_prefect() -> None:
 
 
 def keep_passwords_out_of_prefect() -> None:
-    """From now on Prefect's log, and what it prints, shows no password of a server.
+    """From now on Prefect's log, in the terminal too, shows no password of a server.
 
     Calling it again does nothing.
     """
@@ -60,6 +65,34 @@ def keep_passwords_out_of_prefect() -> None:
             is_prefects = isinstance(handler, APILogHandler | PrefectConsoleHandler)
             if is_prefects and not isinstance(handler.formatter, WithoutPasswords):
                 handler.setFormatter(WithoutPasswords(handler.formatter))
+
+
+class _TerminalWithoutPasswords(io.TextIOBase):
+    """Writes to another stream, in no address a user and password."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self._inner = inner
+
+    def write(self, text: str) -> int:
+        self._inner.write(without_passwords(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._inner.flush()
+
+
+@contextmanager
+def no_password_printed() -> Iterator[None]:
+    """Show no password of a server in what is printed inside the block.
+
+    Prefect's loops print the tracebacks of calls that fail, past all handlers of its log, and its
+    runner passes on what the processes of runs print.
+    """
+    with (
+        redirect_stdout(_TerminalWithoutPasswords(sys.stdout)),
+        redirect_stderr(_TerminalWithoutPasswords(sys.stderr)),
+    ):
+        yield
 
 
 def write_traceback(error: BaseException, folder: Path) -> Path | None:

@@ -5,13 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from sicsrec.steps.runner import run_step
 from sicsrec.tracking.mlflow_store import MlflowStore
 from tasks.settings import Settings
 from tests.flows.conftest import SMALL
+from tests.flows.servers import Failing, Refusing, answering
 
 SECRETS = {
     "MLFLOW_TRACKING_URI": "http://alice:s3cret@127.0.0.1:9",
@@ -58,47 +56,16 @@ def test_no_command_shows_the_password_of_a_server(command: list[str]) -> None:
         assert "127.0.0.1:9" in "".join(result.output.split())
 
 
-class _Failing(BaseHTTPRequestHandler):
-    """Says that it is well, and fails in all else."""
-
-    otherwise = HTTPStatus.INTERNAL_SERVER_ERROR
-
-    def do_GET(self) -> None:
-        is_asked_for_health = self.path in ("/health", "/api/health")
-        self.send_response(HTTPStatus.OK if is_asked_for_health else self.otherwise)
-        self.end_headers()
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Refusing(_Failing):
-    """As a Prefect server does that wants to be told a password."""
-
-    otherwise = HTTPStatus.UNAUTHORIZED
-
-
-@contextmanager
-def _answering(kind: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as started:
-        threading.Thread(target=started.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{started.server_port}"
-        started.shutdown()
-
-
 @pytest.fixture
 def failing() -> Iterator[str]:
-    with _answering(_Failing) as address:
+    with answering(Failing) as address:
         yield address
 
 
 @pytest.fixture
 def refusing(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The server that commands and Prefect's client ask."""
-    with _answering(_Refusing) as address:
+    with answering(Refusing) as address:
         url = f"http://alice:s3cret@{address}/api"
         monkeypatch.setenv("PREFECT_API_URL", url)
         with temporary_settings({PREFECT_API_URL: url}):
