@@ -30,7 +30,11 @@ def keep_first_rows(items: pl.DataFrame, quarantine: QuarantineLog) -> pl.DataFr
         separator=", ",
         ignore_nulls=True,
     )
-    kept_row = pl.col("row_kept")
+    kept_row = (
+        pl.when(pl.col("file") == pl.col("file_kept"))
+        .then(pl.format("row {}", "row_kept"))
+        .otherwise(pl.format("row {} of {}", "row_kept", "file_kept"))
+    )
     quarantine.extend(
         others.select(
             kind=pl.lit("item"),
@@ -39,8 +43,8 @@ def keep_first_rows(items: pl.DataFrame, quarantine: QuarantineLog) -> pl.DataFr
             key=pl.col("item_id"),
             reason=pl.lit("duplicate_id"),
             detail=pl.when(differing == "")
-            .then(pl.format("identical to row {}, which is kept", kept_row))
-            .otherwise(pl.format("differs from row {}, which is kept, in {}", kept_row, differing)),
+            .then(pl.format("identical to {}, which is kept", kept_row))
+            .otherwise(pl.format("differs from {}, which is kept, in {}", kept_row, differing)),
         )
     )
     return first
@@ -80,7 +84,9 @@ def check_bad_share(
     """
     bad = quarantine.frame().filter(pl.col("kind") != "cover")
     for file, n in sorted(n_rows.items()):
-        rows = bad.filter(pl.col("file") == file)
+        # A table that is a folder is judged as a whole; its rows stand in the files below.
+        of_table = (pl.col("file") == file) | pl.col("file").str.starts_with(f"{file}/")
+        rows = bad.filter(of_table)
         if rows.height > max_share * n:
             raise DataError(_complain(rows, n, f"rows of {file}", max_share, key))
 

@@ -169,19 +169,18 @@ def _warn_of_quarantine(counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def _summarise(refused: pl.DataFrame) -> pl.DataFrame:
-    summary = refused.group_by("kind", "file", "reason").agg(
-        rows=pl.len(), first_row=pl.col("row").min(), example=pl.col("detail").first()
+    """Return one row per kind of fault, not per cover or part of a table."""
+    return (
+        refused.group_by("kind", "reason")
+        .agg(
+            file=pl.col("file").first(),
+            rows=pl.len(),
+            first_row=pl.col("row").first(),
+            example=pl.col("detail").first(),
+        )
+        .select("kind", "file", "reason", "rows", "first_row", "example")
+        .sort("kind", "file", "reason")
     )
-    # One row per kind of fault, not per cover.
-    covers = refused.filter(pl.col("kind") == "cover").group_by("kind", "reason")
-    merged = covers.agg(
-        file=pl.col("file").first(),
-        rows=pl.len(),
-        first_row=pl.col("row").min(),
-        example=pl.col("detail").first(),
-    )
-    both = [summary.filter(pl.col("kind") != "cover"), merged.select(summary.columns)]
-    return pl.concat(both).sort("kind", "file", "reason")
 
 
 def _report(

@@ -49,11 +49,20 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of strings out of one file."""
+    """Columns of strings out of one file, or out of a folder of files that make one table."""
 
     file: str
     frame: pl.DataFrame
-    """The wanted columns as strings or null, and ``row``, counted from 1 over the data rows."""
+    """The wanted columns as strings or null, and ``row``, from 1 over the data rows of a file."""
+    parts: pl.Series | None = None
+    """Of a folder, the file of every row."""
+
+    @property
+    def files(self) -> pl.Series:
+        """The file of every row."""
+        if self.parts is not None:
+            return self.parts
+        return pl.Series([self.file]).new_from_index(0, self.frame.height)
 
 
 @dataclass(frozen=True)

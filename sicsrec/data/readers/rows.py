@@ -209,7 +209,7 @@ def item_rows(
             for name, column in optional.items()
         },
         topics=no_topics if topics is None else topics,
-        file=pl.lit(table.file),
+        file=table.files,
         row=pl.col("row"),
     )
     without = _is_empty("item_id")
@@ -259,7 +259,7 @@ def interaction_rows(
             "timestamp": parse_timestamps(times),
             "order": pl.int_range(table.frame.height, dtype=pl.Int64, eager=True),
             "rating": ratings.str.strip_chars().cast(pl.Float64, strict=False),
-            "file": pl.Series([table.file]).new_from_index(0, table.frame.height),
+            "file": table.files,
             "row": table.frame["row"],
             "time_text": times,
             "rating_text": ratings,

@@ -258,10 +258,18 @@ def _read_parquet(path: Path, file: str, wanted: Sequence[str], n_rows: Counter[
     parts = _parquet_parts(path) if path.is_dir() else [path]
     if not parts:
         raise DataError(f"the folder {file} holds no Parquet file")
+    number = pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
     # One by one: the plan of a table of thousands of files takes minutes.
-    frame = pl.concat([_read_part(part, path, wanted) for part in parts])
-    n_rows[file] += frame.height
-    return Table(file, frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)))
+    frames = [_read_part(part, path, wanted).with_columns(row=number) for part in parts]
+    n_rows[file] += sum(frame.height for frame in frames)
+    if not path.is_dir():
+        return Table(file, frames[0])
+    names = [f"{file}/{part.relative_to(path).as_posix()}" for part in parts]
+    files = [
+        pl.Series([name]).new_from_index(0, frame.height)
+        for name, frame in zip(names, frames, strict=True)
+    ]
+    return Table(file, pl.concat(frames), pl.concat(files))
 
 
 def _read_part(part: Path, table: Path, wanted: Sequence[str]) -> pl.DataFrame:

@@ -193,6 +193,29 @@ def test_rows_whose_ids_differ_in_form_alone_are_doubled(data, tmp_path):
     assert log.filter(item_id=composed)["user_id"].to_list() == ["u1", "u1"]
 
 
+def test_faults_of_a_table_of_many_files_are_summed_up(data, tmp_path):
+    folder = data / "items.parquet"
+    folder.mkdir()
+    for part in range(4):
+        titles = {"item_id": [str(part), "9", "9"], "title": ["A", "B", "C"]}
+        pl.DataFrame(titles).write_parquet(folder / f"part-{part}")
+    reader = {"kind": "tables", "items": "items.parquet", "interactions": "log.csv"}
+    _, out, tracker = ingest(tmp_path, configuration(data, reader, max_bad_row_share=1.0))
+    refused = pl.read_parquet(out / "quarantine" / "quarantine.parquet").filter(kind="item")
+    assert refused.select("file", "row", "detail").rows()[:2] == [
+        ("items.parquet/part-0", 3, "differs from row 2, which is kept, in title"),
+        (
+            "items.parquet/part-1",
+            2,
+            "identical to row 2 of items.parquet/part-0, which is kept",
+        ),
+    ]
+    summary = tracker.tables["quarantine"].filter(kind="item")
+    assert summary.rows() == [
+        ("item", "items.parquet/part-0", "duplicate_id", 7, 3, refused["detail"][0])
+    ]
+
+
 def test_report_counts_everything(data, tmp_path):
     append(data / "items.csv", "3,Video  3\n31,\n")
     append(data / "log.csv", "u1,999,1600000000\n")

@@ -21,6 +21,7 @@ from sicsrec.config import (
 )
 from sicsrec.data.readers import READERS, read_raw
 from sicsrec.data.readers.tables import as_text
+from sicsrec.data.validation import check_bad_share
 from sicsrec.errors import ConfigError, DataError
 
 FLAGS = "Action,Adventure,Animation,Children,Comedy,Crime,Documentary,Drama,Fantasy,FilmNoir"
@@ -590,6 +591,21 @@ def test_the_file_of_a_folder_that_lacks_a_column_is_named(tmp_path):
     message = r"part-1 has no column \['item_id'\]; it has \['user_id', 'item', 'day'\]"
     with pytest.raises(DataError, match=message):
         read_log(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["log.parquet", "./log.parquet"])
+def test_a_refused_row_of_a_folder_is_named_by_its_file(tmp_path, place):
+    put_parquet(tmp_path / "log.parquet/day=1/part-0", user_id=["a", "b", "c"], item_id=["1"] * 3)
+    put_parquet(tmp_path / "log.parquet/day=2/part-0", user_id=["a", None], item_id=["1", "7"])
+    raw = read_log(tmp_path, place)
+    part = f"{place}/day=2/part-0"
+    assert rows(raw.quarantine.frame(), "file", "row", "reason") == [(part, 2, "empty_id")]
+    assert rows(raw.interactions, "file", "row")[2:] == [(f"{place}/day=1/part-0", 3), (part, 1)]
+    assert raw.interactions["order"].to_list() == [0, 1, 2, 3]
+    assert raw.n_rows[place] == 5
+    check_bad_share(raw.quarantine, raw.n_rows, 0.2, "max")
+    with pytest.raises(DataError, match=rf"1 of 5 rows of {place} .*{part} row 2: empty_id"):
+        check_bad_share(raw.quarantine, raw.n_rows, 0.1, "max")
 
 
 def test_decimals_keep_what_their_scale_adds_nothing_to(tmp_path):
