@@ -1,6 +1,7 @@
 """What Prefect's log says of runs that end early."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,10 @@ logging.getLogger("prefect.flow_runs").warning(
 )
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env=os.environ | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "View at http://host/runs/1" in done.stderr
