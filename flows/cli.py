@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sicsrec.addresses import without_passwords
 from sicsrec.errors import SicsrecError
+from sicsrec.paths import printable
 
 if TYPE_CHECKING:
     from flows.configuration import ResolvedConfig
@@ -587,6 +588,13 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as err:
+        if isinstance(err, OSError) and err.filename is not None:
+            told = without_passwords(
+                f"{printable(str(err.filename))}: {err.strerror}. See that it is there and that "
+                "whoever runs this may read and write it, or name another place"
+            )
+            console.print(error_panel("A file or folder cannot be used", told, log))
+            raise typer.Exit(1) from err
         if log is None:
             typer.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
             raise typer.Exit(1) from err

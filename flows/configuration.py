@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows.shipped import read_file, read_shipped, shipped_names
+from flows.shipped import is_file, read_file, read_shipped, shipped_names
 from sicsrec.addresses import without_passwords
 from sicsrec.config import PipelineConfig
 from sicsrec.config.base import NOT_FOR_THIS_DATA, VARIANT_TAGS, is_other_variant
@@ -170,7 +170,7 @@ def _load(preset: str) -> tuple[dict[str, Any], Origins]:
                 f"unknown preset {preset!r}{hint} Known: {', '.join(names)}. "
                 "A file of yours must end in .yaml"
             )
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"there is no configuration file {path}")
         text, label, where = read_file(path), f"file {path.name}", str(path)
     values = parse_mapping(text, where)

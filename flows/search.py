@@ -178,6 +178,13 @@ def _check_output(path: Path) -> None:
             f"--output {path}: the winner is a preset, whose file must end in "
             f"{' or '.join(FILE_SUFFIXES)}"
         )
+    try:
+        _check_place(path)
+    except OSError as err:
+        raise ConfigError(f"--output {path}: {err.strerror}; name another place") from err
+
+
+def _check_place(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"--output {path}: this is a folder; name a file")
     # The folder is made after all trials; what is in its way is found before them.

@@ -17,6 +17,18 @@ def read_shipped(kind: str, name: str) -> str:
     return (resources.files("flows") / kind / f"{name}.yaml").read_text("utf-8")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is a file of the user's under this path.
+
+    Raises:
+        ConfigError: if nobody can tell: a folder above it is closed, or the name too long.
+    """
+    try:
+        return path.is_file()
+    except OSError as err:
+        raise ConfigError(f"{path} cannot be read: {err.strerror}") from err
+
+
 def read_file(path: Path) -> str:
     """Return the text of a file of the user's.
 
@@ -42,11 +54,12 @@ def read_shipped_or_file(kind: str, name: str, option: str, what: str) -> str:
         what: what the shipped ones are called, in the plural.
 
     Raises:
-        ConfigError: if there is neither, naming the shipped ones, or the file is not UTF-8.
+        ConfigError: if there is neither, naming the shipped ones, or the file cannot be read, or is
+            not UTF-8.
     """
     if name in shipped_names(kind):
         return read_shipped(kind, name)
-    if Path(name).is_file():
+    if is_file(Path(name)):
         return read_file(Path(name))
     raise ConfigError(
         f"{option} {name}: there is no such file, and the {what} that are part of the package "

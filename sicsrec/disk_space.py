@@ -1,6 +1,7 @@
 """Says of an error that the disk is full, whichever library met it first, and what to do."""
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def _free_bytes(folder: Path) -> int:
 
 def _usage(folder: Path) -> "shutil._ntuple_diskusage":
     for place in (folder, *folder.parents):
-        if place.exists():
+        # Not Path.exists, which raises below a folder that may not be looked into.
+        if os.path.exists(place):  # noqa: PTH110
             return shutil.disk_usage(place)
     raise FileNotFoundError(folder)

@@ -1,6 +1,7 @@
 """Digests of what a step reads from outside the store: raw data, local models, given vectors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sicsrec.data.videos import VIDEO_SUFFIXES
 from sicsrec.encoders.location import local_model_folder, portable_name
 from sicsrec.errors import DataError
 from sicsrec.model_files import find_model_folder
+from sicsrec.paths import printable
 
 _RAW_DATA = "raw_data"
 _LARGE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".mp3", ".wav", ".zip"}
@@ -20,10 +22,12 @@ def external_inputs(step_name: str, config: PipelineConfig) -> dict[str, str]:
     """Return a digest for every file or folder outside the store that a step reads.
 
     Raises:
-        DataError: if the raw data or a given vector file does not exist.
+        DataError: if the raw data or a given vector file does not exist, or anything that counts
+            cannot be read.
         ConfigError: if a local model does not exist.
     """
-    return {name: _digest(name, path) for name, path in _places(step_name, config).items()}
+    with _naming_unreadable():
+        return {name: _digest(name, path) for name, path in _places(step_name, config).items()}
 
 
 def check_places(steps: Iterable[str], config: PipelineConfig) -> None:
@@ -34,11 +38,26 @@ def check_places(steps: Iterable[str], config: PipelineConfig) -> None:
         config: the whole configuration.
 
     Raises:
-        DataError: if the raw data or a given vector file does not exist.
+        DataError: if the raw data or a given vector file does not exist, or a folder above it may
+            not be looked into.
         ConfigError: if a local model does not exist.
     """
-    for step in steps:
-        _places(step, config)
+    with _naming_unreadable():
+        for step in steps:
+            _places(step, config)
+
+
+@contextmanager
+def _naming_unreadable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.filename is None:
+            raise
+        raise DataError(
+            f"{printable(str(err.filename))} cannot be read: {err.strerror}. See that "
+            "whoever runs this may read it, or name another place"
+        ) from err
 
 
 def _places(step_name: str, config: PipelineConfig) -> dict[str, Path]:

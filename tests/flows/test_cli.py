@@ -18,6 +18,7 @@ from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.conftest import SMALL
 from tests.flows.runs import Launcher
+from tests.rights import closed
 
 JUDGE = [
     "--set=sample_pairs.judge.kind=openai",
@@ -139,6 +140,55 @@ def test_a_home_that_takes_nothing_is_one_message(monkeypatch: pytest.MonkeyPatc
         words = " ".join(text.replace("│", " ").split())
         assert "nothing can be written to SICSREC_HOME=/proc/sicsrec: No such file" in words
         assert "error in sicsrec itself" not in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("config", "{}/mine.yaml"), "mine.yaml cannot be read: Permission denied"),
+        (("run", "{}/mine.yaml"), "mine.yaml cannot be read: Permission denied"),
+        (("compare", "--variants", "{}/mine.yaml"), "mine.yaml cannot be read: Permission denied"),
+        (("run", "bili_food", "--data", "{}/data"), "data cannot be read: Permission denied"),
+        (("search", "--output", "{}/mine.yaml"), "mine.yaml: Permission denied; name another"),
+        (("config", f"{'a' * 300}.yaml"), "aaa.yaml cannot be read: File name too long"),
+        (("run", "bili_food", "--data", "a" * 300), "aaa cannot be read: File name too long"),
+    ],
+)
+def test_what_may_not_be_looked_at_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    folder = tmp_path / "closed"
+    (folder / "data").mkdir(parents=True)
+    (folder / "mine.yaml").write_text("extends: demo\n")
+    with closed(folder):
+        code, text = call(*(argument.format(folder) for argument in arguments))
+    assert code == 1
+    assert message in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "nothing can be written to SICSREC_HOME={}: Permission denied"),
+        (("status",), "manifest.json: Permission denied"),
+        (("recommend", "--history", "a"), "{}/artifacts: Permission denied"),
+        (("results",), "artifacts/demo/evaluate: Permission denied"),
+    ],
+)
+def test_a_home_below_a_closed_folder_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    folder = tmp_path / "closed"
+    (folder / "home").mkdir(parents=True)
+    monkeypatch.setenv("SICSREC_HOME", str(folder / "home"))
+    with closed(folder):
+        code, text = call(*arguments)
+    assert code == 1
+    assert message.format(folder / "home") in text
+    assert "Traceback" not in text
 
 
 def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
