@@ -352,7 +352,7 @@ def status(
         console.print(status_table(config, settings.store_root, shared, width=console.width))
         # Last: the table needs no database, which may be away, or on a full disk.
         gone = killed_processes(settings.store_root)
-        close_killed_records(gone)
+        close_killed_records(settings, gone)
         api_url = settings.prefect_api_url
         if api_url is not None and is_answering(api_url):
             try:

@@ -151,7 +151,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 "Start it, or unset the variable and one is started here"
             )
         gone = killed_processes(settings.store_root)
-        close_killed_records(gone)
+        close_killed_records(settings, gone)
         crash_killed_flow_runs(settings.prefect_api_url, gone)
         yield settings.prefect_api_url
         return
@@ -179,7 +179,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
             ) from err
         os.environ["PREFECT_API_URL"] = api_url
         gone = killed_processes(settings.store_root)
-        close_killed_records(gone)
+        close_killed_records(settings, gone)
         crash_killed_flow_runs(api_url, gone)
         yield api_url
     finally:
@@ -243,16 +243,19 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def close_killed_records(gone: Collection[Mapping[str, str]]) -> None:
+def close_killed_records(settings: Settings, gone: Collection[Mapping[str, str]]) -> None:
     """Let runs that were killed say so in MLflow, which is imported only when there are some.
 
+    In a home of somebody else, where nothing can be noted, nothing is.
+
     Args:
+        settings: of the home.
         gone: tags of their processes, see :func:`sicsrec.runs.killed_processes`.
 
     Raises:
         TrackingError: if it cannot be reached.
     """
-    if gone:
+    if gone and os.access(settings.home, os.W_OK):
         from tasks.record import close_abandoned_records
 
         close_abandoned_records(gone)

@@ -329,10 +329,16 @@ class ArtifactStore:
             step: only those of which this step is finished; None: also those of which there are
                 leftovers alone.
         """
-        if step is None:
-            return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
-        manifests = self.root.glob(f"[!.]*/{step}/[0-9a-f]*/{_MANIFEST}")
-        return sorted({path.parents[2].name for path in manifests})
+        try:
+            # Not by a glob, to which a folder that may not be read is an empty one.
+            paths = sorted(path for path in self.root.iterdir() if not is_hidden(path.name))
+        except FileNotFoundError:
+            return []
+        folders = [path for path in paths if path.is_dir()]
+        if step is not None:
+            manifests = f"{step}/[0-9a-f]*/{_MANIFEST}"
+            folders = [folder for folder in folders if any(folder.glob(manifests))]
+        return [folder.name for folder in folders]
 
     def folder(self, dataset: str, step: str, key: str) -> Path:
         """Return the folder of a committed step, whether or not it exists."""

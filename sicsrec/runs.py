@@ -113,19 +113,17 @@ class RunRegister:
         return [
             entry
             for entry in self.entries()
-            if entry.ended is None
-            and entry.failed is None
-            and not self._is_held(self._lock(entry.id))
+            if entry.ended is None and entry.failed is None and not is_held(self._lock(entry.id))
         ]
 
     def living(self) -> list[RunEntry]:
         """Return the runs that are alive, here or elsewhere."""
-        return [entry for entry in self.entries() if self._is_held(self._lock(entry.id))]
+        return [entry for entry in self.entries() if is_held(self._lock(entry.id))]
 
     def is_in_use(self) -> bool:
         """Return whether a run or step that uses the dataset is alive, here or elsewhere."""
         locks = [path for path in self.folder.glob("*.lock") if path.name != _ENTRANCE]
-        return any(self._is_held(path) for path in locks)
+        return any(is_held(path) for path in locks)
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -142,7 +140,7 @@ class RunRegister:
     def clear_dead_locks(self) -> None:
         """Remove the locks that killed runs left; only inside :meth:`closed`."""
         for path in self.folder.glob("*.lock"):
-            if path.name != _ENTRANCE and not self._is_held(path):
+            if path.name != _ENTRANCE and not is_held(path):
                 path.unlink(missing_ok=True)
 
     @contextmanager
@@ -162,18 +160,8 @@ class RunRegister:
         """Remove what processes left that were killed while they wrote the entry of their run."""
         for path in self.folder.glob("*.tmp"):
             run_id = path.name.partition(".")[0]
-            if not self._is_held(self._lock(run_id)):
+            if not is_held(self._lock(run_id)):
                 path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _is_held(path: Path) -> bool:
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0, thread_local=False):
-                return False
-        except Timeout:
-            return True
 
     def _lock(self, name: str) -> Path:
         return self.folder / f"{name}.lock"
@@ -187,6 +175,21 @@ class RunRegister:
 
     def _write(self, entry: RunEntry) -> None:
         replace_json(self._path(entry.id), asdict(entry))
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether a process holds a lock; the file alone says nothing, it stays after a kill.
+
+    One that may not be asked, as in the home of somebody else, counts as held: nothing is taken for
+    dead that may be alive.
+    """
+    try:
+        if not lock.exists():
+            return False
+        with FileLock(lock, timeout=0, thread_local=False):
+            return False
+    except (Timeout, PermissionError):
+        return True
 
 
 def registers(root: Path) -> dict[str, RunRegister]:

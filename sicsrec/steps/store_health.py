@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sicsrec.artifacts import ArtifactStore, Manifest, resolve_inside
 from sicsrec.errors import ArtifactCorruptError, ArtifactError
+from sicsrec.runs import is_held
 from sicsrec.steps import STEP_NAMES
 
 logger = logging.getLogger(__name__)
@@ -90,19 +89,8 @@ def _examine_hidden(path: Path, where: str, health: StoreHealth) -> None:
     if not path.is_dir() or path.suffix not in {".partial", ".replaced", ".removed"}:
         return
     key = path.stem.removeprefix(".")
-    if _is_held(path.parent / f".{key}.lock"):
+    if is_held(path.parent / f".{key}.lock"):
         health.in_progress.append(f"{where} {key}")
         return
     health.leftovers.append(path)
     health.leftover_bytes += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the lock; the file alone says nothing, it stays after a kill."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True

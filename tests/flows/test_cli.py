@@ -1,10 +1,12 @@
 """The command line as a person meets it, in processes of its own where it runs anything."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.configuration import preset_names
+from sicsrec.runs import RunEntry, RunRegister
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
 from tests.flows.conftest import SMALL
 from tests.flows.runs import Launcher
-from tests.rights import closed
+from tests.rights import as_anybody, closed
 
 JUDGE = [
     "--set=sample_pairs.judge.kind=openai",
@@ -162,7 +165,7 @@ def test_what_may_not_be_looked_at_is_one_message(
     (folder / "data").mkdir(parents=True)
     (folder / "mine.yaml").write_text("extends: demo\n")
     with closed(folder):
-        code, text = call(*(argument.format(folder) for argument in arguments))
+        code, text = as_anybody(call, *(argument.format(folder) for argument in arguments))
     assert code == 1
     assert message in text
     assert "Traceback" not in text
@@ -174,6 +177,7 @@ def test_what_may_not_be_looked_at_is_one_message(
         (("run",), "nothing can be written to SICSREC_HOME={}: Permission denied"),
         (("status",), "manifest.json: Permission denied"),
         (("recommend", "--history", "a"), "{}/artifacts: Permission denied"),
+        (("report",), "{}/artifacts: Permission denied"),
         (("results",), "artifacts/demo/evaluate: Permission denied"),
     ],
 )
@@ -185,10 +189,21 @@ def test_a_home_below_a_closed_folder_is_one_message(
     (folder / "home").mkdir(parents=True)
     monkeypatch.setenv("SICSREC_HOME", str(folder / "home"))
     with closed(folder):
-        code, text = call(*arguments)
+        code, text = as_anybody(call, *arguments)
     assert code == 1
     assert message.format(folder / "home") in text
     assert "Traceback" not in text
+
+
+def test_status_of_a_home_of_somebody_else_shows_the_steps(home: Path) -> None:
+    register = RunRegister(home / "artifacts", "demo")
+    register.folder.mkdir(parents=True)
+    killed = RunEntry("killed", "demo", "split", "2026-01-01T00:00:00.000+00:00")
+    (register.folder / "killed.json").write_text(json.dumps(asdict(killed)))
+    with closed(home, 0o555), closed(home / "mlflow", 0o555):
+        code, text = as_anybody(call, "status")
+    assert code == 0, text
+    assert "ingest" in text
 
 
 def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:

@@ -27,6 +27,7 @@ from sicsrec.runs import RunRegister
 from sicsrec.steps import ingest
 from sicsrec.steps.runner import run_step
 from sicsrec.tracking import NullTracker
+from tests.rights import as_anybody, closed
 
 KEY = "0123456789abcdef"
 
@@ -194,6 +195,13 @@ def test_all_is_on_the_disk_before_it_is_seen(store, monkeypatch):
     commit(store)  # the same once more: its manifest takes the place of the old one
     assert missing == [[]]
     assert {folder.stat().st_ino, (folder / "manifest.json").stat().st_ino} <= synced
+
+
+def test_a_store_that_may_not_be_read_is_not_taken_for_an_empty_one(store):
+    assert ArtifactStore(store.root / "none" / "yet").datasets() == []
+    store.root.mkdir()
+    with closed(store.root), pytest.raises(PermissionError):
+        as_anybody(store.datasets, "split")
 
 
 def test_commits_are_listed_from_the_oldest_whatever_their_keys(store):

@@ -1,10 +1,12 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
 from sicsrec.liveness import HOST_TAG, process_tags
 from sicsrec.replacing import replace_json
-from sicsrec.runs import RunRegister, killed_processes
+from sicsrec.runs import RunEntry, RunRegister, is_held, killed_processes
+from tests.rights import as_anybody, closed
 
 
 def test_an_entry_half_written_goes_when_its_run_is_dead_and_the_next_comes(tmp_path) -> None:
@@ -36,6 +38,21 @@ def test_a_run_that_somebody_stopped_is_noted_as_failed(tmp_path) -> None:
     assert entry.ended is None
     assert entry.failed is not None
     assert register.killed() == []
+
+
+def test_a_run_whose_lock_may_not_be_asked_counts_as_alive(tmp_path) -> None:
+    register = RunRegister(tmp_path, "tiny")
+    register.folder.mkdir(parents=True)
+    entry = RunEntry("somebodys", "demo", "split", "2026-01-01T00:00:00.000+00:00")
+    (register.folder / "somebodys.json").write_text(json.dumps(asdict(entry)))
+    lock = register.folder / "somebodys.lock"
+    lock.touch()
+    with closed(lock, 0o444):
+        assert as_anybody(register.killed) == []
+        assert as_anybody(register.is_in_use)
+    with closed(register.folder):
+        assert as_anybody(is_held, lock)
+    assert [entry.id for entry in register.killed()] == ["somebodys"]
 
 
 def test_a_step_of_a_run_that_is_not_recorded_is_no_error(tmp_path) -> None:

@@ -16,6 +16,7 @@ from sicsrec.config import (
 from sicsrec.steps.plan import plan_steps
 from sicsrec.steps.runner import run_step
 from sicsrec.steps.store_health import examine_store
+from tests.rights import as_anybody, closed
 
 CONFIG = PipelineConfig(
     dataset="demo",
@@ -152,6 +153,16 @@ def test_folder_of_a_killed_run_is_left_over_and_that_of_a_living_one_is_not(
     assert health.leftovers == [pending.folder]
     assert health.leftover_bytes == 5
     assert pending.work.exists()
+
+
+def test_folder_whose_lock_may_not_be_asked_is_nobodys_leftover(store: ArtifactStore) -> None:
+    pending = store.begin("demo", "split", "0123456789abcdef")
+    lock = pending.folder.parent / ".0123456789abcdef.lock"
+    lock.touch()
+    with closed(lock, 0o444):
+        health = as_anybody(examine_store, store)
+    assert health.in_progress == ["demo/split 0123456789abcdef"]
+    assert health.leftovers == []
 
 
 def test_an_artifact_without_a_manifest_counts(store: ArtifactStore) -> None:
