@@ -58,11 +58,25 @@ def examine(settings: Settings, *, with_digests: bool = True) -> list[Check]:
             _versions(),
             _device(settings),
             _disk(settings),
-            *_store(settings, with_digests),
-            *_shared_store(settings),
-            _mlflow(settings),
-            *_prefect(settings),
+            *_told("store", _store(settings, with_digests)),
+            *_told("shared store", _shared_store(settings)),
+            *_told("MLflow", _mlflow(settings)),
+            *_told("Prefect", _prefect(settings)),
         ]
+
+
+def _told(name: str, look: Iterator[Check]) -> Iterator[Check]:
+    """Yield what a look finds; a file that it may not read is a problem, and ends no other look."""
+    try:
+        yield from look
+    except OSError as err:
+        yield Check(
+            name,
+            "problem",
+            without_passwords(f"{err.filename}: {err.strerror}" if err.filename else str(err)),
+            "see that whoever runs this may read and write there, or set SICSREC_HOME to a folder "
+            "of yours",
+        )
 
 
 def is_sound(checks: Sequence[Check]) -> bool:
@@ -150,9 +164,10 @@ def _device(settings: Settings) -> Check:
 
 def _disk(settings: Settings) -> Check:
     folder = settings.home
-    while not folder.exists():
+    # Not Path.exists, which raises below a folder that may not be looked into.
+    while not os.path.exists(folder):  # noqa: PTH110
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         return Check(
             "disk",
             "problem",
@@ -213,17 +228,20 @@ def _shared_store(settings: Settings) -> Iterator[Check]:
         yield Check("shared store", "problem", str(err), "see SICSREC_SHARED_STORE")
 
 
-def _mlflow(settings: Settings) -> Check:
-    from tasks.record import open_store
-
+def _mlflow(settings: Settings) -> Iterator[Check]:
     if settings.mlflow_uri is None and not (settings.home / "mlflow" / "mlflow.db").exists():
-        return Check("MLflow", "ok", "no runs yet; the first run makes the database")
+        yield Check("MLflow", "ok", "no runs yet; the first run makes the database")
+        return
+    from sicsrec.tracking.mlflow_store import MlflowStore
+
     try:
-        n_experiments = open_store().count_experiments()
+        store = MlflowStore(settings.home, settings.mlflow_uri, follows_home=False)
+        n_experiments = store.count_experiments()
     except SicsrecError as err:
-        return Check("MLflow", "problem", str(err))
+        yield Check("MLflow", "problem", str(err))
+        return
     where = settings.mlflow_page or "the database below SICSREC_HOME"
-    return Check("MLflow", "ok", f"{where}: data sets with runs: {n_experiments}")
+    yield Check("MLflow", "ok", f"{where}: data sets with runs: {n_experiments}")
 
 
 def _prefect(settings: Settings) -> Iterator[Check]:

@@ -100,13 +100,19 @@ class MlflowStore:
         home: root of everything the pipeline keeps; database and files lie in ``home/mlflow``.
         uri: another tracking URI, e.g. of a server; then MLflow decides where files lie.
         patience_seconds: how long the end of a run waits for a server that is away.
+        follows_home: let the records of a home that was moved or copied name the files there.
 
     Raises:
         TrackingError: if ``uri`` names a server that does not answer.
     """
 
     def __init__(
-        self, home: Path, uri: str | None = None, patience_seconds: float = _PATIENCE_SECONDS
+        self,
+        home: Path,
+        uri: str | None = None,
+        patience_seconds: float = _PATIENCE_SECONDS,
+        *,
+        follows_home: bool = True,
     ) -> None:
         self.uri = uri or database_uri(home)
         self.patience_seconds = patience_seconds
@@ -114,7 +120,7 @@ class MlflowStore:
         self.check()
         with _first_touch(home / "mlflow", guarded=uri is None):
             self.client = self._connect()
-            if self._artifacts is not None:
+            if self._artifacts is not None and follows_home:
                 follow_home(home / "mlflow" / "mlflow.db", self._artifacts)
         self.outbox = Outbox(lambda: self.client.search_experiments(max_results=1), _ERRORS)
         self._children: dict[tuple[str, str], _RunHandle] = {}

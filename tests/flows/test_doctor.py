@@ -17,7 +17,9 @@ from flows.cli import app
 from flows.doctor import Check, examine, is_sound
 from sicsrec.steps import machine
 from sicsrec.steps.machine import Accelerator, untested_versions
+from sicsrec.tracking.mlflow_store import MlflowStore
 from tasks.settings import Settings
+from tests.rights import as_anybody, closed
 
 
 def look(**environment: str) -> dict[str, Check]:
@@ -25,12 +27,36 @@ def look(**environment: str) -> dict[str, Check]:
     return {check.name: check for check in examine(settings)}
 
 
-def test_a_home_that_takes_nothing_is_a_problem(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refusing = SimpleNamespace(W_OK=os.W_OK, access=lambda folder, mode: False)
-    monkeypatch.setattr(doctor, "os", refusing)  # root, who may run this, may write anywhere
-    assert look()["disk"].found == f"nothing can be written to SICSREC_HOME={home}"
+def test_a_home_that_takes_nothing_is_a_problem(home: Path) -> None:
+    with closed(home, 0o555):
+        found = as_anybody(look)["disk"]
+    assert found.state == "problem"
+    assert found.found == f"nothing can be written to SICSREC_HOME={home}"
+
+
+def test_what_may_not_be_read_is_a_problem_and_ends_no_other_check(home: Path) -> None:
+    lock = home / "mlflow" / ".migrate.lock"
+    lock.touch()
+    with closed(lock, 0o444):
+        found = as_anybody(look)
+    assert found["MLflow"].state == "problem"
+    assert found["MLflow"].found == f"{lock}: Permission denied"
+    assert found["store"].state == "ok"
+    with closed(home.parent):
+        found = as_anybody(look)
+    assert {name for name, check in found.items() if check.state == "problem"} == {
+        *("disk", "store", "MLflow")
+    }
+    assert found["store"].found == f"{home / 'artifacts'}: Permission denied"
+    assert "SICSREC_HOME" in found["store"].advice
+
+
+def test_the_records_of_a_copied_home_stay_as_they_are(home: Path) -> None:
+    client = MlflowStore(home).client
+    client.create_experiment("demo", artifact_location="file:///before/mlflow/artifacts/demo")
+    database = (home / "mlflow" / "mlflow.db").read_bytes()
+    assert look()["MLflow"].found.endswith("data sets with runs: 1")
+    assert (home / "mlflow" / "mlflow.db").read_bytes() == database
 
 
 def break_an_artifact(home: Path) -> None:
