@@ -86,7 +86,7 @@ def _verify_sizes(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def _examine_hidden(path: Path, where: str, health: StoreHealth) -> None:
-    if not path.is_dir() or path.suffix not in {".partial", ".replaced", ".removed"}:
+    if not path.is_dir() or path.suffix not in {".partial", ".removed"}:
         return
     key = path.stem.removeprefix(".")
     if is_held(path.parent / f".{key}.lock"):
