@@ -248,7 +248,7 @@ def recommend(
         str | None,
         typer.Option(
             "--history",
-            help='Item ids, oldest first; one with a comma as "a,b".',
+            help='Item ids, oldest first; also one a line; one with a comma as "a,b".',
             metavar="ID,ID,ID",
         ),
     ] = None,
@@ -296,11 +296,15 @@ def recommend(
 
 
 def _split_ids(text: str) -> tuple[str, ...]:
-    """Return ids written as in a row of a CSV file, where one with a comma stands in quotes."""
-    import csv
+    """Return ids written as in a CSV file, where one with a comma stands in quotes; all its rows.
 
-    row = next(csv.reader([text], skipinitialspace=True), [])
-    return tuple(filter(None, map(str.strip, row)))
+    A file of one id a line is as good as one row.
+    """
+    import csv
+    import io
+
+    rows = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)
+    return tuple(entry for row in rows for entry in map(str.strip, row) if entry)
 
 
 @app.command()

@@ -14,7 +14,7 @@ import typer
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import _split_ids, app
 from flows.configuration import preset_names
 from sicsrec.runs import RunEntry, RunRegister
 from sicsrec.steps import STEP_NAMES
@@ -204,6 +204,21 @@ def test_status_of_a_home_of_somebody_else_shows_the_steps(home: Path) -> None:
         code, text = as_anybody(call, "status")
     assert code == 0, text
     assert "ingest" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("1, 2 ,3,,", ("1", "2", "3")),
+        ("1\n2\n3\n", ("1", "2", "3")),
+        ("1\r\n2\r\n\r\n3", ("1", "2", "3")),
+        ("1,2\r3", ("1", "2", "3")),
+        ('"a,b", c\n"d"', ("a,b", "c", "d")),
+        (" \n ", ()),
+    ],
+)
+def test_ids_are_read_from_a_row_and_from_lines(text: str, ids: tuple[str, ...]) -> None:
+    assert _split_ids(text) == ids
 
 
 def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
