@@ -193,8 +193,12 @@ class Settings:
         """Set these variables, except those that the user has set; before Prefect is imported.
 
         The home alone is always set, as one path for all processes that are started from here,
-        whatever folder they are in.
+        whatever folder they are in. A level that is empty is taken away, as Prefect does not take
+        it for one that is not set.
         """
+        for name in _PREFECT_LEVELS:
+            if not os.environ.get(name):
+                os.environ.pop(name, None)
         for name, value in self.third_party_environment().items():
             os.environ.setdefault(name, value)
         os.environ["SICSREC_HOME"] = str(self.home)
@@ -248,7 +252,7 @@ def _check_level(values: Mapping[str, str], name: str) -> None:
     With one neither its server nor its client starts, and it says so as an error of its plugins.
     """
     level = values.get(name)
-    if level is not None and level.upper() not in _LEVELS:
+    if level and level.upper() not in _LEVELS:
         raise ConfigError(
             f"{name} is {level!r}, and Prefect knows the levels {', '.join(_LEVELS)}; set it to "
             "one of these, or unset it"

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,18 @@ def test_a_number_that_cannot_be_is_named(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("name", ["PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL"])
 def test_a_level_that_prefect_does_not_know_is_named(name: str) -> None:
-    for value in ("nonsense", "10", ""):
+    for value in ("nonsense", "10"):
         with pytest.raises(ConfigError, match=rf"{name} is '{value}'.* levels DEBUG, INFO"):
             Settings.from_environment({name: value})
     Settings.from_environment({name: "debug"})
+
+
+def test_an_empty_level_is_none_also_to_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL")
+    for name in names:
+        monkeypatch.setenv(name, "")  # as ${LEVEL:-} of a compose file gives it
+    Settings.from_environment().apply()
+    assert not os.environ.keys() & set(names)
 
 
 def test_time_for_the_start_of_a_server_is_that_of_every_server() -> None:
@@ -83,8 +92,6 @@ def test_variables_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", "/mine")
     monkeypatch.delenv("DO_NOT_TRACK", raising=False)
     Settings.from_environment({"SICSREC_HOME": "/somewhere"}).apply()
-    import os
-
     assert os.environ["PREFECT_HOME"] == "/mine"
     assert os.environ["DO_NOT_TRACK"] == "1"
 
