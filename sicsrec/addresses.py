@@ -97,11 +97,14 @@ def ask(url: str, timeout_seconds: float) -> int:
 
 def _request(url: str) -> urllib.request.Request:
     """Return a request whose address urllib reads; it takes a password for a part of the host."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # Says what it found where a host or port should be, which may be of a password.
+        raise ValueError("its host or port cannot be read") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("not an address that begins with http:// or https://")
-    # Raises ValueError where the port is no number.
-    _ = parts.port
     credentials, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(parts._replace(netloc=host).geturl())  # noqa: S310
     if credentials:

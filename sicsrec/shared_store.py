@@ -83,8 +83,8 @@ class SharedStore:
         self._away_until = 0.0
         if not has_port(url) and "@" in url:
             raise ConfigError(
-                f"the shared store {self.url} cannot be used: a password in it cannot hold / ? or "
-                f"#; leave it out and set FSSPEC_{get_protocol(url).upper()}_PASSWORD"
+                f"the shared store {self.url} cannot be used: a password in it cannot hold / ? [ ] "
+                f"or #; leave it out and set FSSPEC_{get_protocol(url).upper()}_PASSWORD"
             )
         # SFTP and the like connect at once. Where they are away, whoever asks first tries again.
         try:

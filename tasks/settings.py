@@ -87,8 +87,8 @@ class Settings:
         for name in _PREFECT_LEVELS:
             _check_level(values, name)
         home = _home(values.get("SICSREC_HOME") or ".sicsrec")
-        api_url = values.get("PREFECT_API_URL") or None
-        mlflow_uri = _other_records(values.get("MLFLOW_TRACKING_URI"), home)
+        api_url = _address(values, "PREFECT_API_URL")
+        mlflow_uri = _other_records(_address(values, "MLFLOW_TRACKING_URI"), home)
         return cls(
             home=home,
             device=_device(values.get("SICSREC_DEVICE") or "auto"),
@@ -220,6 +220,23 @@ def _home(named: str) -> Path:
     return home
 
 
+def _address(values: Mapping[str, str], name: str) -> str | None:
+    """Return an address, None where there is none.
+
+    One that has no parts neither MLflow nor Prefect takes, and they say why with the password.
+    """
+    address = values.get(name) or None
+    try:
+        urlsplit(address or "")
+    except ValueError:
+        # Its message may hold the password, too.
+        raise ConfigError(
+            f"{name} is {without_password(str(address))!r}, which cannot be read as an address; in "
+            "a password write [ as %5B and ] as %5D"
+        ) from None
+    return address
+
+
 def _other_records(uri: str | None, home: Path) -> str | None:
     """Return the URI, but None for the database under the home, which MLflow's commands need."""
     address = urlsplit(uri or "")
@@ -227,7 +244,7 @@ def _other_records(uri: str | None, home: Path) -> str | None:
     # A driver, as in sqlite+pysqlite, and options behind a question mark name the same file.
     is_sqlite = address.scheme.partition("+")[0] == "sqlite" and not address.netloc
     is_own = is_sqlite and Path(address.path.removeprefix("/")).resolve() == own
-    return None if is_own else uri or None
+    return None if is_own else uri
 
 
 def _device(value: str) -> str:

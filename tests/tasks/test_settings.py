@@ -1,4 +1,5 @@
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_an_empty_level_is_none_also_to_prefect(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, "")  # as ${LEVEL:-} of a compose file gives it
     Settings.from_environment().apply()
     assert not os.environ.keys() & set(names)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "PREFECT_API_URL"])
+@pytest.mark.parametrize("password", ["s3cret[", "[s3cret]", "s3]cret"])
+def test_an_address_without_parts_is_refused_without_its_password(name: str, password: str) -> None:
+    for scheme in ("postgresql", "http"):
+        with pytest.raises(
+            ConfigError, match=rf"{name} is '{scheme}://host/x'.*\[ as %5B"
+        ) as caught:
+            Settings.from_environment({name: f"{scheme}://alice:{password}@host/x"})
+        told = "".join(traceback.format_exception(caught.value))
+        assert "s3cret" not in told
+    quoted = "postgresql://alice:%5Bs3cret%5D@host/x"
+    assert Settings.from_environment({"MLFLOW_TRACKING_URI": quoted}).mlflow_uri == quoted
 
 
 def test_time_for_the_start_of_a_server_is_that_of_every_server() -> None:

@@ -64,6 +64,8 @@ def test_user_and_password_are_sent_as_http_wants_them(server: HTTPServer) -> No
         "http://127.0.0.1:port/api",
         "http://alice:s3cret@host.invalid",
         "http://alice:s3cret@127.0.0.1:9/health",
+        "http://alice:s3cret/x@127.0.0.1:9/health",
+        "http://alice:[s3cret]@127.0.0.1:9/health",
         "http://[::1",
         "file:///etc/passwd",
         "http://",
