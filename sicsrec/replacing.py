@@ -2,10 +2,15 @@
 
 import json
 import os
+import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_LONGEST_BEGINNING = 50
+"""Characters, of up to four bytes each."""
 
 
 @contextmanager
@@ -13,14 +18,32 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` in one rename when the block ends well.
 
     It is on the disk before it is renamed, so that a power cut leaves the old or the new one too.
-    One process at a time may write to a path.
+    One process at a time may write to a path; what one that was killed left beside it goes.
     """
-    written = path.with_suffix(".tmp")
-    with written.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    _clear_half_written(path)
+    # Hidden, and of a name that no file of somebody else beside it has.
+    written = path.with_name(f"{_prefix(path)}{uuid.uuid4().hex}.tmp")
+    try:
+        with written.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(path)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
+
+
+def _prefix(path: Path) -> str:
+    # Cut, because the whole name may be as long as a file's name can be: 255 bytes.
+    return f".{path.name[:_LONGEST_BEGINNING]}."
+
+
+def _clear_half_written(path: Path) -> None:
+    ours = re.compile(rf"{re.escape(_prefix(path))}[0-9a-f]{{32}}\.tmp")
+    for beside in path.parent.iterdir():
+        if ours.fullmatch(beside.name):
+            beside.unlink(missing_ok=True)
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,9 +16,9 @@ from tests.flows.runs import OVERRIDES, Launcher, artifacts_of, launching, left_
 EARLY = ("run", *OVERRIDES, "--until", "split")
 WHOLE = ("run", *OVERRIDES)
 NAMED = (
-    r"os.rename .*/alignment\.tmp",
-    r"os.rename .*encode_items/.*-00000\.tmp",
-    r"os.rename .*pretrain_id/.*checkpoint\.tmp",
+    r"os.rename .*/\.alignment\.pt\.\w+\.tmp",
+    r"os.rename .*encode_items/.*-00000\.npy\.\w+\.tmp",
+    r"os.rename .*pretrain_id/.*\.checkpoint\.pt\.\w+\.tmp",
     r"os.rename .*train_sicsrec/.*\.partial ",
     r"os.mkdir .*mlflow/artifacts/.*/figures",
 )
