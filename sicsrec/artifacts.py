@@ -210,12 +210,17 @@ def visible_paths(root: Path) -> Iterator[Path]:
 
     Links to folders are yielded, as they are not walked into, and so are links that lead nowhere.
     """
-    for folder, below, names in os.walk(root):
+    # What may not be looked into is not the same as what is not there.
+    for folder, below, names in os.walk(root, onerror=_raise):
         # Not even looked into: a home may hold more files than the data.
         below[:] = [name for name in below if not is_hidden(name)]
         yield from (path for name in below if (path := Path(folder, name)).is_symlink())
         paths = (Path(folder, name) for name in names if not is_hidden(name))
         yield from (path for path in paths if path.is_file() or path.is_symlink())
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def make_key(identity: Mapping[str, object]) -> str:

@@ -107,6 +107,18 @@ def test_a_link_that_leads_nowhere_is_no_content(tmp_path):
     assert digest_folder(tmp_path) == before
 
 
+def test_a_folder_that_may_not_be_looked_into_is_no_empty_one(tmp_path):
+    (tmp_path / "covers").mkdir()
+    (tmp_path / "covers" / "a.jpg").write_text("one")
+    (tmp_path / ".mine").mkdir()
+    before = digest_folder(tmp_path)
+    for rights in (0o000, 0o444):
+        with closed(tmp_path / "covers", rights), pytest.raises(PermissionError):
+            as_anybody(digest_folder, tmp_path)
+    with closed(tmp_path / ".mine"):
+        assert as_anybody(digest_folder, tmp_path) == before, "what is hidden is no content"
+
+
 def test_path_that_leaves_its_root_is_refused(tmp_path):
     root = tmp_path / "root"
     root.mkdir()

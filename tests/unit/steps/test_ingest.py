@@ -18,6 +18,7 @@ from sicsrec.steps.external import external_inputs
 from sicsrec.steps.ingest import run
 from sicsrec.steps.runner import run_step
 from sicsrec.tracking import NullTracker
+from tests.rights import as_anybody, closed
 
 
 class Record(NullTracker):
@@ -161,6 +162,13 @@ def test_hidden_files_are_no_data(data):
     assert external_inputs("ingest", config) == before
     (data / "plain.txt").write_text("data")
     assert external_inputs("ingest", config) != before
+
+
+def test_data_that_may_not_be_read_are_named(data):
+    config = configuration(data, {"kind": "microlens"})
+    for path in (data / "covers", data / "log.csv"):
+        with closed(path), pytest.raises(DataError, match=rf"{path} cannot be read: Permission"):
+            as_anybody(external_inputs, "ingest", config)
 
 
 def test_cover_of_a_doubled_row_goes_with_the_row(data, tmp_path):
