@@ -580,18 +580,20 @@ def _log_file(settings: "Settings", *words: str) -> Path:
 def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
     """Show an error as one message; the traceback is in the log.
 
-    Without a log an error that is not ours is shown with its traceback. No password is shown.
+    Where no log was begun an error that is not ours is shown with its traceback. No password is
+    shown.
     """
     from flows.terminal import error_panel
 
     try:
         yield
     except SicsrecError as err:
-        console.print(error_panel(_title(err), str(err), log))
+        console.print(error_panel(_title(err), str(err), _noted_in(log, err, console)))
         raise typer.Exit(1) from err
     except typer.Exit:
         raise
     except Exception as err:
+        log = _noted_in(log, err, console)
         if isinstance(err, OSError) and err.filename is not None:
             told = without_passwords(
                 f"{printable(str(err.filename))}: {err.strerror}. See that it is there and that "
@@ -606,8 +608,20 @@ def _clear_errors(console: Console, log: Path | None = None) -> Iterator[None]:
         console.print(error_panel("An error in sicsrec itself", message, log))
         raise typer.Exit(1) from err
     except KeyboardInterrupt as err:
+        _noted_in(log, err, console)
         console.print("Stopped. What was finished is kept; run the same command to go on.")
         raise typer.Exit(130) from err
+
+
+def _noted_in(log: Path | None, error: BaseException, console: Console) -> Path | None:
+    """Add the traceback of an error to a log and return it, None where none was begun."""
+    from flows.terminal import logging_to
+
+    if log is None or not os.path.exists(log):  # noqa: PTH110 - Path.exists may raise
+        return None
+    with suppress(OSError), logging_to(log, console):
+        logger.error("the command ended with an error", exc_info=error)
+    return log
 
 
 def _title(error: SicsrecError) -> str:

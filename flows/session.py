@@ -30,8 +30,6 @@ from sicsrec.runs import killed_processes
 from tasks.outcome import Observer, RunOutcome, observed_by
 from tasks.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -107,7 +105,6 @@ def prefect_session(settings: Settings, console: Console, log: Path) -> Iterator
                 crash_killed_flow_runs(api_url, killed_processes(settings.store_root))
             yield
         except BaseException as err:
-            logger.exception("the run ended with an error")
             is_ours = isinstance(err, SicsrecError) or not isinstance(err, Exception)
             if is_ours or api_url is None or is_answering(api_url):
                 raise

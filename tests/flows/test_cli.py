@@ -1,5 +1,6 @@
 """The command line as a person meets it, in processes of its own where it runs anything."""
 
+import io
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import typer
 from mlflow import MlflowClient
+from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.cli import _split_ids, app
+from flows.cli import _clear_errors, _split_ids, app
 from flows.configuration import preset_names
+from sicsrec.errors import SicsrecError
 from sicsrec.runs import RunEntry, RunRegister
 from sicsrec.steps import STEP_NAMES
 from sicsrec.tracking.mlflow_store import database_uri
@@ -219,6 +222,42 @@ def test_status_of_a_home_of_somebody_else_shows_the_steps(home: Path) -> None:
 )
 def test_ids_are_read_from_a_row_and_from_lines(text: str, ids: tuple[str, ...]) -> None:
     assert _split_ids(text) == ids
+
+
+def test_a_log_that_was_not_begun_is_not_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, text = call("search")
+    assert code == 1
+    assert "sicsrec[search]" in text
+    assert "story" not in text
+    assert not (home / "logs").exists()
+
+
+@pytest.mark.parametrize("error", [SicsrecError, ValueError])
+def test_an_error_after_the_run_is_in_its_log_without_passwords(
+    tmp_path: Path, error: type[Exception]
+) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("all steps are done\n")
+    console = Console(file=io.StringIO(), width=1000)
+    with pytest.raises(typer.Exit), _clear_errors(console, log):
+        raise error("no table from http://alice:s3cret@host/x")
+    assert isinstance(console.file, io.StringIO)
+    assert f"The whole story is in {log}" in console.file.getvalue()
+    assert log.read_text().startswith("all steps are done\n")
+    assert "Traceback" in log.read_text()
+    assert "no table from http://host/x" in log.read_text()
+    assert "s3cret" not in log.read_text()
+
+
+def test_a_fault_that_met_no_log_is_shown_with_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(file=io.StringIO())
+    with pytest.raises(typer.Exit), _clear_errors(console, tmp_path / "run.log"):
+        raise ValueError("a fault")
+    assert "ValueError: a fault" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.log"))
 
 
 def test_data_sets_of_which_nothing_is_finished_are_not_named(home: Path) -> None:
