@@ -6,6 +6,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -18,7 +19,7 @@ from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Failed
 
 from sicsrec.addresses import without_passwords
-from sicsrec.errors import SicsrecError
+from sicsrec.errors import ConfigError, SicsrecError
 from sicsrec.progress import Advance, Progress, TimeLeft
 from sicsrec.steps.runner import StepResult
 from tasks.outcome import RunOutcome, StepOutcome
@@ -243,7 +244,7 @@ def failed_run(error: SicsrecError) -> State[RunOutcome]:
     logger.error("%s", error)
     where = ""
     if deployment.id is not None:
-        path = write_traceback(error, Settings.from_environment().log_folder)
+        path = _traceback_file(error)
         if path is not None:
             logger.info("the traceback is in %s", path)
             where = f" The traceback is in `{path}`, where the run was carried out."
@@ -258,6 +259,15 @@ def failed_run(error: SicsrecError) -> State[RunOutcome]:
             ),
         )
     return Failed(message=str(error), data=error)
+
+
+def _traceback_file(error: SicsrecError) -> Path | None:
+    try:
+        folder = Settings.from_environment().log_folder
+    except ConfigError:
+        # Perhaps the very error that is told: where logs lie nobody knows then.
+        return None
+    return write_traceback(error, folder)
 
 
 def _wrapped(text: str) -> str:

@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
     LogFilter,
@@ -215,6 +217,21 @@ def test_a_deployments_run_is_told_of_its_parameters(
     state = sicsrec(until="split", refresh=["export"], return_state=True)
     with pytest.raises(ConfigError, match=r"^refresh export: this run does not reach"):
         state.result()
+
+
+def test_a_deployments_run_in_a_wrong_environment_says_so_on_its_page(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    monkeypatch.setenv("SICSREC_DEVICE", "gpu")
+    state = sicsrec(return_state=True)
+    assert state.is_failed()
+    assert str(state.message).startswith("SICSREC_DEVICE is 'gpu'")
+    with get_client(sync_client=True) as client:
+        run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+        (told,) = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
+    assert told.key == "what-went-wrong"
+    assert "SICSREC_DEVICE is 'gpu'" in str(told.data)
 
 
 def test_unknown_step_names_the_steps() -> None:
