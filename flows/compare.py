@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.selection import select_steps
-from flows.series import in_words, run_in_series
+from flows.series import NOT_BY_VALUES, in_words, run_in_series
 from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.terminal import difference_tables
@@ -54,10 +54,12 @@ def run_comparison(
     """Run every variant with every seed, then compare; a run that fails does not stop the others.
 
     All variants of a seed come before the next seed, so that a comparison that is cut off has
-    something to compare. What is finished is reused when it is run again.
+    something to compare. What is finished is reused when it is run again, also after trouble that
+    no variant brought, which stops a comparison.
 
     Raises:
-        SicsrecError: if no run ended well, or the temporary server does not start.
+        SicsrecError: if no run ended well, the temporary server does not start, the disk is full,
+            or a judge, the records or the shared store cannot be reached.
     """
     name = request.title()
     finished = _Finished({variant: {} for variant in plan.overrides})
@@ -72,6 +74,8 @@ def run_comparison(
             )
             steps = select_steps(plan.first.config, LAST_STEP)
             left = run_in_series(asked, steps, heading, console)
+            if isinstance(left, NOT_BY_VALUES):
+                raise left
             if isinstance(left, BaseException):
                 finished.failed[f"{variant}, seed {seed}"] = in_words(left)
                 continue

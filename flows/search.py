@@ -27,21 +27,14 @@ from flows.configuration import (
     resolve_config,
 )
 from flows.selection import select_steps
-from flows.series import count_cached, in_words, run_in_series
+from flows.series import NOT_BY_VALUES, count_cached, in_words, run_in_series
 from flows.server import mlflow_run_page
 from flows.session import RunRequest, prefect_session
 from flows.shipped import read_shipped_or_file
 from flows.terminal import trial_table
 from sicsrec.artifacts import make_key
 from sicsrec.config import PipelineConfig
-from sicsrec.errors import (
-    BackendUnavailableError,
-    ConfigError,
-    DiskFullError,
-    SharedStoreError,
-    SicsrecError,
-    TrackingError,
-)
+from sicsrec.errors import ConfigError, SicsrecError
 from sicsrec.replacing import replaced
 from sicsrec.steps import STEPS, get_step
 from sicsrec.steps.external import check_places, external_inputs
@@ -57,10 +50,6 @@ METRICS = ("hr_at_5", "hr_at_10", "ndcg_at_5", "ndcg_at_10", "mrr")
 """Validation metrics that a search may go by."""
 
 _HEADER = "# Found by `sicsrec search`"
-
-_NOT_BY_VALUES = (BackendUnavailableError, DiskFullError, SharedStoreError, TrackingError)
-"""What stops a search: the values tried have nothing to do with it, and the next trial would meet
-it too."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +311,7 @@ def _run_trial(
     )
     heading = f"trial {proposal.number} of {request.n_trials}"
     left = run_in_series(asked, plan.steps, heading, console, describe)
-    if isinstance(left, _NOT_BY_VALUES):
+    if isinstance(left, NOT_BY_VALUES):
         raise left
     if isinstance(left, BaseException):
         study.tell_failed(proposal, in_words(left))

@@ -9,9 +9,19 @@ from rich.text import Text
 
 from flows.session import RunRequest, run_flow
 from flows.terminal import RunView, format_seconds
+from sicsrec.errors import (
+    BackendUnavailableError,
+    DiskFullError,
+    SharedStoreError,
+    TrackingError,
+)
 from tasks.outcome import RunOutcome
 
 logger = logging.getLogger(__name__)
+
+NOT_BY_VALUES = (BackendUnavailableError, DiskFullError, SharedStoreError, TrackingError)
+"""What stops a series: the configuration of a run has nothing to do with it, and the next run would
+meet it too."""
 
 Describe = Callable[[RunOutcome], str]
 """Says in words how a run ended."""

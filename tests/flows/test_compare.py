@@ -11,9 +11,10 @@ from prefect.settings import PREFECT_API_URL
 from rich.console import Console
 
 from flows.compare import ComparisonRequest, print_comparison, run_comparison
+from flows.series import NOT_BY_VALUES
 from flows.variants import VariantSet, plan_variants
 from sicsrec.artifacts import ArtifactStore
-from sicsrec.errors import SicsrecError
+from sicsrec.errors import DataError, SicsrecError
 from sicsrec.tracking.mlflow_store import database_uri
 from tasks.comparison import ComparisonOutcome
 from tasks.settings import Settings
@@ -93,6 +94,16 @@ def test_variants_share_steps_a_failure_stops_nothing_and_a_rerun_goes_on(home: 
     free = ("seed", "MLflow")
     lines = [line for line in text.splitlines() if not any(word in line for word in free)]
     assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+@pytest.mark.parametrize("kind", NOT_BY_VALUES)
+def test_trouble_that_no_variant_brought_stops_the_comparison(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: type[SicsrecError]
+) -> None:
+    troubles = iter([DataError("of this variant"), kind("of all variants")])
+    monkeypatch.setattr("flows.compare.run_in_series", lambda *_: next(troubles))
+    with pytest.raises(kind, match="of all variants"):
+        compare(home, {"full": [], "one": BROKEN, "two": ["train_sicsrec.dropout=0.2"]}, [1])
 
 
 def test_when_every_run_fails_the_comparison_says_why(home: Path) -> None:
