@@ -22,6 +22,8 @@ _SECONDS_TO_END_BY_ITSELF = 5.0
 """For a run that the terminal has told to end, too, before it is told again."""
 _SECONDS_TO_END = 20.0
 """For a run that was told to end, to say so to its records."""
+_OF_A_RUN = ("prefect.engine", "prefect.flow_engine", "prefect.runner.")
+"""Modules that the process of a run may begin with; Prefect's server has one of its own."""
 _OF_A_SERVER = (httpx.HTTPError, RuntimeError)
 """What Prefect's runner raises when its server fails: the error of a call, or of a loop of it that
 has failed too often."""
@@ -90,6 +92,6 @@ def _end_runs() -> None:
 
 def _is_run(process: psutil.Process) -> bool:
     try:
-        return any(word.startswith("prefect.") for word in process.cmdline())
+        return any(word.startswith(_OF_A_RUN) for word in process.cmdline())
     except psutil.Error:
         return False

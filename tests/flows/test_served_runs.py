@@ -33,9 +33,11 @@ def test_a_server_that_fails_is_one_clear_error_without_its_password_and_its_run
     monkeypatch.setattr(served_runs, "_SECONDS_TO_END_BY_ITSELF", 0.0)
     records = tmp_path / "records"
     command = [sys.executable, "-c", RUN, str(records), "prefect.engine"]
+    server = [sys.executable, "-c", RUN, str(records), "prefect.server.api.server:create_app"]
     with (
         answering(WithoutSchedule) as address,
         subprocess.Popen(command, stdout=subprocess.PIPE) as run,
+        subprocess.Popen(server, stdout=subprocess.DEVNULL) as other,
         temporary_settings(
             {
                 PREFECT_API_URL: f"http://alice:s3cret@{address}/api",
@@ -52,8 +54,10 @@ def test_a_server_that_fails_is_one_clear_error_without_its_password_and_its_run
             with pytest.raises(SicsrecError, match=message):
                 carry_out(ServedRunner(query_seconds=0.01))
             assert run.wait(timeout=10) == 0
+            assert other.poll() is None, "this is no run"
         finally:
             run.kill()
+            other.kill()
     assert records.read_text() == "ended in order"
     written = "".join(capfd.readouterr())
     # Prefect prints what its calls ended with, and whom they asked.
