@@ -1,5 +1,6 @@
 """Says of an error that the disk is full, whichever library met it first, and what to do."""
 
+import asyncio
 import errno
 import os
 import re
@@ -29,6 +30,15 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         error: what was raised.
         folder: where was written to.
     """
+    for one in _came_from(error):
+        if (isinstance(one, OSError) and one.errno in _NUMBERS) or _WORDS.search(str(one)):
+            return True
+    # What has no size, such as /proc, is no disk and cannot be full.
+    return _usage(folder).total > 0 and _free_bytes(folder) < _NOTHING_LEFT
+
+
+def _came_from(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it came from, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -36,16 +46,15 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if (isinstance(one, OSError) and one.errno in _NUMBERS) or _WORDS.search(str(one)):
-            return True
+        yield one
         waiting += [one.__cause__, one.__context__]
-    # What has no size, such as /proc, is no disk and cannot be full.
-    return _usage(folder).total > 0 and _free_bytes(folder) < _NOTHING_LEFT
 
 
 @contextmanager
 def naming_full_disk(folder: Path, what: str) -> Iterator[None]:
     """Raise one clear error when the block fails because the disk of ``folder`` is full.
+
+    A stop (Ctrl-C, a termination) goes on as one where a library made an error of its own of it.
 
     Args:
         folder: where the block writes.
@@ -61,6 +70,10 @@ def naming_full_disk(folder: Path, what: str) -> Iterator[None]:
     except Exception as err:
         if not is_disk_full(err, folder):
             raise
+        # Torch says of a file whose writing was stopped what it says of a full disk.
+        stop = next((one for one in _came_from(err) if _is_stop(one)), None)
+        if stop is not None:
+            raise stop from None
         raise DiskFullError(
             f"no more can be written to {folder} ({what}): the disk is full or a quota is reached, "
             f"{_free_bytes(folder) / 1e6:,.1f} MB are free. What was finished is kept. Free space "
@@ -68,6 +81,10 @@ def naming_full_disk(folder: Path, what: str) -> Iterator[None]:
             f"SICSREC_HOME, then run the same command again. Cause: {type(err).__name__}: "
             f"{str(err).partition(chr(10))[0]}"
         ) from err
+
+
+def _is_stop(error: BaseException) -> bool:
+    return not isinstance(error, Exception | GeneratorExit | asyncio.CancelledError)
 
 
 def _free_bytes(folder: Path) -> int:
