@@ -152,6 +152,7 @@ def test_a_model_from_random_numbers_is_described_as_before(world, tmp_path):
     assert described["settings"]["item_start"] == "content"
 
 
+@pytest.mark.slow
 def test_two_processes_keep_what_training_never_meets(tmp_path, world):
     other = StageTwoWorld(tmp_path, split=make_split(), pretrain=CONTENT, refit=False)
     other.run("pretrain_id", n_processes=2)
