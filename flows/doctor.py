@@ -19,6 +19,7 @@ from flows.terminal import format_bytes, new_table
 from sicsrec.addresses import without_password, without_passwords
 from sicsrec.artifacts import ArtifactStore
 from sicsrec.errors import ConfigError, SharedStoreError, SicsrecError
+from sicsrec.paths import nearest_existing
 from tasks.settings import GPU_LIMIT, Settings
 
 if TYPE_CHECKING:
@@ -163,10 +164,7 @@ def _device(settings: Settings) -> Check:
 
 
 def _disk(settings: Settings) -> Check:
-    folder = settings.home
-    # Not Path.exists, which raises below a folder that may not be looked into.
-    while not os.path.exists(folder):  # noqa: PTH110
-        folder = folder.parent
+    folder = nearest_existing(settings.home)
     if not os.access(folder, os.W_OK | os.X_OK):
         return Check(
             "disk",

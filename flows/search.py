@@ -35,6 +35,7 @@ from flows.terminal import trial_table
 from sicsrec.artifacts import make_key
 from sicsrec.config import PipelineConfig
 from sicsrec.errors import ConfigError, SicsrecError
+from sicsrec.paths import nearest_existing
 from sicsrec.replacing import replaced
 from sicsrec.steps import STEPS, get_step
 from sicsrec.steps.external import check_places, external_inputs
@@ -177,7 +178,7 @@ def _check_place(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"--output {path}: this is a folder; name a file")
     # The folder is made after all trials; what is in its way is found before them.
-    there = next(folder for folder in path.absolute().parents if folder.exists())
+    there = nearest_existing(path.absolute().parent)
     if not there.is_dir():
         raise ConfigError(f"--output {path}: {there} is a file, not a folder; name another place")
     if not os.access(there, os.W_OK):

@@ -150,9 +150,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 f"{without_password(settings.prefect_api_url)}. "
                 "Start it, or unset the variable and one is started here"
             )
-        gone = killed_processes(settings.store_root)
-        close_killed_records(settings, gone)
-        crash_killed_flow_runs(settings.prefect_api_url, gone)
+        _close_what_was_killed(settings, settings.prefect_api_url)
         yield settings.prefect_api_url
         return
     chosen = port or _default_port(PREFECT_URL)
@@ -178,9 +176,7 @@ def standing_prefect_server(settings: Settings, port: int | None) -> Iterator[st
                 f"the Prefect server on port {chosen} {err}; what it printed is in {log}"
             ) from err
         os.environ["PREFECT_API_URL"] = api_url
-        gone = killed_processes(settings.store_root)
-        close_killed_records(settings, gone)
-        crash_killed_flow_runs(api_url, gone)
+        _close_what_was_killed(settings, api_url)
         yield api_url
     finally:
         end(process)
@@ -241,6 +237,13 @@ def stop_on_sigterm() -> None:
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _close_what_was_killed(settings: Settings, api_url: str) -> None:
+    # Known before it is noted: then it counts as killed no longer.
+    gone = killed_processes(settings.store_root)
+    close_killed_records(settings, gone)
+    crash_killed_flow_runs(api_url, gone)
 
 
 def close_killed_records(settings: Settings, gone: Collection[Mapping[str, str]]) -> None:

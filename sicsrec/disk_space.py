@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sicsrec.errors import DiskFullError, SicsrecError
+from sicsrec.paths import nearest_existing
 
 _NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WORDS = re.compile(
@@ -93,8 +93,4 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _usage(folder: Path) -> "shutil._ntuple_diskusage":
-    for place in (folder, *folder.parents):
-        # Not Path.exists, which raises below a folder that may not be looked into.
-        if os.path.exists(place):  # noqa: PTH110
-            return shutil.disk_usage(place)
-    raise FileNotFoundError(folder)
+    return shutil.disk_usage(nearest_existing(folder))

@@ -1,5 +1,6 @@
 """Paths as people write them, and as messages show them."""
 
+import os
 from pathlib import Path
 
 from sicsrec.errors import ConfigError
@@ -15,6 +16,18 @@ def expanded(named: str, what: str) -> Path:
         return Path(named).expanduser()
     except RuntimeError as err:
         raise ConfigError(f"{what} is {named}, but there is no such user; write the path") from err
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or where nothing is there, the nearest folder above it that is.
+
+    What lies below a folder that may not be looked into counts as not there.
+    """
+    for place in (path, *path.parents):
+        # Not Path.exists, which raises there.
+        if os.path.exists(place):  # noqa: PTH110
+            return place
+    raise FileNotFoundError(path)
 
 
 def printable(name: str) -> str:

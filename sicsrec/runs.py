@@ -208,9 +208,11 @@ def killed_processes(root: Path) -> list[Mapping[str, str]]:
         Tags of each process, as :func:`sicsrec.liveness.process_tags` gives them.
     """
     every = registers(root).values()
+    killed = [entry.process for found in every for entry in found.killed()]
+    if not killed:
+        return []
     # One process can carry out several runs, such as those of a comparison.
     alive = [process_tags()] + [entry.process for found in every for entry in found.living()]
-    killed = [entry.process for found in every for entry in found.killed()]
     return [process for process in killed if process not in alive]
 
 

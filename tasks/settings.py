@@ -13,7 +13,7 @@ from sicsrec.addresses import without_password
 from sicsrec.cluster import Hosts
 from sicsrec.disk_space import is_disk_full
 from sicsrec.errors import ConfigError
-from sicsrec.paths import check_utf8, expanded
+from sicsrec.paths import check_utf8, expanded, nearest_existing
 
 TEMPORARY_SERVER = "SICSREC_TEMPORARY_SERVER"
 """Set while the Prefect server in use is one that ends with the run."""
@@ -207,8 +207,7 @@ class Settings:
 def _home(named: str) -> Path:
     home = expanded(named, "SICSREC_HOME").resolve()
     check_utf8(str(home), "SICSREC_HOME")
-    # Not Path.exists, which raises in a folder that may not be looked into.
-    there = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
+    there = nearest_existing(home)
     if not there.is_dir():
         raise ConfigError(f"SICSREC_HOME is {home}, but {there} is a file; name a folder")
     if _NOT_IN_HOME.search(str(home)):

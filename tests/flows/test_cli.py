@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -148,6 +149,15 @@ def test_a_home_that_takes_nothing_is_one_message(monkeypatch: pytest.MonkeyPatc
         assert "error in sicsrec itself" not in words
 
 
+def check_one_message(folder: Path, arguments: Sequence[str], message: str) -> None:
+    """See what somebody is told who may not look into a folder."""
+    with closed(folder):
+        code, text = as_anybody(call, *arguments)
+    assert code == 1
+    assert message in text
+    assert "Traceback" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,11 +177,7 @@ def test_what_may_not_be_looked_at_is_one_message(
     folder = tmp_path / "closed"
     (folder / "data").mkdir(parents=True)
     (folder / "mine.yaml").write_text("extends: demo\n")
-    with closed(folder):
-        code, text = as_anybody(call, *(argument.format(folder) for argument in arguments))
-    assert code == 1
-    assert message in text
-    assert "Traceback" not in text
+    check_one_message(folder, [argument.format(folder) for argument in arguments], message)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +197,7 @@ def test_a_home_below_a_closed_folder_is_one_message(
     folder = tmp_path / "closed"
     (folder / "home").mkdir(parents=True)
     monkeypatch.setenv("SICSREC_HOME", str(folder / "home"))
-    with closed(folder):
-        code, text = as_anybody(call, *arguments)
-    assert code == 1
-    assert message.format(folder / "home") in text
-    assert "Traceback" not in text
+    check_one_message(folder, arguments, message.format(folder / "home"))
 
 
 def test_status_of_a_home_of_somebody_else_shows_the_steps(home: Path) -> None:

@@ -112,6 +112,18 @@ def test_what_is_no_usable_video_has_a_reason(tmp_path, fault):
     assert caught.value.reason == reason
 
 
+def store(root, folder, files, quarantine):
+    """Store covers in ``root/stored`` and return what became of them."""
+    stored = root / "stored"
+    stored.mkdir()
+    writer = CoverWriter(stored)
+    outcome = store_covers(
+        root, folder, files, writer, LIMITS, quarantine, lambda n=1, note="": None
+    )
+    writer.close()
+    return outcome.status
+
+
 def test_videos_become_covers_where_there_is_no_image(tmp_path):
     folder = tmp_path / "covers"
     folder.mkdir()
@@ -129,15 +141,9 @@ def test_videos_become_covers_where_there_is_no_image(tmp_path):
     }
     assert n_ignored == 1
     files.append(CoverFile("d", "covers/d.mp4"))
-    stored = tmp_path / "stored"
-    stored.mkdir()
-    writer = CoverWriter(stored)
-    outcome = store_covers(
-        tmp_path, folder, files, writer, LIMITS, quarantine, lambda n=1, note="": None
-    )
-    writer.close()
-    assert outcome.status == {"a": "ok", "b": "ok", "c": "broken", "d": "missing"}
-    assert CoverStore(stored).read(["b"])[0].size == (64, 48)
+    status = store(tmp_path, folder, files, quarantine)
+    assert status == {"a": "ok", "b": "ok", "c": "broken", "d": "missing"}
+    assert CoverStore(tmp_path / "stored").read(["b"])[0].size == (64, 48)
     reasons = Counter(quarantine.frame()["reason"])
     assert reasons == {"duplicate_cover": 1, "undecodable_video": 1, "no_such_file": 1}
 
@@ -146,14 +152,7 @@ def store_all(root, folder, names):
     """Return what became of some covers and the quarantine."""
     quarantine = QuarantineLog()
     files = [CoverFile(name, (folder / name).relative_to(root).as_posix()) for name in names]
-    stored = root / "stored"
-    stored.mkdir()
-    writer = CoverWriter(stored)
-    outcome = store_covers(
-        root, folder, files, writer, LIMITS, quarantine, lambda n=1, note="": None
-    )
-    writer.close()
-    return outcome.status, quarantine.frame()
+    return store(root, folder, files, quarantine), quarantine.frame()
 
 
 def test_videos_of_all_known_formats_are_read_also_under_a_wrong_suffix(tmp_path):
